@@ -1,0 +1,2 @@
+//! The binary `neuronetz`.
+fn main() {}

@@ -1,0 +1,48 @@
+//! The routes of the data listener that need a key, by name.
+
+use std::{fmt, str::FromStr};
+
+use serde::Serialize;
+
+use crate::outcome::words;
+
+words! {
+    /// A route of the data listener that needs a key. The word is what the audit and the metrics say.
+    Route {
+        /// `POST /api/chat`
+        OllamaChat = "ollama_chat",
+        /// `POST /api/generate`
+        OllamaGenerate = "ollama_generate",
+        /// `POST /api/embed`
+        OllamaEmbed = "ollama_embed",
+        /// `POST /api/embeddings`
+        OllamaEmbeddings = "ollama_embeddings",
+        /// `GET /api/tags`
+        OllamaTags = "ollama_tags",
+        /// `POST /api/show`
+        OllamaShow = "ollama_show",
+        /// `GET /api/ps`
+        OllamaPs = "ollama_ps",
+        /// `GET /api/version`
+        OllamaVersion = "ollama_version",
+        /// `POST /v1/chat/completions`
+        OpenAiChat = "openai_chat",
+        /// `GET /v1/models`
+        OpenAiModels = "openai_models",
+        /// `GET /v1/models/{id}`
+        OpenAiModel = "openai_model",
+        /// A path that is always blocked, such as `/api/pull`
+        Blocked = "blocked",
+        /// Anything else
+        Unknown = "unknown",
+    }
+}
+
+/// Which client dialect a route speaks: it decides the shape of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// `/api/…`: errors are `{"error":"…"}`.
+    Ollama,
+    /// `/v1/…` and everything else: errors are `{"error":{"message","type","param","code"}}`.
+    OpenAi,
+}

@@ -1,0 +1,37 @@
+//! The names of metrics and their labels, in one place.
+
+/// Requests that ended, by tenant, model and status.
+pub const REQUESTS_TOTAL: &str = "gateway_requests_total";
+/// Tokens, by tenant, model and direction (`prompt`, `completion`).
+pub const TOKENS_TOTAL: &str = "gateway_tokens_total";
+/// From the request's head to the end of its reply, in seconds.
+pub const REQUEST_DURATION_SECONDS: &str = "gateway_request_duration_seconds";
+/// From the request's head to the first byte of its reply, in seconds.
+pub const FIRST_BYTE_SECONDS: &str = "gateway_first_byte_seconds";
+/// Replies that are being streamed right now.
+pub const STREAMS_OPEN: &str = "gateway_streams_open";
+/// From the client gone to the upstream's connection closed, in seconds.
+pub const CANCEL_SECONDS: &str = "gateway_cancel_seconds";
+/// Requests refused because a check could not be made, by reason.
+pub const FAIL_CLOSED_TOTAL: &str = "gateway_fail_closed_total";
+/// Keys that were verified with Argon2id, by result (`right`, `wrong`).
+pub const KEY_VERIFICATIONS_TOTAL: &str = "gateway_key_verifications_total";
+/// Audit events that wait to be stored.
+pub const AUDIT_WAITING: &str = "gateway_audit_waiting";
+/// Audit events stored.
+pub const AUDIT_STORED_TOTAL: &str = "gateway_audit_stored_total";
+/// Attempts to store audit events that failed (the events are kept and tried again).
+pub const AUDIT_FAILURES_TOTAL: &str = "gateway_audit_failures_total";
+/// Refusals of unauthenticated requests that were counted only, so that a flood of wrong keys
+/// cannot fill the audit.
+pub const AUDIT_SAMPLED_OUT_TOTAL: &str = "gateway_audit_sampled_out_total";
+/// Messages that wait in an actor's mailbox, by actor.
+pub const ACTOR_MAILBOX_DEPTH: &str = "gateway_actor_mailbox_depth";
+/// Time an actor took to handle a message, in seconds, by actor.
+pub const ACTOR_HANDLING_SECONDS: &str = "gateway_actor_handling_seconds";
+/// Restarts of actors, by actor.
+pub const ACTOR_RESTARTS_TOTAL: &str = "gateway_actor_restarts_total";
+/// Whether an upstream answered its last poll (1) or not (0), by upstream.
+pub const UPSTREAM_UP: &str = "gateway_upstream_up";
+/// Models in the catalog.
+pub const CATALOG_MODELS: &str = "gateway_catalog_models";

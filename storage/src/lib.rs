@@ -1,0 +1,82 @@
+//! What lasts: one port per noun, and what stands behind it on SQLite and on Postgres.
+//!
+//! | module | port | what it holds |
+//! |---|---|---|
+//! | [`tenants`] | [`tenants::Tenants`] | who pays, their model rule and limits |
+//! | [`keys`] | [`keys::Keys`] | API keys: hashes, never secrets |
+//! | [`revocations`] | [`revocations::Revocations`] | the withdrawal of keys, also by other programs |
+//! | [`upstreams`] | [`upstreams::Upstreams`] | model servers |
+//! | [`models`] | [`models::Models`] | aliases and prices |
+//! | [`audit`] | [`audit::Audit`] | what happened, one narrow row a request |
+//! | [`ledger`] | [`ledger::Ledger`] | sums of usage |
+//! | [`changes`] | [`changes::Changes`] | word of what other processes changed |
+//!
+//! Nobody outside this crate speaks SQL.
+
+use std::sync::Arc;
+
+pub mod audit;
+pub mod changes;
+pub mod error;
+pub mod keys;
+pub mod ledger;
+pub mod limits;
+pub mod models;
+pub mod revocations;
+pub mod tenants;
+pub mod upstreams;
+
+pub use error::{Error, Result};
+
+/// Every port, on one database.
+#[derive(Clone)]
+pub struct Storage {
+    /// Who pays.
+    pub tenants: Arc<dyn tenants::Tenants>,
+    /// API keys.
+    pub keys: Arc<dyn keys::Keys>,
+    /// The withdrawal of keys.
+    pub revocations: Arc<dyn revocations::Revocations>,
+    /// Model servers.
+    pub upstreams: Arc<dyn upstreams::Upstreams>,
+    /// Aliases and prices.
+    pub models: Arc<dyn models::Models>,
+    /// What happened.
+    pub audit: Arc<dyn audit::Audit>,
+    /// Sums of usage.
+    pub ledger: Arc<dyn ledger::Ledger>,
+    /// Word of what other processes changed.
+    pub changes: Arc<dyn changes::Changes>,
+    /// The database as a whole.
+    pub database: Arc<dyn Database>,
+}
+
+/// The database as a whole.
+#[async_trait::async_trait]
+pub trait Database: Send + Sync {
+    /// `sqlite` or `postgres`.
+    fn kind(&self) -> &'static str;
+
+    /// Brings the schema up to date; returns the versions that were applied now. Safe to call from
+    /// several processes at once.
+    async fn migrate(&self) -> Result<Vec<i64>>;
+
+    /// Whether every migration of this binary has been applied.
+    async fn is_migrated(&self) -> Result<bool>;
+
+    /// One cheap round trip.
+    async fn ping(&self) -> Result<()>;
+
+    /// Closes the connections. On SQLite the write-ahead log is folded into the file.
+    async fn close(&self);
+}
+
+/// Where the database is.
+pub struct Config {
+    /// `sqlite:PATH`, `sqlite::memory:` or `postgres://…`. May hold a password.
+    pub url: protocol::secret::Secret,
+    /// Connections at most (SQLite: readers; there is one writer).
+    pub connections_max: u32,
+    /// How long a caller waits for a connection, or for SQLite's write lock.
+    pub acquire_timeout: std::time::Duration,
+}
