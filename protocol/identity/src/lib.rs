@@ -2,8 +2,16 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | [`presented`] | how a key is presented: `Authorization: Bearer` |
+//! | [`api_key`] | the format of a key: prefix, secret, checksum |
+//! | [`hashing`] | what is stored of a key, and how it is compared |
 //! | [`principal`] | the proven identity that a request carries |
 //! | [`models`] | the rule that says which models a principal may use |
+//! | [`authorize`] | the decision on one model |
 
+pub mod api_key;
+pub mod authorize;
+pub mod hashing;
 pub mod models;
+pub mod presented;
 pub mod principal;
