@@ -11,19 +11,27 @@
 //! | [`ledger`] | [`ledger::Ledger`] | sums of usage |
 //! | [`changes`] | [`changes::Changes`] | word of what other processes changed |
 //!
-//! Nobody outside this crate speaks SQL.
+//! A port has a folder: `mod.rs` is what others see, `sqlite.rs` and `postgres.rs` stand behind it,
+//! `row.rs` is what they share, and `contract.rs` is run on both. `sqlite.rs` and `postgres.rs` of
+//! the crate connect and migrate. Nobody outside this crate speaks SQL.
 
 use std::sync::Arc;
 
 pub mod audit;
 pub mod changes;
+mod column;
 pub mod error;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
+mod migration;
 pub mod models;
+mod postgres;
 pub mod revocations;
+mod sqlite;
 pub mod tenants;
+#[cfg(test)]
+mod testing;
 pub mod upstreams;
 
 pub use error::{Error, Result};
@@ -79,4 +87,54 @@ pub struct Config {
     pub connections_max: u32,
     /// How long a caller waits for a connection, or for SQLite's write lock.
     pub acquire_timeout: std::time::Duration,
+}
+
+/// Opens the database that the URL names. Does not migrate it.
+///
+/// A SQLite file is made where there is none, readable by this user alone. A Postgres server is
+/// reached with the first call that needs it.
+///
+/// # Errors
+/// [`Error::Url`] where the URL cannot be read, [`Error::Unavailable`] where the file cannot be
+/// opened.
+pub async fn open(config: Config) -> Result<Storage> {
+    let url = config.url.expose();
+    if url.starts_with("sqlite:") {
+        Ok(Storage::on(sqlite::Sqlite::open(&config).await?))
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        Ok(Storage::on(postgres::Postgres::open(&config)?))
+    } else {
+        Err(Error::Url)
+    }
+}
+
+// === impl Storage ===
+
+impl Storage {
+    fn on<D>(database: D) -> Self
+    where
+        D: tenants::Tenants
+            + keys::Keys
+            + revocations::Revocations
+            + upstreams::Upstreams
+            + models::Models
+            + audit::Audit
+            + ledger::Ledger
+            + changes::Changes
+            + Database
+            + 'static,
+    {
+        let database = Arc::new(database);
+        Self {
+            tenants: database.clone(),
+            keys: database.clone(),
+            revocations: database.clone(),
+            upstreams: database.clone(),
+            models: database.clone(),
+            audit: database.clone(),
+            ledger: database.clone(),
+            changes: database.clone(),
+            database,
+        }
+    }
 }

@@ -4,6 +4,14 @@
 //! Postgres the table is partitioned by month, so that retention drops a partition instead of
 //! deleting rows.
 
+#[cfg(test)]
+mod contract;
+pub(crate) mod names;
+mod partitions;
+mod postgres;
+mod row;
+mod sqlite;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

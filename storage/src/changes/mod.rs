@@ -3,6 +3,11 @@
 //! On Postgres triggers `NOTIFY` and a feed listens; on SQLite triggers write to a table `changes`
 //! that a feed polls.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod sqlite;
+
 use async_trait::async_trait;
 use protocol::id::{KeyId, TenantId};
 
@@ -44,4 +49,11 @@ pub trait Feed: Send {
     /// Waits for the next changes; never an empty list. An error means that the feed is deaf until
     /// a later call succeeds, whose first change is then [`Change::Everything`]. Safe to drop.
     async fn next(&mut self) -> Result<Vec<Change>>;
+}
+
+/// Adds what is not there yet: a batch names each thing once.
+fn merge(changes: &mut Vec<Change>, change: Change) {
+    if !changes.contains(&change) {
+        changes.push(change);
+    }
 }

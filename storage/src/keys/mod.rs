@@ -1,5 +1,11 @@
 //! API keys: hashes, never secrets.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use identity::models::ModelRule;
 use jiff::Timestamp;

@@ -1,5 +1,11 @@
 //! Sums of usage per tenant, key, model and UTC day. Written by [`crate::audit::Audit::append`].
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};

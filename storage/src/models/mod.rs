@@ -1,5 +1,11 @@
 //! Aliases and prices of models.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use protocol::name::ModelName;
 

@@ -3,6 +3,12 @@
 //! A row in `revocations` revokes its key, whoever wrote it: on Postgres an outside console may
 //! insert into `gateway.revocations (key_id)` and every replica hears of it.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::id::KeyId;
@@ -25,7 +31,8 @@ pub struct Revocation {
 /// The revocations.
 #[async_trait]
 pub trait Revocations: Send + Sync {
-    /// Revokes a key; doing so again keeps the first row. [`crate::Error::NotFound`].
+    /// Revokes a key; doing so again keeps the first row, to which it can only add the cut.
+    /// [`crate::Error::NotFound`].
     async fn revoke(&self, revocation: Revocation) -> Result<()>;
     /// The newest ones first, at most `limit`.
     async fn list(&self, limit: u32) -> Result<Vec<Revocation>>;

@@ -1,5 +1,11 @@
 //! Who pays.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+pub(crate) mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use identity::models::ModelRule;
 use jiff::Timestamp;

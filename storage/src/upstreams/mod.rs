@@ -1,5 +1,11 @@
 //! Model servers.
 
+#[cfg(test)]
+mod contract;
+mod postgres;
+mod row;
+mod sqlite;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -36,4 +42,25 @@ pub trait Upstreams: Send + Sync {
     async fn list(&self) -> Result<Vec<Upstream>>;
     /// Removes one. [`crate::Error::NotFound`].
     async fn remove(&self, name: &str) -> Result<()>;
+}
+
+// === impl UpstreamKind ===
+
+impl UpstreamKind {
+    /// The word that stands for it in the database, on the command line and in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+        }
+    }
+
+    /// The kind of that word, if there is one.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "ollama" => Some(Self::Ollama),
+            _ => None,
+        }
+    }
 }

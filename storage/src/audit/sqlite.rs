@@ -1,0 +1,174 @@
+//! The audit on SQLite.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use protocol::{error::Code, name::ModelName};
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::{Audit, AuditEvent, AuditQuery, names::Ids, row};
+use crate::{column::At, error::Result, sqlite::Sqlite};
+
+/// Rows deleted in one transaction, so that no writer waits long for it.
+const FORGET_AT_ONCE: i64 = 2_000;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+const INSERT: &str = "
+    INSERT INTO audit_events (request_id, at, tenant_id, key_id, model_id, upstream_id, route_id,
+        code_id, status, outcome, prompt_tokens, completion_tokens, estimated, first_byte_us,
+        total_us)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    ON CONFLICT (request_id) DO NOTHING";
+const ADD: &str = "
+    INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
+        completion_tokens, estimated)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (tenant_id, key_id, model_id, day) DO UPDATE SET
+        requests = requests + excluded.requests,
+        prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = completion_tokens + excluded.completion_tokens,
+        estimated = estimated + excluded.estimated";
+const FORGET: &str = "
+    DELETE FROM audit_events WHERE request_id IN
+        (SELECT request_id FROM audit_events WHERE at < $1 ORDER BY at LIMIT $2)";
+
+/// Tenant, key, model, day.
+type Account = (Uuid, Uuid, i32, i64);
+
+/// What a batch adds to one row of the ledger.
+#[derive(Default)]
+struct Sum {
+    requests: i64,
+    prompt: i64,
+    completion: i64,
+    estimated: i64,
+}
+
+#[async_trait]
+impl Audit for Sqlite {
+    async fn append(&self, events: &[AuditEvent]) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let ids = self.ids(events).await?;
+        let mut transaction = self.begin().await?;
+        let mut sums: BTreeMap<Account, Sum> = BTreeMap::new();
+        for event in events {
+            if insert(&mut transaction, event, &ids).await?
+                && let Some(tenant) = event.tenant
+            {
+                let key = event.key.map_or(Uuid::nil(), |key| key.0);
+                let model = ids.of_some(event.model.as_ref().map(ModelName::as_str))?.unwrap_or(0);
+                let day = event.at.as_microsecond().div_euclid(MICROS_PER_DAY);
+                sums.entry((tenant.0, key, model, day)).or_default().add(event);
+            }
+        }
+        for (account, sum) in sums {
+            add(&mut transaction, account, &sum).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn query(&self, query: AuditQuery) -> Result<Vec<AuditEvent>> {
+        let mut sql = row::select(&query);
+        let rows: Vec<row::EventRow> = sql.build_query_as().fetch_all(&self.reader).await?;
+        rows.into_iter().map(AuditEvent::try_from).collect()
+    }
+
+    /// Nothing: one table holds every month.
+    async fn prepare(&self, _from: Timestamp, _until: Timestamp) -> Result<()> {
+        Ok(())
+    }
+
+    async fn forget_before(&self, at: Timestamp) -> Result<u64> {
+        let mut forgotten = 0;
+        loop {
+            let done = sqlx::query(FORGET)
+                .bind(At(at))
+                .bind(FORGET_AT_ONCE)
+                .execute(&self.writer)
+                .await?
+                .rows_affected();
+            if done == 0 {
+                return Ok(forgotten);
+            }
+            forgotten += done;
+        }
+    }
+}
+
+// === impl Sqlite ===
+
+impl Sqlite {
+    /// The ids of all words of the batch; new words are written.
+    async fn ids(&self, events: &[AuditEvent]) -> Result<Ids> {
+        let (mut ids, unknown) = self.names.split(events);
+        let mut learned = Vec::with_capacity(unknown.len());
+        for word in unknown {
+            sqlx::query("INSERT INTO names (name) VALUES ($1) ON CONFLICT (name) DO NOTHING")
+                .bind(word)
+                .execute(&self.writer)
+                .await?;
+            let id = sqlx::query_scalar("SELECT id FROM names WHERE name = $1")
+                .bind(word)
+                .fetch_one(&self.writer)
+                .await?;
+            learned.push((word.to_owned(), id));
+        }
+        self.names.learn(&mut ids, learned);
+        Ok(ids)
+    }
+}
+
+// === impl Sum ===
+
+impl Sum {
+    fn add(&mut self, event: &AuditEvent) {
+        self.requests += 1;
+        self.prompt += i64::from(row::tokens(event.usage.prompt));
+        self.completion += i64::from(row::tokens(event.usage.completion));
+        self.estimated += i64::from(event.usage.estimated);
+    }
+}
+
+/// Whether it was not there yet.
+async fn insert(connection: &mut SqliteConnection, event: &AuditEvent, ids: &Ids) -> Result<bool> {
+    let done = sqlx::query(INSERT)
+        .bind(event.request.0)
+        .bind(At(event.at))
+        .bind(event.tenant.map(|tenant| tenant.0))
+        .bind(event.key.map(|key| key.0))
+        .bind(ids.of_some(event.model.as_ref().map(ModelName::as_str))?)
+        .bind(ids.of_some(event.upstream.as_deref())?)
+        .bind(ids.of(event.route.as_str())?)
+        .bind(ids.of_some(event.code.map(Code::as_str))?)
+        .bind(row::status(event.status))
+        .bind(event.outcome.as_str())
+        .bind(row::tokens(event.usage.prompt))
+        .bind(row::tokens(event.usage.completion))
+        .bind(event.usage.estimated)
+        .bind(event.first_byte.map(row::micros))
+        .bind(row::micros(event.total))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+async fn add(connection: &mut SqliteConnection, account: Account, sum: &Sum) -> Result<()> {
+    let (tenant, key, model, day) = account;
+    sqlx::query(ADD)
+        .bind(tenant)
+        .bind(key)
+        .bind(model)
+        .bind(day)
+        .bind(sum.requests)
+        .bind(sum.prompt)
+        .bind(sum.completion)
+        .bind(sum.estimated)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! SQLite: one file, one writer, some readers.
+//!
+//! The file is in WAL mode, so that readers and the writer do not wait for each other. All writes
+//! of this process go through one connection: SQLite has one write lock, and to queue for it in the
+//! pool is fair, where its own waiting is not. Other processes may have the file open as well.
+//!
+//! A commit is safe from a crash of the process; from a loss of power only after the next
+//! checkpoint (`synchronous = NORMAL`).
+
+use std::{path::Path, str::FromStr};
+
+use async_trait::async_trait;
+use sqlx::{
+    SqlSafeStr, SqliteConnection, SqlitePool, Transaction,
+    migrate::{Migrate, Migrator},
+    pool::PoolOptions,
+    sqlite::{Sqlite as Driver, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use uuid::Uuid;
+
+use crate::{
+    Config, Database,
+    audit::names::Names,
+    error::{Error, Result},
+    limits::{LimitColumns, Limits},
+    migration,
+};
+
+/// What is applied by [`Database::migrate`].
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+
+/// A database in a file or in memory.
+pub(crate) struct Sqlite {
+    /// At most one connection. In memory it is the same pool as `reader`: never ask for one of
+    /// them while holding the other.
+    pub(crate) writer: SqlitePool,
+    pub(crate) reader: SqlitePool,
+    pub(crate) names: Names,
+}
+
+// === impl Sqlite ===
+
+impl Sqlite {
+    pub(crate) async fn open(config: &Config) -> Result<Self> {
+        let options = SqliteConnectOptions::from_str(config.url.expose())
+            .map_err(|_| Error::Url)?
+            .foreign_keys(true)
+            .busy_timeout(config.acquire_timeout);
+        let pool = || {
+            // A connection to a file does not break on its own.
+            PoolOptions::<Driver>::new()
+                .acquire_timeout(config.acquire_timeout)
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        if is_in_memory(config.url.expose()) {
+            // It lives as long as its one connection.
+            let writer = pool().max_connections(1).connect_with(options).await?;
+            return Ok(Self { reader: writer.clone(), writer, names: Names::new() });
+        }
+
+        create(options.get_filename()).await?;
+        let options = options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .optimize_on_close(true, None);
+        let writer = pool().max_connections(1).connect_with(options.clone()).await?;
+        let reader = pool()
+            .max_connections(config.connections_max.max(1))
+            .connect_lazy_with(options.optimize_on_close(false, None).pragma("query_only", "true"));
+        Ok(Self { writer, reader, names: Names::new() })
+    }
+
+    /// A transaction that has the write lock from its beginning. One that gets it later can fail
+    /// at its first write, because another process wrote after its first read.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Driver>> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE".into_sql_str()).await?)
+    }
+}
+
+#[async_trait]
+impl Database for Sqlite {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn migrate(&self) -> Result<Vec<i64>> {
+        // The lock that keeps other processes out. Each migration is a savepoint in it.
+        let mut transaction = self.begin().await?;
+        let applied = migration::apply(&MIGRATIONS, &mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(applied)
+    }
+
+    async fn is_migrated(&self) -> Result<bool> {
+        let mut connection = self.reader.acquire().await?;
+        let there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)",
+        )
+        .bind(&*MIGRATIONS.table_name)
+        .fetch_one(&mut *connection)
+        .await?;
+        if !there {
+            return Ok(false);
+        }
+        let applied = connection.list_applied_migrations(&MIGRATIONS.table_name).await?;
+        migration::is_complete(&MIGRATIONS, &applied)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.reader).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        // The last connection that is closed folds the log in, and only the writer may write.
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Writes a row of limits; `sql` is a `put_limits!`.
+pub(crate) async fn put_limits(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    id: Uuid,
+    limits: Limits,
+) -> Result<()> {
+    let columns = LimitColumns::from(limits);
+    sqlx::query(sql)
+        .bind(id)
+        .bind(columns.rpm)
+        .bind(columns.tpm)
+        .bind(columns.concurrency)
+        .bind(columns.budget_tokens)
+        .bind(columns.budget_period)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn is_in_memory(url: &str) -> bool {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    path.starts_with(":memory:") || path.contains("mode=memory")
+}
+
+/// Makes the file, and the directory it is in, for this user alone: it holds the hashes of keys.
+/// SQLite gives its log the same mode.
+async fn create(path: &Path) -> Result<()> {
+    let unavailable = |error| Error::Unavailable(sqlx::Error::Io(error));
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let mut builder = tokio::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        builder.mode(0o700);
+        builder.create(parent).await.map_err(unavailable)?;
+    }
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    options.mode(0o600);
+    options.open(path).await.map_err(unavailable)?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What every database owes the port of tenants.
+
+use identity::models::ModelRule;
+
+use super::TenantChange;
+use crate::{
+    Error, Storage,
+    limits::{Budget, LimitPeriod, Limits},
+    testing::{contract, key, new_tenant, only, tenant},
+};
+
+contract! {
+    a_tenant_reads_back_as_it_was_made,
+    every_period_and_every_rule_reads_back,
+    a_name_is_taken_once,
+    a_change_leaves_what_it_does_not_name,
+    limits_are_replaced_whole,
+    what_is_not_there_is_not_found,
+    a_deleted_tenant_takes_its_keys_along,
+}
+
+fn limits(period: LimitPeriod) -> Limits {
+    let budget = Some(Budget { tokens: 0, period });
+    Limits { rpm: Some(1), tpm: Some(i64::MAX.unsigned_abs()), concurrency: None, budget }
+}
+
+async fn a_tenant_reads_back_as_it_was_made(storage: &Storage) {
+    let mut new = new_tenant("acme");
+    new.models = only(&["llama3:latest", "mistral:7b"]);
+    new.limits = limits(LimitPeriod::Month);
+    let made = storage.tenants.create(new.clone()).await.unwrap();
+
+    assert_eq!((&made.name, &made.models, made.limits), (&new.name, &new.models, new.limits));
+    assert_eq!((made.suspended, made.created_at), (false, new.at));
+    assert_eq!(storage.tenants.by_id(made.id).await.unwrap().as_ref(), Some(&made));
+    assert_eq!(storage.tenants.by_name("acme").await.unwrap().as_ref(), Some(&made));
+    let other = tenant(storage, "aardvark").await;
+    assert_eq!(storage.tenants.list().await.unwrap(), [other, made]);
+}
+
+async fn every_period_and_every_rule_reads_back(storage: &Storage) {
+    for period in [LimitPeriod::Day, LimitPeriod::Month, LimitPeriod::Total] {
+        for (models, name) in [(ModelRule::All, "all"), (only(&[]), "none"), (only(&["a"]), "a")] {
+            let mut new = new_tenant(&format!("{name} {}", period.as_str()));
+            (new.models, new.limits) = (models.clone(), limits(period));
+            let made = storage.tenants.create(new).await.unwrap();
+            assert_eq!((made.models, made.limits), (models, limits(period)));
+        }
+    }
+}
+
+async fn a_name_is_taken_once(storage: &Storage) {
+    tenant(storage, "acme").await;
+    let other = tenant(storage, "other").await;
+
+    let again = storage.tenants.create(new_tenant("acme")).await;
+    assert!(matches!(again, Err(Error::Conflict("tenant"))));
+    let change = TenantChange { name: Some("acme".to_owned()), ..TenantChange::default() };
+    let renamed = storage.tenants.change(other.id, change).await;
+    assert!(matches!(renamed, Err(Error::Conflict("tenant"))));
+}
+
+async fn a_change_leaves_what_it_does_not_name(storage: &Storage) {
+    let mut new = new_tenant("acme");
+    (new.models, new.limits) = (only(&["a"]), limits(LimitPeriod::Day));
+    let made = storage.tenants.create(new).await.unwrap();
+
+    let nothing = storage.tenants.change(made.id, TenantChange::default()).await.unwrap();
+    assert_eq!(nothing, made);
+    let suspend = TenantChange { suspended: Some(true), ..TenantChange::default() };
+    let suspended = storage.tenants.change(made.id, suspend).await.unwrap();
+    assert_eq!((suspended.suspended, &suspended.models), (true, &made.models));
+    let open = TenantChange { models: Some(ModelRule::All), ..TenantChange::default() };
+    let opened = storage.tenants.change(made.id, open).await.unwrap();
+    assert_eq!((opened.suspended, opened.models), (true, ModelRule::All));
+    assert_eq!((opened.name, opened.limits), (made.name, made.limits));
+}
+
+async fn limits_are_replaced_whole(storage: &Storage) {
+    let mut new = new_tenant("acme");
+    new.limits = limits(LimitPeriod::Day);
+    let made = storage.tenants.create(new).await.unwrap();
+
+    let after = Limits { concurrency: Some(2), ..Limits::default() };
+    let change = TenantChange { limits: Some(after), ..TenantChange::default() };
+    assert_eq!(storage.tenants.change(made.id, change).await.unwrap().limits, after);
+}
+
+async fn what_is_not_there_is_not_found(storage: &Storage) {
+    let gone = tenant(storage, "acme").await;
+    storage.tenants.delete(gone.id).await.unwrap();
+
+    assert_eq!(storage.tenants.by_id(gone.id).await.unwrap(), None);
+    assert_eq!(storage.tenants.by_name("acme").await.unwrap(), None);
+    let changed = storage.tenants.change(gone.id, TenantChange::default()).await;
+    assert!(matches!(changed, Err(Error::NotFound("tenant"))));
+    let deleted = storage.tenants.delete(gone.id).await;
+    assert!(matches!(deleted, Err(Error::NotFound("tenant"))));
+}
+
+async fn a_deleted_tenant_takes_its_keys_along(storage: &Storage) {
+    let (going, staying) = (tenant(storage, "going").await, tenant(storage, "staying").await);
+    key(storage, &going, "a").await;
+    let kept = key(storage, &staying, "b").await;
+
+    storage.tenants.delete(going.id).await.unwrap();
+    assert_eq!(storage.keys.list(None).await.unwrap(), [kept]);
+}

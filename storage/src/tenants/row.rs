@@ -1,0 +1,95 @@
+//! A tenant as one row, and the SQL that is the same on both databases.
+
+use uuid::Uuid;
+
+use super::Tenant;
+use crate::{
+    column::{At, Count, ModelList, rule},
+    error::{Error, Result},
+    limits::LimitColumns,
+};
+
+/// The columns of a tenant and its limits, of `tenants t` and `tenant_limits tl`. They have names
+/// of their own so that a key can stand in the same row.
+macro_rules! tenant_columns {
+    () => {
+        "t.id AS t_id, t.name AS t_name, t.suspended AS t_suspended,
+         t.allow_all_models AS t_allow_all_models, t.models AS t_models,
+         t.created_at AS t_created_at, tl.rpm AS t_rpm, tl.tpm AS t_tpm,
+         tl.concurrency AS t_concurrency, tl.budget_tokens AS t_budget_tokens,
+         CAST(tl.budget_period AS text) AS t_budget_period"
+    };
+}
+pub(crate) use tenant_columns;
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT ",
+            tenant_columns!(),
+            " FROM tenants t LEFT JOIN tenant_limits tl ON tl.tenant_id = t.id ",
+            $rest
+        )
+    };
+}
+
+/// All of them, by name.
+pub(super) const LIST: &str = select!("ORDER BY t.name");
+/// One by id, `$1`.
+pub(super) const BY_ID: &str = select!("WHERE t.id = $1");
+/// One by name, `$1`.
+pub(super) const BY_NAME: &str = select!("WHERE t.name = $1");
+/// Bound: id, name, `allow_all_models`, models, `created_at`.
+pub(super) const INSERT: &str = "
+    INSERT INTO tenants (id, name, allow_all_models, models, created_at)
+    VALUES ($1, $2, $3, $4, $5)";
+/// Bound: id, and then what is NULL where it stays: name, suspended, `allow_all_models` with models.
+pub(super) const UPDATE: &str = "
+    UPDATE tenants SET
+        name = COALESCE($2, name),
+        suspended = COALESCE($3, suspended),
+        allow_all_models = COALESCE($4, allow_all_models),
+        models = CASE WHEN $4 IS NULL THEN models ELSE $5 END
+    WHERE id = $1";
+/// One by id, `$1`; its keys and limits go with it.
+pub(super) const DELETE: &str = "DELETE FROM tenants WHERE id = $1";
+
+/// One row of [`tenant_columns`].
+#[derive(sqlx::FromRow)]
+pub(crate) struct TenantRow {
+    t_id: Uuid,
+    t_name: String,
+    t_suspended: bool,
+    t_allow_all_models: bool,
+    t_models: ModelList,
+    t_created_at: At,
+    t_rpm: Option<Count>,
+    t_tpm: Option<Count>,
+    t_concurrency: Option<Count>,
+    t_budget_tokens: Option<Count>,
+    t_budget_period: Option<String>,
+}
+
+// === impl TenantRow ===
+
+impl TryFrom<TenantRow> for Tenant {
+    type Error = Error;
+
+    fn try_from(row: TenantRow) -> Result<Self> {
+        let limits = LimitColumns {
+            rpm: row.t_rpm,
+            tpm: row.t_tpm,
+            concurrency: row.t_concurrency,
+            budget_tokens: row.t_budget_tokens,
+            budget_period: row.t_budget_period,
+        };
+        Ok(Self {
+            id: protocol::id::TenantId(row.t_id),
+            name: row.t_name,
+            suspended: row.t_suspended,
+            models: rule(Some(row.t_allow_all_models), row.t_models).unwrap_or_default(),
+            limits: limits.try_into()?,
+            created_at: row.t_created_at.0,
+        })
+    }
+}

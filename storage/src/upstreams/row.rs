@@ -1,0 +1,33 @@
+//! An upstream as one row, and the SQL that is the same on both databases.
+
+use super::{Upstream, UpstreamKind};
+use crate::{
+    column::At,
+    error::{Error, Result},
+};
+
+/// All of them, by name.
+pub(super) const LIST: &str =
+    "SELECT name, url, CAST(kind AS text) AS kind, created_at FROM upstreams ORDER BY name";
+/// One by name, `$1`.
+pub(super) const DELETE: &str = "DELETE FROM upstreams WHERE name = $1";
+
+/// One row of [`LIST`].
+#[derive(sqlx::FromRow)]
+pub(super) struct UpstreamRow {
+    name: String,
+    url: String,
+    kind: String,
+    created_at: At,
+}
+
+// === impl UpstreamRow ===
+
+impl TryFrom<UpstreamRow> for Upstream {
+    type Error = Error;
+
+    fn try_from(row: UpstreamRow) -> Result<Self> {
+        let kind = UpstreamKind::parse(&row.kind).ok_or_else(|| Error::unknown_word("kind"))?;
+        Ok(Self { name: row.name, url: row.url, kind, created_at: row.created_at.0 })
+    }
+}
