@@ -1,1 +1,135 @@
-//! Skeleton.
+//! Every owner of changing state, and their supervision.
+//!
+//! ```text
+//! root ── supervises; an actor that fails too often takes the process down, with a reason
+//!  ├─ audit      what happened: a bounded ring, stored in batches
+//!  ├─ catalog    which upstream serves which model
+//!  ├─ upstream   one per model server: polls it, knows how it is
+//!  └─ sweeper    retention clocks
+//! ```
+//!
+//! An actor never awaits I/O in its handler: it sends the work out as a task and hears of the result
+//! in a message. Callers see handles and never ractor; what must outlive a crash (events that wait,
+//! what is known of models) is kept beside the actor, so that a restarted one goes on with it.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::Actor;
+use storage::{Storage, upstreams::Upstream};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::task::TaskTracker;
+
+mod address;
+pub mod audit;
+pub mod catalog;
+mod measure;
+pub mod ports;
+mod restart;
+mod root;
+pub mod sweeper;
+pub mod upstream;
+
+/// How long an actor that has nothing to do may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the actors need.
+pub struct Arguments {
+    /// Where things last.
+    pub storage: Storage,
+    /// How upstreams are asked.
+    pub prober: Arc<dyn ports::Prober>,
+    /// The clock on the wall.
+    pub clock: Arc<dyn ports::Clock>,
+    /// Settings of each kind of actor.
+    pub settings: Settings,
+    /// The upstreams to begin with.
+    pub upstreams: Vec<Upstream>,
+    /// Where work that awaits runs.
+    pub tasks: TaskTracker,
+}
+
+/// Settings of each kind of actor.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The audit's.
+    pub audit: audit::Settings,
+    /// The catalog's.
+    pub catalog: catalog::Settings,
+    /// The upstreams'.
+    pub poll: upstream::Settings,
+    /// The sweeper's.
+    pub sweeper: sweeper::Settings,
+}
+
+/// The ways to the actors.
+#[derive(Clone)]
+pub struct Handles {
+    /// What happened.
+    pub audit: audit::Handle,
+    /// Which upstream serves which model.
+    pub catalog: catalog::Handle,
+    /// The upstreams, and how they are.
+    pub upstreams: upstream::Directory,
+}
+
+/// The running actors.
+pub struct System {
+    /// The ways to them.
+    pub handles: Handles,
+    root: ractor::ActorRef<root::Message>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+/// How the actors ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Audit events that could not be stored in time.
+    pub unstored: usize,
+}
+
+/// The actors could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("an actor could not be started: {0}")]
+pub struct StartError(String);
+
+/// Starts them all.
+///
+/// # Errors
+/// [`StartError`] with the cause.
+pub async fn start(arguments: Arguments) -> Result<System, StartError> {
+    let (failed_sender, failed) = watch::channel(None);
+    let (handles, children) = root::prepare(&arguments);
+    let upstreams = arguments.upstreams.clone();
+    let start = root::Arguments { arguments, children, failed: failed_sender };
+    let (root, _task) = Actor::spawn(None, root::Root, start)
+        .await
+        .map_err(|error| StartError(error.to_string()))?;
+    handles.upstreams.bind(root.clone());
+    handles.upstreams.set(upstreams).await;
+    Ok(System { handles, root, failed })
+}
+
+impl System {
+    /// Resolves when an actor could not be kept alive, with the reason: time to end the process.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The root has been stopped on purpose: it cannot fail any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops from the leaves up: nothing polls or sweeps any more, then what happened is stored.
+    pub async fn stop(self, deadline: Duration) -> Stopped {
+        let rest = |reply| root::Message::StopAllButAudit { reply };
+        let _ = self.root.call(rest, Some(STOP_TIMEOUT)).await;
+        let unstored = match timeout(deadline, self.handles.audit.flush()).await {
+            Ok(()) => 0,
+            Err(_) => self.handles.audit.state().waiting,
+        };
+        self.root.stop_children(None);
+        let _ = self.root.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        Stopped { unstored }
+    }
+}

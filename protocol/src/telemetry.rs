@@ -25,8 +25,6 @@ pub const AUDIT_FAILURES_TOTAL: &str = "gateway_audit_failures_total";
 /// Refusals of unauthenticated requests that were counted only, so that a flood of wrong keys
 /// cannot fill the audit.
 pub const AUDIT_SAMPLED_OUT_TOTAL: &str = "gateway_audit_sampled_out_total";
-/// Messages that wait in an actor's mailbox, by actor.
-pub const ACTOR_MAILBOX_DEPTH: &str = "gateway_actor_mailbox_depth";
 /// Time an actor took to handle a message, in seconds, by actor.
 pub const ACTOR_HANDLING_SECONDS: &str = "gateway_actor_handling_seconds";
 /// Restarts of actors, by actor.

@@ -1,0 +1,49 @@
+//! How often a child may fail before its fault counts as permanent.
+
+use std::time::Duration;
+
+use ractor::ActorProcessingErr;
+use tokio::time::Instant;
+
+const RESTARTS_MAX: u32 = 5;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The restarts that a child has left.
+pub(crate) struct Restarts {
+    window_start: Instant,
+    spent: u32,
+}
+
+// === impl Restarts ===
+
+impl Restarts {
+    pub(crate) fn new() -> Self {
+        Self { window_start: Instant::now(), spent: 0 }
+    }
+
+    /// Restarting what cannot live only hides the fault: past the limit, the cause is handed back,
+    /// and the supervisor fails with it.
+    pub(crate) fn spend(&mut self, cause: ActorProcessingErr) -> Result<(), ActorProcessingErr> {
+        if self.window_start.elapsed() > WINDOW {
+            *self = Self::new();
+        }
+        self.spent += 1;
+        if self.spent > RESTARTS_MAX { Err(cause) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn restarts_are_limited_within_the_window() {
+        let mut restarts = Restarts::new();
+        for _ in 0..RESTARTS_MAX {
+            assert!(restarts.spend("fault".into()).is_ok());
+        }
+        assert!(restarts.spend("fault".into()).is_err());
+        tokio::time::advance(WINDOW + Duration::from_secs(1)).await;
+        assert!(restarts.spend("fault".into()).is_ok());
+    }
+}

@@ -1,0 +1,292 @@
+//! The supervisor: starts the actors, restarts what fails, and gives up with a reason.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use storage::upstreams::Upstream as Record;
+use tokio::sync::watch;
+
+use crate::{
+    Handles, STOP_TIMEOUT,
+    address::{Published, unpublished},
+    audit::{self, Audit},
+    catalog::{self, Catalog},
+    measure,
+    restart::Restarts,
+    sweeper::{self, Sweeper},
+    upstream::{self, Upstream, Views},
+};
+
+pub(crate) struct Root;
+
+pub(crate) enum Message {
+    /// From now on these are the upstreams.
+    SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()> },
+    /// The beginning of the end: only the audit goes on.
+    StopAllButAudit { reply: RpcReplyPort<()> },
+}
+
+pub(crate) struct Arguments {
+    pub(crate) arguments: crate::Arguments,
+    pub(crate) children: Children,
+    pub(crate) failed: watch::Sender<Option<String>>,
+}
+
+/// What each child needs to start again, and where its living instance is published.
+pub(crate) struct Children {
+    audit: (audit::Arguments, Published<audit::Message>),
+    catalog: (catalog::Arguments, Published<catalog::Message>),
+    catalog_handle: catalog::Handle,
+    views: Arc<Views>,
+}
+
+pub(crate) struct State {
+    arguments: crate::Arguments,
+    children: Children,
+    failed: watch::Sender<Option<String>>,
+    sweeper: Option<ActorRef<sweeper::Message>>,
+    upstreams: BTreeMap<String, Running>,
+    restarts: BTreeMap<&'static str, Restarts>,
+}
+
+struct Running {
+    record: Arc<Record>,
+    actor: ActorRef<upstream::Message>,
+    restarts: Restarts,
+}
+
+/// The handles, and what their actors will need.
+pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
+    let settings = &arguments.settings;
+    let (published_audit, audit_address) = unpublished();
+    let audit_handle = audit::Handle::new(&settings.audit, audit_address);
+    let audit = audit::Arguments {
+        ring: audit_handle.ring(),
+        port: Arc::clone(&arguments.storage.audit),
+        settings: settings.audit.clone(),
+        tasks: arguments.tasks.clone(),
+    };
+    let (published_catalog, catalog_address) = unpublished();
+    let (snapshot, reader) = watch::channel(Arc::default());
+    let catalog_handle = catalog::Handle::new(&settings.catalog, reader, catalog_address);
+    let views = Arc::<Views>::default();
+    let handles = Handles {
+        audit: audit_handle,
+        catalog: catalog_handle.clone(),
+        upstreams: upstream::Directory::new(Arc::clone(&views)),
+    };
+    let children = Children {
+        audit: (audit, published_audit),
+        catalog: (catalog::Arguments { snapshot }, published_catalog),
+        catalog_handle,
+        views,
+    };
+    (handles, children)
+}
+
+// === impl Root ===
+
+impl Actor for Root {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        Arguments { arguments, children, failed }: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut state = State {
+            arguments,
+            children,
+            failed,
+            sweeper: None,
+            upstreams: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+        };
+        let me = myself.get_cell();
+        state.start_audit(&me).await?;
+        state.start_catalog(&me).await?;
+        state.start_sweeper(&me).await?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _handling = measure::Handling::begin("root");
+        match message {
+            Message::SetUpstreams { upstreams, reply } => {
+                state.set_upstreams(upstreams, &myself.get_cell()).await?;
+                let _ = reply.send(());
+            }
+            Message::StopAllButAudit { reply } => {
+                state.stop_all_but_audit().await;
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(who, cause) => {
+                let reason = cause.to_string();
+                let restarted = state.restart(&who, cause, &myself.get_cell()).await;
+                restarted.inspect_err(|_| {
+                    state
+                        .failed
+                        .send_replace(Some(format!("an actor fails again and again: {reason}")));
+                })
+            }
+            // A child that ends on purpose is no reason to end its supervisor, which is what ractor
+            // does unless told otherwise.
+            SupervisionEvent::ActorTerminated(..)
+            | SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    async fn restart(
+        &mut self,
+        who: &ActorCell,
+        cause: ActorProcessingErr,
+        me: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
+        tracing::error!(%cause, "an actor failed; it is started again");
+        let kind = if self.children.audit.1.is(who) {
+            "audit"
+        } else if self.children.catalog.1.is(who) {
+            "catalog"
+        } else if self.sweeper.as_ref().is_some_and(|sweeper| sweeper.get_id() == who.get_id()) {
+            "sweeper"
+        } else {
+            return self.restart_upstream(who, cause, me).await;
+        };
+        measure::restarted(kind);
+        self.restarts.entry(kind).or_insert_with(Restarts::new).spend(cause)?;
+        match kind {
+            "audit" => self.start_audit(me).await,
+            "catalog" => self.start_catalog(me).await,
+            _ => self.start_sweeper(me).await,
+        }
+    }
+
+    async fn restart_upstream(
+        &mut self,
+        who: &ActorCell,
+        cause: ActorProcessingErr,
+        me: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
+        let running =
+            self.upstreams.values_mut().find(|running| running.actor.get_id() == who.get_id());
+        let Some(running) = running else { return Ok(()) };
+        measure::restarted("upstream");
+        running.restarts.spend(cause)?;
+        let record = Arc::clone(&running.record);
+        let actor = self.start_upstream(record.clone(), me).await?;
+        if let Some(running) = self.upstreams.get_mut(&record.name) {
+            running.actor = actor;
+        }
+        Ok(())
+    }
+
+    async fn start_audit(&self, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let (arguments, published) = &self.children.audit;
+        let (actor, _) = Actor::spawn_linked(None, Audit, arguments.clone(), me.clone()).await?;
+        published.replace(actor.clone());
+        // What was recorded between the two instances was told to nobody.
+        let _ = actor.cast(audit::Message::Recorded);
+        Ok(())
+    }
+
+    async fn start_catalog(&self, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let (arguments, published) = &self.children.catalog;
+        let (actor, _) = Actor::spawn_linked(None, Catalog, arguments.clone(), me.clone()).await?;
+        published.replace(actor);
+        Ok(())
+    }
+
+    async fn start_sweeper(&mut self, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let arguments = sweeper::Arguments {
+            settings: self.arguments.settings.sweeper.clone(),
+            audit: Arc::clone(&self.arguments.storage.audit),
+            clock: Arc::clone(&self.arguments.clock),
+            tasks: self.arguments.tasks.clone(),
+        };
+        let (actor, _) = Actor::spawn_linked(None, Sweeper, arguments, me.clone()).await?;
+        self.sweeper = Some(actor);
+        Ok(())
+    }
+
+    async fn start_upstream(
+        &self,
+        record: Arc<Record>,
+        me: &ActorCell,
+    ) -> Result<ActorRef<upstream::Message>, ActorProcessingErr> {
+        let arguments = upstream::Arguments {
+            record,
+            settings: self.arguments.settings.poll.clone(),
+            prober: Arc::clone(&self.arguments.prober),
+            catalog: self.children.catalog_handle.clone(),
+            views: Arc::clone(&self.children.views),
+            tasks: self.arguments.tasks.clone(),
+        };
+        let (actor, _) = Actor::spawn_linked(None, Upstream, arguments, me.clone()).await?;
+        Ok(actor)
+    }
+
+    async fn set_upstreams(
+        &mut self,
+        upstreams: Vec<Record>,
+        me: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
+        let wanted: BTreeMap<_, _> =
+            upstreams.into_iter().map(|record| (record.name.clone(), record)).collect();
+        let same = |running: &Running| {
+            let wanted = wanted.get(&running.record.name);
+            wanted.is_some_and(|w| w.url == running.record.url && w.kind == running.record.kind)
+        };
+        let gone: Vec<_> =
+            self.upstreams.iter().filter(|(_, r)| !same(r)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            if let Some(running) = self.upstreams.remove(&name) {
+                let _ = running.actor.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+            }
+            self.children.views.remove(&name);
+            self.children.catalog_handle.removed(name);
+        }
+        for (name, record) in wanted {
+            if !self.upstreams.contains_key(&name) {
+                let record = Arc::new(record);
+                let actor = self.start_upstream(Arc::clone(&record), me).await?;
+                self.upstreams.insert(name, Running { record, actor, restarts: Restarts::new() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop_all_but_audit(&mut self) {
+        if let Some(sweeper) = self.sweeper.take() {
+            let _ = sweeper.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        }
+        for (_, running) in std::mem::take(&mut self.upstreams) {
+            let _ = running.actor.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        }
+        if let Some(catalog) = self.children.catalog.1.current() {
+            let _ = catalog.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        }
+    }
+}
