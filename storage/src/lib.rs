@@ -28,6 +28,8 @@ mod migration;
 pub mod models;
 mod postgres;
 pub mod revocations;
+#[cfg(any(test, feature = "scratch"))]
+pub mod scratch;
 mod sqlite;
 pub mod tenants;
 #[cfg(test)]

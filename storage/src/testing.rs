@@ -1,8 +1,7 @@
 //! Databases that live as long as one test, and what tests put into them.
 
-use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use futures_util::FutureExt;
 use identity::models::ModelRule;
 use jiff::Timestamp;
 use protocol::{
@@ -13,7 +12,6 @@ use protocol::{
     secret::Secret,
     usage::Usage,
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +20,7 @@ use crate::{
     changes::{Change, Feed},
     keys::{Key, NewKey},
     limits::Limits,
+    scratch::Scratch,
     tenants::{NewTenant, Tenant},
 };
 
@@ -69,20 +68,8 @@ pub(crate) async fn on_postgres(test: impl AsyncFnOnce(&Place)) {
     #[expect(clippy::disallowed_methods, reason = "where the test server is can be said only here")]
     let server = std::env::var("TEST_POSTGRES_URL")
         .expect("TEST_POSTGRES_URL is not set: run `make test`, or see tests/services");
-    let name = format!("storage_{}", Uuid::now_v7().simple());
-    let (address, parameters) = server.split_once('?').unwrap_or((&server, ""));
-    let (address, _) = address.rsplit_once('/').unwrap();
-    let place = Place { url: format!("{address}/{name}?{parameters}") };
-
-    let mut connection = PgConnection::connect(&server).await.unwrap();
-    let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
-    sqlx::query(create).execute(&mut connection).await.unwrap();
-    let end = AssertUnwindSafe(test(&place)).catch_unwind().await;
-    let drop = AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"));
-    sqlx::query(drop).execute(&mut connection).await.unwrap();
-    if let Err(panic) = end {
-        std::panic::resume_unwind(panic);
-    }
+    let scratch = Scratch::on(&server).await.unwrap();
+    test(&Place { url: scratch.url.clone() }).await;
 }
 
 /// Makes two tests of each function, one on each database.
