@@ -1,0 +1,119 @@
+//! A refusal, in Ollama's words, on whichever surface it was earned.
+//!
+//! A text that a gateway must not pass on holds [`MARKER`], so that a test can search every
+//! byte that a client received for it.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::go;
+use crate::reply::{self, Reply};
+
+/// Stands in every text of an error that belongs to the model server alone.
+pub(crate) const MARKER: &str = "UPSTREAM-WORDS";
+
+/// Why a request is not served.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    text: String,
+    is_page: bool,
+}
+
+#[derive(Serialize)]
+struct Native<'a> {
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// A refusal in the server's own words, marked.
+    pub(crate) fn new(status: StatusCode, text: &str) -> Self {
+        Self { status, text: format!("{text} {MARKER}"), is_page: false }
+    }
+
+    /// What is wrong with the request, marked.
+    pub(crate) fn bad_request(text: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// The one text that clients of Ollama look for, so it is exact and bears no mark.
+    pub(crate) fn model_not_found(text: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, text, is_page: false }
+    }
+
+    /// A refusal that is a page of HTML, as a proxy in front would send it.
+    pub(crate) fn page(status: StatusCode) -> Self {
+        let text = format!("<html><h1>{} {MARKER}</h1></html>", status.as_u16());
+        Self { status, text, is_page: true }
+    }
+
+    /// What the refusal says.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The refusal as an answer, in the shape of the surface that was asked.
+    pub(crate) fn into_reply(self, is_openai: bool) -> Reply {
+        if self.is_page {
+            return reply::html(self.status, self.text);
+        }
+        let body =
+            if is_openai { openai_body(&self.text, self.status) } else { native_body(&self.text) };
+        reply::json_status(self.status, body.freeze())
+    }
+}
+
+/// OpenAI's shape of an error, as Ollama fills it.
+pub(crate) fn openai_body(message: &str, status: StatusCode) -> bytes::BytesMut {
+    let kind = match status {
+        StatusCode::BAD_REQUEST => "invalid_request_error",
+        StatusCode::NOT_FOUND => "not_found_error",
+        _ => "api_error",
+    };
+    go::to_bytes(&OpenAi { error: OpenAiError { message, kind, param: None, code: None } })
+}
+
+/// Ollama's shape of an error: a line of a stream as well as a body.
+pub(crate) fn native_body(text: &str) -> bytes::BytesMut {
+    go::to_bytes(&Native { error: text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_are_ollamas() {
+        assert_eq!(native_body("x"), &br#"{"error":"x"}"#[..]);
+        let body = openai_body("x", StatusCode::NOT_FOUND);
+        let expected =
+            br#"{"error":{"message":"x","type":"not_found_error","param":null,"code":null}}"#;
+        assert_eq!(body, &expected[..]);
+    }
+
+    #[test]
+    fn words_of_the_server_are_marked_and_a_missing_model_is_exact() {
+        assert!(Failure::bad_request("model is required").text().contains(MARKER));
+        assert_eq!(
+            Failure::model_not_found("model 'x' not found".to_owned()).text(),
+            "model 'x' not found"
+        );
+    }
+}

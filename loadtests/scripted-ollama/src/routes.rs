@@ -1,0 +1,160 @@
+//! Which path does what.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, request::Parts};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use crate::ask::{self, Ask};
+use crate::catalog;
+use crate::directives::Directives;
+use crate::embed;
+use crate::failure::{Failure, MARKER};
+use crate::lines::Lines;
+use crate::plan::Plan;
+use crate::reply::{self, Reply};
+use crate::shape::{self, Shape};
+use crate::state::{Seen, State};
+
+/// Answers a request. `reset` is the connection's: set, it ends with a TCP reset.
+pub(crate) async fn answer(
+    state: Arc<State>,
+    reset: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Reply {
+    let (parts, body) = request.into_parts();
+    let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
+    let Ok(body) = body.collect().await else {
+        return reply::text(StatusCode::BAD_REQUEST, "the body broke off");
+    };
+    let body = body.to_bytes();
+    saw(&state, &parts, &path, &body);
+    if parts.headers.contains_key("origin") {
+        // What Ollama does with an origin that is not its own, `OLLAMA_ORIGINS` unset.
+        return reply::text(StatusCode::FORBIDDEN, "");
+    }
+    let is_openai = path.starts_with("/v1/");
+    let text = String::from_utf8_lossy(&body);
+    let result = match (&parts.method, path.as_str()) {
+        (&Method::POST, "/api/chat") => say(&state, &reset, ask::native::chat(&text)).await,
+        (&Method::POST, "/api/generate") => say(&state, &reset, ask::native::generate(&text)).await,
+        (&Method::POST, "/v1/chat/completions") => {
+            say(&state, &reset, ask::openai::chat(&text)).await
+        }
+        (&Method::POST, "/v1/completions") => {
+            say(&state, &reset, ask::openai::completion(&text)).await
+        }
+        (&Method::POST, "/api/embed") => embedding(&state, embed::embed(&text)).await,
+        (&Method::POST, "/api/embeddings") => embedding(&state, embed::legacy(&text)).await,
+        (&Method::POST, "/v1/embeddings") => embedding(&state, embed::openai(&text)).await,
+        (&Method::POST, "/api/show") => catalog::show(&state, &text),
+        (&Method::GET | &Method::HEAD, other) => read(&state, other),
+        (_, "/api/pull" | "/api/push" | "/api/create" | "/api/copy" | "/api/delete") => {
+            catalog::mutate(&state, &path, &text)
+        }
+        (_, other) if other.starts_with("/api/blobs/") => catalog::mutate(&state, &path, &text),
+        _ => Ok(reply::text(StatusCode::NOT_FOUND, format!("404 page not found {MARKER}"))),
+    };
+    result.unwrap_or_else(|failure| failure.into_reply(is_openai))
+}
+
+fn saw(state: &State, parts: &Parts, path: &str, body: &Bytes) {
+    state.count(|produced| produced.requests += 1);
+    state.saw(Seen {
+        method: parts.method.to_string(),
+        path: path.to_owned(),
+        headers: parts.headers.clone(),
+        body: body.clone(),
+    });
+}
+
+fn read(state: &State, path: &str) -> Result<Reply, Failure> {
+    Ok(match path {
+        "/" => reply::text(StatusCode::OK, "Ollama is running"),
+        "/api/version" => reply::json(format!("{{\"version\":\"{}\"}}", state.script.version)),
+        "/api/tags" => catalog::tags(state),
+        "/api/ps" => catalog::ps(state),
+        "/v1/models" => catalog::openai_list(state),
+        other => match other.strip_prefix("/v1/models/") {
+            Some(id) => return catalog::openai_one(state, id),
+            None => reply::text(StatusCode::NOT_FOUND, format!("404 page not found {MARKER}")),
+        },
+    })
+}
+
+/// The words that the script has for every request.
+fn script_words(state: &State) -> Directives {
+    let mut words = Directives::default();
+    words.read(&state.script.behave);
+    words
+}
+
+async fn say(
+    state: &Arc<State>,
+    reset: &Arc<AtomicBool>,
+    ask: Result<Ask, Failure>,
+) -> Result<Reply, Failure> {
+    let ask = ask?;
+    let mut words = script_words(state);
+    words.read(&ask.last);
+    let Some((model, canonical)) = catalog::find(state, &ask.model) else {
+        return Err(Failure::model_not_found(format!("model '{}' not found", ask.model)));
+    };
+    if let Some(lifecycle) = ask.lifecycle {
+        match lifecycle {
+            ask::Lifecycle::Load => drop(state.load(&canonical)),
+            ask::Lifecycle::Unload => state.unload(&canonical),
+        }
+        let reason = lifecycle.reason();
+        let body = shape::lifecycle(ask.surface, &ask.model, reason, &state.clock);
+        return Ok(reply::json(body.freeze()));
+    }
+    before(state, &words, state.load(&canonical)).await?;
+    let plan = Plan::new(&ask, model, &words, &state.script);
+    let id = state.produced().borrow().requests;
+    let shape = Shape::new(plan, &state.clock, id, !words.no_counts);
+    if ask.stream {
+        let content_type = shape.content_type();
+        let lines = Lines::new(shape, Arc::clone(state), words, Arc::clone(reset));
+        return Ok(reply::stream(lines, content_type));
+    }
+    let count = shape.plan().count();
+    let pace = words.pace.unwrap_or(state.script.pace);
+    tokio::time::sleep(pace.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))).await;
+    state.count(|produced| produced.pieces += count as u64);
+    Ok(reply::json(shape.whole(&state.clock).freeze()))
+}
+
+async fn embedding(
+    state: &Arc<State>,
+    asked: Result<embed::Asked, Failure>,
+) -> Result<Reply, Failure> {
+    let asked = asked?;
+    let words = asked.directives(script_words(state));
+    before(state, &words, false).await?;
+    embed::answer(state, &asked)
+}
+
+/// What comes before the first byte: waits, and refusals on request.
+async fn before(state: &State, words: &Directives, is_cold: bool) -> Result<(), Failure> {
+    if words.hang_head {
+        std::future::pending::<()>().await;
+    }
+    let cold = if is_cold { state.script.cold_load } else { std::time::Duration::ZERO };
+    let wait = cold + words.first_byte.unwrap_or(state.script.first_byte);
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(code) = words.html {
+        return Err(Failure::page(status(code)));
+    }
+    match words.status {
+        Some(code) => Err(Failure::new(status(code), "the script says so")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,123 @@
+//! What the server has seen and done, and waiting for either.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::script::Script;
+
+/// One request, as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its method, `POST`.
+    pub method: String,
+    /// Its path, decoded, without the query.
+    pub path: String,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What the server has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Produced {
+    /// Requests that arrived.
+    pub requests: u64,
+    /// Requests to a route that changes what is installed: a gateway lets none through.
+    pub mutations: u64,
+    /// Streams that have begun.
+    pub begun: u64,
+    /// Streams that were said to their end.
+    pub completed: u64,
+    /// Streams whose client left before their end.
+    pub abandoned: u64,
+    /// Pieces said, in streams and in whole answers.
+    pub pieces: u64,
+    /// Streams that are under way now.
+    pub open: u64,
+    /// Connections that are open now.
+    pub connections: u64,
+}
+
+/// The state of one server.
+pub(crate) struct State {
+    pub(crate) script: Script,
+    pub(crate) clock: Clock,
+    produced: watch::Sender<Produced>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    log: VecDeque<Seen>,
+    /// Canonical names of the models that were asked and so are in memory.
+    loaded: HashSet<String>,
+    /// Canonical names of the models that are installed no longer.
+    deleted: HashSet<String>,
+}
+
+// === impl State ===
+
+impl State {
+    pub(crate) fn new(script: Script, clock: Clock) -> Arc<Self> {
+        let produced = watch::Sender::new(Produced::default());
+        Arc::new(Self { script, clock, produced, inner: Mutex::default() })
+    }
+
+    pub(crate) fn produced(&self) -> watch::Receiver<Produced> {
+        self.produced.subscribe()
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Produced)) {
+        self.produced.send_modify(change);
+    }
+
+    pub(crate) fn saw(&self, seen: Seen) {
+        let limit = self.script.log_requests;
+        if limit > 0 {
+            let log = &mut self.inner().log;
+            if log.len() == limit {
+                log.pop_front();
+            }
+            log.push_back(seen);
+        }
+    }
+
+    pub(crate) fn log(&self) -> Vec<Seen> {
+        self.inner().log.iter().cloned().collect()
+    }
+
+    /// Takes a model into memory; true where it was not there.
+    pub(crate) fn load(&self, canonical: &str) -> bool {
+        self.inner().loaded.insert(canonical.to_owned())
+    }
+
+    pub(crate) fn unload(&self, canonical: &str) {
+        self.inner().loaded.remove(canonical);
+    }
+
+    pub(crate) fn is_loaded(&self, canonical: &str) -> bool {
+        self.inner().loaded.contains(canonical)
+    }
+
+    pub(crate) fn delete(&self, canonical: &str) {
+        self.inner().deleted.insert(canonical.to_owned());
+    }
+
+    pub(crate) fn install(&self, canonical: &str) {
+        self.inner().deleted.remove(canonical);
+    }
+
+    pub(crate) fn is_deleted(&self, canonical: &str) -> bool {
+        self.inner().deleted.contains(canonical)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
