@@ -1,2 +1,24 @@
-//! The binary `neuronetz`.
-fn main() {}
+//! The binary: arguments and environment in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use engine::{cli::Cli, config::env::Environment};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "neuronetz: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let environment = Environment::of_process();
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    let code = runtime.block_on(cli.run(&environment, &mut stdout, &mut stderr));
+    // What is still at work (a hash, a slow disk) must not hold up the end.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,96 @@
+//! What the gateway answers itself.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`health`] | `/healthz`, `/readyz` |
+//! | [`models`] | `/api/tags`, `/v1/models`, `/v1/models/{id}`: the principal's effective models |
+//! | [`server`] | `/api/ps`, `/api/version`: what the upstreams say, filtered |
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use protocol::id::RequestId;
+use serde::Serialize;
+
+use crate::{
+    gateway::Gateway,
+    http::{body::ReplyBody, refusal::Refusal, router::Endpoint},
+    pipeline::{authorized::Ask, received::Received, routed::Here},
+};
+
+pub mod health;
+pub mod models;
+pub mod server;
+
+/// Header fields that the SDKs send and a browser has to be allowed to.
+const CORS_HEADERS: &str = "authorization, content-type, accept, openai-beta, \
+    openai-organization, openai-project, user-agent, x-request-id, x-stainless-arch, \
+    x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, \
+    x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, \
+    x-stainless-read-timeout, x-stainless-retry-count, x-stainless-runtime, \
+    x-stainless-runtime-version, x-stainless-timeout";
+
+/// Answers what needs no key: `OPTIONS`, and how the gateway is.
+pub(crate) async fn open(received: &Received, gateway: &Arc<Gateway>) -> Option<Response<ReplyBody>> {
+    if let Some(allowed) = received.asks_for_options() {
+        return Some(options(allowed));
+    }
+    match received.endpoint() {
+        Endpoint::Live => Some(json(StatusCode::OK, &health::live())),
+        Endpoint::Ready => {
+            let ready = health::ready(gateway).await;
+            let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            Some(json(status, &ready))
+        }
+        Endpoint::Keyed(_) | Endpoint::Model(_) | Endpoint::Blocked => None,
+    }
+}
+
+/// Answers an admitted request that no upstream serves.
+pub(crate) async fn answer(
+    here: Here,
+    gateway: &Arc<Gateway>,
+    request: RequestId,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let Here { principal, ask } = here;
+    match ask {
+        Ask::Tags => Ok(whole(models::tags(&gateway.catalog(&principal)?))),
+        Ask::OpenAiModels => Ok(whole(models::list(&gateway.catalog(&principal)?))),
+        Ask::OpenAiModel(name) => Ok(whole(models::one(&gateway.catalog(&principal)?, &name)?)),
+        Ask::Ps => Ok(whole(server::ps(gateway, &principal, request).await?)),
+        Ask::Version => Ok(whole(server::version(gateway, request).await?)),
+        // Routed to an upstream before this is asked.
+        Ask::Inference(_) => Err(Refusal::UpstreamReply),
+    }
+}
+
+/// A JSON answer of ours.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<ReplyBody> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = whole(body);
+    *response.status_mut() = status;
+    response
+}
+
+fn whole(body: impl Into<Bytes>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(body.into()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn options(allowed: &'static str) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ALLOW, allowed),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, allowed),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

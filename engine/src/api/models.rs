@@ -1,0 +1,33 @@
+//! `/api/tags`, `/v1/models`, `/v1/models/{id}`: the principal's effective models and no others.
+
+use actors::catalog::Model;
+use identity::authorize::Denied;
+use protocol::{
+    name::ModelName,
+    ollama::tags,
+    openai::model::{ModelList, ModelObject},
+};
+
+use crate::gateway::Effective;
+
+/// The list as Ollama gives it: the entries are the upstreams' own, byte for byte.
+pub(super) fn tags(effective: &Effective) -> String {
+    tags::render(effective.models().map(|model| &*model.entry))
+}
+
+/// The list as OpenAI gives it.
+pub(super) fn list(effective: &Effective) -> Vec<u8> {
+    let list = ModelList::new(effective.models().map(|model| object(model)).collect());
+    serde_json::to_vec(&list).unwrap_or_default()
+}
+
+/// One model as OpenAI tells of it.
+pub(super) fn one(effective: &Effective, name: &ModelName) -> Result<Vec<u8>, Denied> {
+    let model = effective.models().find(|model| model.name == *name).ok_or(Denied::NotFound)?;
+    Ok(serde_json::to_vec(&object(model)).unwrap_or_default())
+}
+
+fn object(model: &Model) -> ModelObject {
+    let created = model.modified_at.map_or(0, jiff::Timestamp::as_second);
+    ModelObject::new(model.name.as_str(), created)
+}

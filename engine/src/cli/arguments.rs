@@ -1,0 +1,160 @@
+//! What several commands take.
+
+use clap::Args;
+use identity::models::ModelRule;
+use jiff::Timestamp;
+use protocol::{
+    id::{KeyId, TenantId},
+    name::ModelName,
+};
+use storage::{Storage, keys::Key, tenants::Tenant};
+
+use super::failure::Failure;
+
+/// Which models may be used.
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct Models {
+    /// Every model that is discovered may be used.
+    #[arg(long)]
+    allow_all_models: bool,
+    /// These models and no others may be used.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    models: Option<Vec<String>>,
+}
+
+/// A moment: `2026-11-23T12:00:00Z`, or how long before (or after) now, as `24h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    At(Timestamp),
+    Away(std::time::Duration),
+}
+
+// === impl Models ===
+
+impl Models {
+    /// The rule that was given, if one was.
+    pub(super) fn rule(&self) -> Result<Option<ModelRule>, Failure> {
+        if self.allow_all_models {
+            return Ok(Some(ModelRule::All));
+        }
+        let Some(names) = &self.models else { return Ok(None) };
+        let parse = |name: &String| {
+            ModelName::parse(name)
+                .map_err(|_| Failure::Usage(format!("{name:?} is no name of a model")))
+        };
+        let names = names.iter().filter(|name| !name.trim().is_empty());
+        Ok(Some(ModelRule::Only(names.map(parse).collect::<Result<_, _>>()?)))
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    /// Reads one from the command line.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(duration) = humantime::parse_duration(text) {
+            return Ok(Self::Away(duration));
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            "give a moment as 2026-11-23T12:00:00Z, or a duration as 30d, 24h, 15m".to_owned()
+        })
+    }
+
+    /// The moment, counting back from now.
+    pub(super) fn ago(self) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Away(span) => Timestamp::now().checked_sub(span).unwrap_or(Timestamp::MIN),
+        }
+    }
+
+    /// The moment, counting on from now.
+    pub(super) fn hence(self) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Away(span) => Timestamp::now().checked_add(span).unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
+/// The tenant of that name, or of that id.
+pub(super) async fn tenant(storage: &Storage, named: &str) -> Result<Tenant, Failure> {
+    if let Some(tenant) = storage.tenants.by_name(named).await? {
+        return Ok(tenant);
+    }
+    let by_id = match named.parse::<TenantId>() {
+        Ok(id) => storage.tenants.by_id(id).await?,
+        Err(_) => None,
+    };
+    by_id.ok_or_else(|| Failure::NotFound("tenant", named.to_owned()))
+}
+
+/// The id of the tenant of that name, where one was given.
+pub(super) async fn tenant_id(
+    storage: &Storage,
+    named: Option<&str>,
+) -> Result<Option<TenantId>, Failure> {
+    match named {
+        Some(named) => Ok(Some(tenant(storage, named).await?.id)),
+        None => Ok(None),
+    }
+}
+
+/// The key of that id, or of that public prefix.
+pub(super) async fn key(storage: &Storage, named: &str) -> Result<Key, Failure> {
+    let found = match named.parse::<KeyId>() {
+        Ok(id) => storage.keys.by_id(id).await?,
+        Err(_) => storage.keys.by_prefix(named).await?,
+    };
+    // A whole key on the command line is not repeated to the terminal.
+    let shown = || named.chars().take(36).collect::<String>();
+    found.ok_or_else(|| {
+        let looks_whole = identity::api_key::PresentedKey::parse(named).is_ok();
+        let shown = if looks_whole { "(give its id or its prefix)".to_owned() } else { shown() };
+        Failure::NotFound("key", shown)
+    })
+}
+
+/// The rule as people read it.
+pub(super) fn models_text(rule: &ModelRule) -> String {
+    match rule {
+        ModelRule::All => "all".to_owned(),
+        ModelRule::Only(names) if names.is_empty() => "none".to_owned(),
+        ModelRule::Only(names) => {
+            names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(",")
+        }
+    }
+}
+
+/// A rule as JSON: `{"allow_all_models":true,"models":[]}`.
+#[derive(serde::Serialize)]
+pub(super) struct ModelsView {
+    allow_all_models: bool,
+    models: Vec<String>,
+}
+
+impl From<&ModelRule> for ModelsView {
+    fn from(rule: &ModelRule) -> Self {
+        match rule {
+            ModelRule::All => Self { allow_all_models: true, models: Vec::new() },
+            ModelRule::Only(names) => Self {
+                allow_all_models: false,
+                models: names.iter().map(|name| name.as_str().to_owned()).collect(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_dates_or_durations() {
+        assert_eq!(Moment::parse("24h"), Ok(Moment::Away(std::time::Duration::from_secs(86_400))));
+        let at = "2026-11-23T12:00:00Z";
+        assert_eq!(Moment::parse(at), Ok(Moment::At(at.parse().unwrap())));
+        assert!(Moment::parse("yesterday").is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! Why a command failed, and the exit code that says so to scripts.
+
+use std::{io, process::ExitCode};
+
+use crate::{config::Mistakes, gateway::BuildError};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+    /// The command line asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// There is no such thing.
+    #[error("there is no {0} {1}")]
+    NotFound(&'static str, String),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] Mistakes),
+    /// The schema is not up to date and may not be brought up to date by itself.
+    #[error("the database is not migrated; run `neuronetz migrate` first")]
+    NotMigrated,
+    /// The database.
+    #[error("{0}")]
+    Storage(#[from] storage::Error),
+    /// The gateway could not be built.
+    #[error("{0}")]
+    Build(#[from] BuildError),
+    /// What was to be said could not be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// It was ended before it was done.
+    #[error("ended at once, as asked; what had not been stored is lost")]
+    EndedAtOnce,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// See `EXIT_CODES`.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::NotFound(..) | Self::Storage(storage::Error::NotFound(_)) => 3,
+            Self::Storage(storage::Error::Conflict(_)) => 4,
+            Self::Config(_) | Self::Storage(storage::Error::Url) => 5,
+            Self::NotMigrated
+            | Self::Storage(
+                storage::Error::Schema(_)
+                | storage::Error::Unavailable(_)
+                | storage::Error::Unexpected(_),
+            )
+            | Self::Build(BuildError::Storage(_) | BuildError::NotMigrated) => 6,
+            Self::Failed(_) | Self::Build(_) | Self::Output(_) | Self::EndedAtOnce => 1,
+        })
+    }
+}

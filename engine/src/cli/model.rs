@@ -1,0 +1,85 @@
+//! `neuronetz model …`
+
+use std::collections::BTreeMap;
+
+use clap::Subcommand;
+use identity::authorize;
+use jiff::Timestamp;
+use protocol::name::ModelName;
+use serde::Serialize;
+use storage::Storage;
+
+use super::{
+    arguments,
+    failure::Failure,
+    output::{Out, Row, date},
+    upstream,
+};
+use crate::config::Config;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Lists the models that the upstreams serve, as they say now.
+    List {
+        /// Only those that this tenant may use.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+#[derive(Serialize)]
+struct View {
+    name: String,
+    upstreams: Vec<String>,
+    modified_at: Option<Timestamp>,
+}
+
+pub(super) async fn run(
+    storage: &Storage,
+    config: &Config,
+    command: Command,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    let Command::List { tenant } = command;
+    let rule = match tenant {
+        Some(named) => Some(arguments::tenant(storage, &named).await?.models),
+        None => None,
+    };
+    let allowed = |name: &ModelName| {
+        let cloud = config.catalog.allow_cloud_models;
+        rule.as_ref().is_none_or(|rule| authorize::model(rule, name, cloud, true).is_ok())
+    };
+    let answers = upstream::ask(config, upstream::all(storage, config).await?).await?;
+    let asked = answers.len();
+    let mut silent = Vec::new();
+    let mut models: BTreeMap<ModelName, View> = BTreeMap::new();
+    for (upstream, answer, _) in answers {
+        let Ok(discovered) = answer else {
+            silent.push(upstream.name);
+            continue;
+        };
+        for model in discovered.into_iter().filter(|model| allowed(&model.name)) {
+            let view = models.entry(model.name.clone()).or_insert_with(|| View {
+                name: model.name.as_str().to_owned(),
+                upstreams: Vec::new(),
+                modified_at: model.modified_at,
+            });
+            view.upstreams.push(upstream.name.clone());
+        }
+    }
+    if asked > 0 && silent.len() == asked {
+        let names = silent.join(", ");
+        return Err(Failure::Failed(format!("no upstream answers ({names}): neuronetz upstream check")));
+    }
+    let views: Vec<_> = models.into_values().collect();
+    Ok(out.rows(&views, "No model may be used, or none is installed.")?)
+}
+
+impl Row for View {
+    const COLUMNS: &'static [&'static str] = &["MODEL", "UPSTREAMS", "MODIFIED"];
+
+    fn cells(&self) -> Vec<String> {
+        let modified = self.modified_at.map_or_else(|| "-".to_owned(), date);
+        vec![self.name.clone(), self.upstreams.join(","), modified]
+    }
+}

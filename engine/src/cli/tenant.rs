@@ -1,0 +1,170 @@
+//! `neuronetz tenant …`
+
+use clap::Subcommand;
+use identity::models::ModelRule;
+use jiff::Timestamp;
+use serde::Serialize;
+use storage::{
+    Storage,
+    limits::Limits,
+    tenants::{NewTenant, Tenant, TenantChange},
+};
+
+use super::{
+    arguments::{self, Models, ModelsView, models_text},
+    failure::Failure,
+    output::{Out, Row},
+};
+
+/// The longest name.
+const NAME_LENGTH_MAX: usize = 64;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Makes a tenant. Without a word on models its keys may use none.
+    Create {
+        /// Its name: letters, digits, `-`, `_`, `.`.
+        name: String,
+        #[command(flatten)]
+        models: Models,
+    },
+    /// Lists all tenants.
+    List,
+    /// Shows one.
+    Show {
+        /// Its name, or its id.
+        name: String,
+    },
+    /// Changes one.
+    Set {
+        /// Its name, or its id.
+        name: String,
+        /// A new name.
+        #[arg(long = "name", value_name = "NAME")]
+        new_name: Option<String>,
+        #[command(flatten)]
+        models: Models,
+    },
+    /// Refuses every request of its keys, until it is resumed.
+    Suspend {
+        /// Its name, or its id.
+        name: String,
+    },
+    /// Ends a suspension.
+    Resume {
+        /// Its name, or its id.
+        name: String,
+    },
+    /// Deletes one with its keys. What was audited and counted stays.
+    Delete {
+        /// Its name, or its id.
+        name: String,
+    },
+}
+
+#[derive(Serialize)]
+struct View {
+    id: String,
+    name: String,
+    suspended: bool,
+    #[serde(flatten)]
+    models: ModelsView,
+    created_at: Timestamp,
+    #[serde(skip)]
+    rule: ModelRule,
+}
+
+pub(super) async fn run(
+    storage: &Storage,
+    command: Command,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    let changed = match command {
+        Command::Create { name, models } => create(storage, name, &models).await?,
+        Command::List => {
+            let views: Vec<_> = storage.tenants.list().await?.into_iter().map(View::from).collect();
+            let none = "There are no tenants yet: neuronetz tenant create NAME --allow-all-models";
+            return Ok(out.rows(&views, none)?);
+        }
+        Command::Show { name } => arguments::tenant(storage, &name).await?,
+        Command::Set { name, new_name, models } => {
+            let models = models.rule()?;
+            if new_name.is_none() && models.is_none() {
+                let what = "say what to set: --name, --models or --allow-all-models";
+                return Err(Failure::Usage(what.to_owned()));
+            }
+            let name_checked = new_name.map(checked).transpose()?;
+            let change = TenantChange { name: name_checked, models, ..TenantChange::default() };
+            self::change(storage, &name, change).await?
+        }
+        Command::Suspend { name } => change(storage, &name, suspended(true)).await?,
+        Command::Resume { name } => change(storage, &name, suspended(false)).await?,
+        Command::Delete { name } => {
+            let tenant = arguments::tenant(storage, &name).await?;
+            storage.tenants.delete(tenant.id).await?;
+            let text = format!("Tenant {} and its keys are deleted.", tenant.name);
+            return Ok(out.said(&text, &serde_json::json!({ "deleted": tenant.name }))?);
+        }
+    };
+    Ok(out.one(&View::from(changed))?)
+}
+
+async fn create(storage: &Storage, name: String, models: &Models) -> Result<Tenant, Failure> {
+    let new = NewTenant {
+        name: checked(name)?,
+        models: models.rule()?.unwrap_or_default(),
+        limits: Limits::default(),
+        at: Timestamp::now(),
+    };
+    Ok(storage.tenants.create(new).await?)
+}
+
+async fn change(storage: &Storage, name: &str, change: TenantChange) -> Result<Tenant, Failure> {
+    let tenant = arguments::tenant(storage, name).await?;
+    Ok(storage.tenants.change(tenant.id, change).await?)
+}
+
+fn suspended(suspended: bool) -> TenantChange {
+    TenantChange { suspended: Some(suspended), ..TenantChange::default() }
+}
+
+/// Names stand in metrics and on command lines.
+fn checked(name: String) -> Result<String, Failure> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts && name.len() <= NAME_LENGTH_MAX && name.chars().all(fits) {
+        return Ok(name);
+    }
+    Err(Failure::Usage(format!(
+        "{name:?} is no name of a tenant: up to {NAME_LENGTH_MAX} letters, digits, `-`, `_`, `.`"
+    )))
+}
+
+// === impl View ===
+
+impl From<Tenant> for View {
+    fn from(tenant: Tenant) -> Self {
+        Self {
+            id: tenant.id.to_string(),
+            name: tenant.name,
+            suspended: tenant.suspended,
+            models: ModelsView::from(&tenant.models),
+            created_at: tenant.created_at,
+            rule: tenant.models,
+        }
+    }
+}
+
+impl Row for View {
+    const COLUMNS: &'static [&'static str] = &["NAME", "STATUS", "MODELS", "CREATED", "ID"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            if self.suspended { "suspended" } else { "active" }.to_owned(),
+            models_text(&self.rule),
+            super::output::date(self.created_at),
+            self.id.clone(),
+        ]
+    }
+}

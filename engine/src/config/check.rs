@@ -1,0 +1,215 @@
+//! From what was written to what the program trusts. Pure: files are read by an argument.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use protocol::secret::Secret;
+
+use super::{
+    Admin, Audit, Catalog, Config, Database, Environment, Keys, Log, Mistakes, Server, Tls, Upstream,
+    env,
+    values::Values,
+};
+
+/// The shortest token that production takes for a secret.
+const TOKEN_LENGTH_MIN: usize = 32;
+
+/// Passwords and tokens that everybody tries first.
+const WELL_KNOWN: [&str; 10] = [
+    "admin", "changeme", "default", "gateway", "neuronetz", "password", "postgres", "root", "secret",
+    "test",
+];
+
+/// OWASP's configurations of equal strength: memory in KiB, and the least passes with it.
+const OWASP: [(u32, u32); 5] = [(47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5)];
+
+impl Config {
+    /// Reads and checks everything; `read` reads files.
+    ///
+    /// # Errors
+    /// All [`Mistakes`] at once.
+    pub fn load(
+        file: Option<&Path>,
+        env: &env::Environment,
+        read: impl Fn(&Path) -> io::Result<String>,
+    ) -> Result<Self, Mistakes> {
+        let mut values = Values::gather(file, env, &read);
+        let data_dir = values.path("gateway.data_dir").unwrap_or_else(|| data_dir(env));
+        let config = Self {
+            environment: match values.word("gateway.environment") {
+                "production" => Environment::Production,
+                _ => Environment::Development,
+            },
+            replicas: values.number("gateway.replicas"),
+            server: server(&mut values),
+            admin: Admin { listen: values.address("admin.listen"), token: values.secret("admin.token") },
+            database: database(&mut values, &data_dir),
+            keys: keys(&mut values),
+            upstream: upstream(&mut values),
+            catalog: Catalog {
+                poll_interval: values.duration("catalog.poll_interval"),
+                stale_after: values.duration("catalog.stale_after"),
+                allow_cloud_models: values.switch("catalog.allow_cloud_models"),
+            },
+            audit: audit(&mut values),
+            log: Log { level: values.word("log.level"), json: values.word("log.format") == "json" },
+            data_dir,
+        };
+        let mut mistakes = values.mistakes;
+        if mistakes.is_empty() {
+            check(&config, &mut mistakes);
+        }
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn server(values: &mut Values) -> Server {
+    let certificate = values.path("server.tls_certificate");
+    let key = values.path("server.tls_key");
+    if certificate.is_some() != key.is_some() {
+        let both = "`server.tls_certificate` and `server.tls_key` go together: give both or none";
+        values.mistakes.push(both.to_owned());
+    }
+    Server {
+        listen: values.address("server.listen"),
+        tls: certificate.zip(key).map(|(certificate, key)| Tls { certificate, key }),
+        connections_max: values.number("server.connections_max"),
+        header_bytes_max: values.number("server.header_bytes_max"),
+        uri_bytes_max: values.number("server.uri_bytes_max"),
+        body_bytes_max: values.number("server.body_bytes_max"),
+        bodies_bytes_max: values.number("server.bodies_bytes_max"),
+        header_timeout: values.duration("server.header_timeout"),
+        body_gap_timeout: values.duration("server.body_gap_timeout"),
+        body_timeout: values.duration("server.body_timeout"),
+        drain_timeout: values.duration("server.drain_timeout"),
+    }
+}
+
+fn database(values: &mut Values, data_dir: &Path) -> Database {
+    let default = || Secret::new(format!("sqlite:{}", data_dir.join("neuronetz.db").display()));
+    let url = values.secret("database.url").unwrap_or_else(default);
+    let known = ["sqlite:", "postgres://", "postgresql://"];
+    if !known.iter().any(|scheme| url.expose().starts_with(scheme)) {
+        let wrong = "`database.url` is (not shown); allowed: sqlite:PATH or postgres://…";
+        values.mistakes.push(wrong.to_owned());
+    }
+    Database {
+        url,
+        connections_max: values.number("database.connections_max"),
+        acquire_timeout: values.duration("database.acquire_timeout"),
+        migrate: values.switch("database.migrate"),
+    }
+}
+
+fn keys(values: &mut Values) -> Keys {
+    let processors = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
+    Keys {
+        argon2_memory_kib: values.number("keys.argon2_memory_kib"),
+        argon2_iterations: values.number("keys.argon2_iterations"),
+        argon2_lanes: values.number("keys.argon2_lanes"),
+        cache_ttl: values.duration("keys.cache_ttl"),
+        cache_entries_max: values.number("keys.cache_entries_max"),
+        verifications_max: values.number_if_given("keys.verifications_max").unwrap_or(processors),
+        verification_timeout: values.duration("keys.verification_timeout"),
+    }
+}
+
+fn upstream(values: &mut Values) -> Upstream {
+    Upstream {
+        upstreams: values.upstreams("upstream.upstreams"),
+        connect_timeout: values.duration("upstream.connect_timeout"),
+        first_byte_timeout: values.duration("upstream.first_byte_timeout"),
+        cold_first_byte_timeout: values.duration("upstream.cold_first_byte_timeout"),
+        gap_timeout: values.duration("upstream.gap_timeout"),
+        total_timeout: values.duration("upstream.total_timeout"),
+        warm_for: values.duration("upstream.warm_for"),
+        idle_connections_max: values.number("upstream.idle_connections_max"),
+        idle_timeout: values.duration("upstream.idle_timeout"),
+        reply_bytes_max: values.number("upstream.reply_bytes_max"),
+    }
+}
+
+fn audit(values: &mut Values) -> Audit {
+    Audit {
+        places_max: values.number("audit.places_max"),
+        batch_events_max: values.number("audit.batch_events_max"),
+        batch_wait: values.duration("audit.batch_wait"),
+        retention: values.duration_or_forever("audit.retention"),
+        unauthenticated_per_second: values.number("audit.unauthenticated_per_second"),
+    }
+}
+
+/// What is wrong between settings, and what production does not take.
+fn check(config: &Config, mistakes: &mut Vec<String>) {
+    let mut refuse = |wrong: bool, why: &str| {
+        if wrong {
+            mistakes.push(why.to_owned());
+        }
+    };
+    let Config { server, keys, catalog, database, admin, log, .. } = config;
+    refuse(
+        server.bodies_bytes_max < server.body_bytes_max,
+        "`server.bodies_bytes_max` is below `server.body_bytes_max`: no body of that size could come in",
+    );
+    refuse(
+        catalog.stale_after <= catalog.poll_interval,
+        "`catalog.stale_after` must be longer than `catalog.poll_interval`",
+    );
+    refuse(
+        keys.argon2_memory_kib < 8 * keys.argon2_lanes,
+        "`keys.argon2_memory_kib` must be at least 8 for each of `keys.argon2_lanes`",
+    );
+    if config.environment != Environment::Production {
+        return;
+    }
+    let sqlite = database.url.expose().starts_with("sqlite:");
+    refuse(
+        sqlite && config.replicas > 1,
+        "production: SQLite serves one replica; give `database.url` a postgres:// URL or set `gateway.replicas` to 1",
+    );
+    refuse(
+        !admin.listen.ip().is_loopback() && admin.token.is_none(),
+        "production: `admin.listen` is not on loopback; set `admin.token`",
+    );
+    refuse(
+        admin.token.as_ref().is_some_and(is_weak),
+        "production: `admin.token` is short or well known; give it at least 32 random characters",
+    );
+    refuse(
+        has_well_known_password(database.url.expose()),
+        "production: the password in `database.url` is a well-known one",
+    );
+    let strong = OWASP.iter().any(|(memory, passes)| {
+        keys.argon2_memory_kib >= *memory && keys.argon2_iterations >= *passes
+    });
+    refuse(
+        !strong,
+        "production: `keys.argon2_…` is below OWASP's minimum; 19456 KiB and 2 passes are the default",
+    );
+    refuse(
+        matches!(log.level, "debug" | "trace"),
+        "production: `log.level` must be error, warn or info",
+    );
+}
+
+fn is_weak(token: &Secret) -> bool {
+    token.expose().len() < TOKEN_LENGTH_MIN
+        || WELL_KNOWN.iter().any(|known| token.expose().eq_ignore_ascii_case(known))
+}
+
+fn has_well_known_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let user = authority.split(['/', '?']).next().and_then(|part| part.rsplit_once('@'));
+    let password = user.and_then(|(user, _)| user.split_once(':')).map(|(_, password)| password);
+    password.is_some_and(|password| {
+        WELL_KNOWN.iter().any(|known| password.eq_ignore_ascii_case(known))
+    })
+}
+
+fn data_dir(env: &env::Environment) -> PathBuf {
+    let home = || Some(PathBuf::from(env.get("HOME")?).join(".local/share"));
+    let base = env.get("XDG_DATA_HOME").map(PathBuf::from).or_else(home);
+    base.unwrap_or_else(|| PathBuf::from("/var/lib")).join("neuronetz")
+}

@@ -1,0 +1,168 @@
+//! Every setting, and how it is read: file, then environment over it, checked as a whole.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`table`] | every setting, once: name, kind, default, what it is for |
+//! | [`env`] | the environment, as an argument |
+//! | `values` | what was written, and the mistakes in it |
+//! | `check` | from what was written to what the program trusts |
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use protocol::secret::Secret;
+
+mod check;
+pub mod env;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use values::Mistakes;
+
+/// What the program trusts. Fields are documented in [`table`].
+pub struct Config {
+    /// Development or production.
+    pub environment: Environment,
+    /// Copies of the gateway that share the database.
+    pub replicas: u32,
+    /// Where files are kept.
+    pub data_dir: PathBuf,
+    /// The data listener.
+    pub server: Server,
+    /// The admin listener.
+    pub admin: Admin,
+    /// The database.
+    pub database: Database,
+    /// Keys.
+    pub keys: Keys,
+    /// Upstreams.
+    pub upstream: Upstream,
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The audit.
+    pub audit: Audit,
+    /// The log.
+    pub log: Log,
+}
+
+/// Where the gateway runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// On somebody's machine.
+    Development,
+    /// Where it matters: unsafe settings are refused.
+    Production,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub tls: Option<Tls>,
+    pub connections_max: usize,
+    pub header_bytes_max: usize,
+    pub uri_bytes_max: usize,
+    pub body_bytes_max: usize,
+    pub bodies_bytes_max: usize,
+    pub header_timeout: Duration,
+    pub body_gap_timeout: Duration,
+    pub body_timeout: Duration,
+    pub drain_timeout: Duration,
+}
+
+/// `server.tls_certificate` and `server.tls_key`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// `[admin]`
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub token: Option<Secret>,
+}
+
+/// `[database]`
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Database {
+    pub url: Secret,
+    pub connections_max: u32,
+    pub acquire_timeout: Duration,
+    pub migrate: bool,
+}
+
+/// `[keys]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Keys {
+    pub argon2_memory_kib: u32,
+    pub argon2_iterations: u32,
+    pub argon2_lanes: u32,
+    pub cache_ttl: Duration,
+    pub cache_entries_max: usize,
+    pub verifications_max: usize,
+    pub verification_timeout: Duration,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Upstream {
+    pub upstreams: Vec<(String, String)>,
+    pub connect_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    pub cold_first_byte_timeout: Duration,
+    pub gap_timeout: Duration,
+    pub total_timeout: Duration,
+    pub warm_for: Duration,
+    pub idle_connections_max: usize,
+    pub idle_timeout: Duration,
+    pub reply_bytes_max: usize,
+}
+
+/// `[catalog]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Catalog {
+    pub poll_interval: Duration,
+    pub stale_after: Duration,
+    pub allow_cloud_models: bool,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Audit {
+    pub places_max: usize,
+    pub batch_events_max: usize,
+    pub batch_wait: Duration,
+    pub retention: Option<Duration>,
+    pub unauthenticated_per_second: u32,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Log {
+    pub level: &'static str,
+    pub json: bool,
+}
+
+// === impl Database ===
+
+impl Database {
+    /// What storage wants to know.
+    #[must_use]
+    pub fn storage(&self) -> storage::Config {
+        storage::Config {
+            url: Secret::new(self.url.expose().to_owned()),
+            connections_max: self.connections_max,
+            acquire_timeout: self.acquire_timeout,
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Every setting, once: its name, what it may be, its default, and what it is for.
+//!
+//! The reference in docs/CONFIGURATION.md is made from this table, and a test fails when it is stale.
+
+use std::fmt::Write as _;
+
+/// What a setting may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `address:port`.
+    Address,
+    /// A path.
+    Path,
+    /// A whole number between two others.
+    Number(u64, u64),
+    /// A number of bytes, such as `64MiB`, between two others.
+    Bytes(u64, u64),
+    /// A duration, such as `1m30s`, between two others, in milliseconds.
+    Duration(u64, u64),
+    /// A duration, or `forever`.
+    DurationOrForever,
+    /// `true` or `false`.
+    Switch,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `name=url,name=url`.
+    Upstreams,
+    /// A text that is never printed; may be in a file instead.
+    Secret,
+}
+
+/// One setting.
+pub struct Setting {
+    /// Its section in the file.
+    pub section: &'static str,
+    /// Its name in the section.
+    pub field: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// Its default, as it would be written; empty where it has none, or one that is described.
+    pub default: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+const DAY: u64 = 24 * 3_600_000;
+const HOUR: u64 = 3_600_000;
+const GIB: u64 = 1 << 30;
+
+macro_rules! table {
+    ($($section:ident.$field:ident, $kind:expr, $default:literal, $about:literal;)+) => {
+        /// Every setting, in the order of the reference.
+        pub const SETTINGS: &[Setting] = &[$(Setting {
+            section: stringify!($section),
+            field: stringify!($field),
+            kind: $kind,
+            default: $default,
+            about: $about,
+        }),+];
+    };
+}
+
+table! {
+    gateway.environment, Kind::Word(&["development", "production"]), "development",
+        "In production unsafe settings stop the start. Also `NEURONETZ_ENV`.";
+    gateway.replicas, Kind::Number(1, 10_000), "1",
+        "How many copies of the gateway share the database. More than one needs Postgres.";
+    gateway.data_dir, Kind::Path, "",
+        "Where the SQLite database is kept. Default: `$XDG_DATA_HOME/neuronetz`, or `~/.local/share/neuronetz`.";
+    server.listen, Kind::Address, "127.0.0.1:8080",
+        "Where clients connect. Also `NEURONETZ_LISTEN`.";
+    server.tls_certificate, Kind::Path, "",
+        "PEM file with the certificate chain; with `tls_key`, the listener speaks TLS. Looked at every two seconds.";
+    server.tls_key, Kind::Path, "", "PEM file with the private key.";
+    server.connections_max, Kind::Number(1, 1_000_000), "16384",
+        "Connections at once; more wait to be accepted.";
+    server.header_bytes_max, Kind::Bytes(1_024, 1 << 20), "64KiB",
+        "Header fields of a request together; more is refused with 431.";
+    server.uri_bytes_max, Kind::Bytes(64, 1 << 16), "8KiB",
+        "Path and query of a request; more is refused with 414.";
+    server.body_bytes_max, Kind::Bytes(1, 4 * GIB), "64MiB",
+        "The body of a request; more is refused with 413.";
+    server.bodies_bytes_max, Kind::Bytes(1, 1 << 42), "512MiB",
+        "All bodies that are held at once; more is refused with 503 `overloaded`.";
+    server.header_timeout, Kind::Duration(10, HOUR), "10s",
+        "How long the head of a request may take, and a connection may be idle.";
+    server.body_gap_timeout, Kind::Duration(10, HOUR), "15s",
+        "How long the next part of a body may take.";
+    server.body_timeout, Kind::Duration(10, DAY), "5m", "How long a whole body may take.";
+    server.drain_timeout, Kind::Duration(0, DAY), "30s",
+        "How long streams may go on after the gateway was told to stop.";
+    admin.listen, Kind::Address, "127.0.0.1:9090",
+        "Where operators connect: metrics and health. Also `NEURONETZ_ADMIN_LISTEN`.";
+    admin.token, Kind::Secret, "",
+        "What operators present as `Authorization: Bearer …`. Needed in production where the listener is not on loopback.";
+    database.url, Kind::Secret, "",
+        "`sqlite:PATH` or `postgres://…`. Also `DATABASE_URL`. Default: `neuronetz.db` in the data directory.";
+    database.connections_max, Kind::Number(1, 1_000), "8",
+        "Connections at once (SQLite: readers; there is one writer).";
+    database.acquire_timeout, Kind::Duration(10, HOUR), "2s",
+        "How long a connection may be waited for.";
+    database.migrate, Kind::Switch, "true",
+        "Bring the schema up to date at start. Otherwise `neuronetz migrate` does.";
+    keys.argon2_memory_kib, Kind::Number(8, 4 << 20), "19456",
+        "Memory of one hash, in KiB.";
+    keys.argon2_iterations, Kind::Number(1, 1_000), "2", "Passes over that memory.";
+    keys.argon2_lanes, Kind::Number(1, 64), "1", "Lanes of that memory.";
+    keys.cache_ttl, Kind::Duration(0, HOUR), "60s",
+        "How long a proven key is trusted before its record is read again. Changes are heard at once besides.";
+    keys.cache_entries_max, Kind::Number(1, 10_000_000), "100000", "Proven keys that are remembered.";
+    keys.verifications_max, Kind::Number(1, 1_024), "",
+        "Hashes at once. Default: the number of processors, at least 2.";
+    keys.verification_timeout, Kind::Duration(10, HOUR), "5s",
+        "How long a caller waits for its turn to be verified.";
+    upstream.upstreams, Kind::Upstreams, "ollama=http://127.0.0.1:11434",
+        "Model servers besides those in the database. Also `NEURONETZ_UPSTREAMS`.";
+    upstream.connect_timeout, Kind::Duration(1, HOUR), "3s", "How long a connection may take.";
+    upstream.first_byte_timeout, Kind::Duration(10, DAY), "60s",
+        "How long the first byte of a stream may take where the model answered lately.";
+    upstream.cold_first_byte_timeout, Kind::Duration(10, DAY), "10m",
+        "How long it may take where the model may have to be loaded, or the reply is whole.";
+    upstream.gap_timeout, Kind::Duration(10, DAY), "2m", "How long the next part of a reply may take.";
+    upstream.total_timeout, Kind::Duration(10, 7 * DAY), "1h", "How long a whole reply may take.";
+    upstream.warm_for, Kind::Duration(0, DAY), "4m",
+        "How long a model counts as loaded after it answered.";
+    upstream.idle_connections_max, Kind::Number(0, 100_000), "256",
+        "Connections that are kept to each upstream.";
+    upstream.idle_timeout, Kind::Duration(10, DAY), "60s", "How long such a connection is kept.";
+    upstream.reply_bytes_max, Kind::Bytes(1_024, 4 * GIB), "64MiB",
+        "The largest reply that is not a stream.";
+    catalog.poll_interval, Kind::Duration(100, DAY), "30s",
+        "How often each upstream is asked for its models, give or take a tenth.";
+    catalog.stale_after, Kind::Duration(100, 7 * DAY), "5m",
+        "How long an upstream's list of models counts; after that its models are refused.";
+    catalog.allow_cloud_models, Kind::Switch, "false",
+        "Let through models whose name sends the request to Ollama's cloud.";
+    audit.places_max, Kind::Number(1, 10_000_000), "65536",
+        "Requests under way and events that wait to be stored; beyond, 503 `audit_saturated`.";
+    audit.batch_events_max, Kind::Number(1, 10_000), "500", "Events stored together.";
+    audit.batch_wait, Kind::Duration(1, 60_000), "200ms",
+        "How long the first event of a batch waits for others.";
+    audit.retention, Kind::DurationOrForever, "90d", "How long events are kept, or `forever`.";
+    audit.unauthenticated_per_second, Kind::Number(0, 10_000), "10",
+        "Refusals of requests without a valid key that are written down; all are counted.";
+    log.level, Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info", "What is logged.";
+    log.format, Kind::Word(&["text", "json"]), "text", "How it is logged.";
+}
+
+/// Names that stand for a setting besides the one that follows from its section and field.
+pub const ALSO: &[(&str, &str)] = &[
+    ("DATABASE_URL", "database.url"),
+    ("NEURONETZ_LISTEN", "server.listen"),
+    ("NEURONETZ_UPSTREAMS", "upstream.upstreams"),
+    ("NEURONETZ_ENV", "gateway.environment"),
+];
+
+/// Variables that are no settings.
+pub const OTHERS: &[&str] = &["NEURONETZ_CONFIG"];
+
+// === impl Setting ===
+
+impl Setting {
+    /// `section.field`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.section, self.field)
+    }
+
+    /// The environment variable that follows from section and field.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("NEURONETZ_{}_{}", self.section, self.field).to_uppercase()
+    }
+
+    /// Whether its value must never be printed.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        self.kind == Kind::Secret
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// What is allowed, for people.
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Self::Address => "address:port".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Number(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Bytes(min, max) => format!("bytes, as 64MiB, from {min} to {max}"),
+            Self::Duration(min, max) => format!("a duration, as 1m30s, from {} to {}", span(min), span(max)),
+            Self::DurationOrForever => "a duration, as 90d, or forever".to_owned(),
+            Self::Switch => "true or false".to_owned(),
+            Self::Word(words) => words.join(" or "),
+            Self::Upstreams => "name=http://host:port, several with commas".to_owned(),
+            Self::Secret => "a text; never printed".to_owned(),
+        }
+    }
+}
+
+fn span(millis: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_millis(millis)).to_string()
+}
+
+/// The reference, as Markdown.
+#[must_use]
+pub fn reference() -> String {
+    let mut out = String::from(HEAD);
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            section = setting.section;
+            let _ = write!(out, "\n## [{section}]\n\n| setting | default | allowed | what for |\n|---|---|---|---|\n");
+        }
+        let default =
+            if setting.default.is_empty() { "–".to_owned() } else { format!("`{}`", setting.default) };
+        let _ = writeln!(
+            out,
+            "| `{}`<br>`{}`{} | {default} | {} | {} |",
+            setting.field,
+            setting.variable(),
+            if setting.is_secret() { ", `…_FILE`" } else { "" },
+            setting.kind.allowed(),
+            setting.about,
+        );
+    }
+    out
+}
+
+const HEAD: &str = "# Configuration
+
+<!-- Made by `neuronetz check-config --reference`; a test fails when it is stale. -->
+
+One TOML file, named by `--config` or `NEURONETZ_CONFIG`, and environment variables over it. Every
+setting `field` of `[section]` is also the variable `NEURONETZ_SECTION_FIELD`; `DATABASE_URL`,
+`NEURONETZ_LISTEN`, `NEURONETZ_UPSTREAMS` and `NEURONETZ_ENV` are short names. A secret may be in a
+file instead: `url_file = \"…\"` or `DATABASE_URL_FILE=…`; value and file together are refused.
+
+A setting that is wrong or unknown stops the start, with its name, its value (never a secret's) and
+what is allowed. `neuronetz check-config` says so without starting anything.
+
+With `NEURONETZ_ENV=production` the start is refused with: SQLite and more than one replica; an admin
+listener that is not on loopback and has no token; a token that is short or a well-known one; a
+database password that is a well-known one; hashing below OWASP's minimum; logging at `debug` or
+`trace`.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_in_the_docs_is_fresh() {
+        let kept = include_str!("../../../docs/CONFIGURATION.md");
+        assert!(
+            kept == reference(),
+            "docs/CONFIGURATION.md is stale: neuronetz check-config --reference > docs/CONFIGURATION.md"
+        );
+    }
+
+    #[test]
+    fn every_name_is_there_once() {
+        let mut names: Vec<_> = SETTINGS.iter().map(Setting::name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), SETTINGS.len());
+        assert!(ALSO.iter().all(|(_, name)| names.iter().any(|other| other == name)));
+    }
+}

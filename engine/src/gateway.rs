@@ -1,0 +1,360 @@
+//! The composition: storage, then actors, then listeners; built apart from being served.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use actors::{
+    Handles, System,
+    catalog::{Model, Snapshot, Unavailable},
+    ports::Clock,
+};
+use identity::{authorize, principal::Principal};
+use metrics_exporter_prometheus::PrometheusHandle;
+use protocol::name::ModelName;
+use storage::{
+    Storage,
+    upstreams::{Upstream, UpstreamKind},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    admin, changes,
+    config::{self, Config},
+    cuts::Cuts,
+    http::{
+        arrival,
+        listener::Listener,
+        refusal::Refusal,
+        tls::{Certificate, TlsError},
+    },
+    keyring::Keyring,
+    phase::{Life, Phase},
+    upstream::{client::Client, probe::Probe},
+};
+
+/// How long the start waits for the upstreams to name their models.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long streams that are cut may take to say so.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the audit may take to store what waits, at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long tasks of no account are waited for, at the end.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What every request needs.
+pub struct Gateway {
+    pub(crate) server: config::Server,
+    pub(crate) upstream: config::Upstream,
+    pub(crate) allow_cloud_models: bool,
+    /// The upstreams of the configuration.
+    pub(crate) configured: Vec<Upstream>,
+    pub(crate) storage: Storage,
+    pub(crate) keyring: Keyring,
+    pub(crate) handles: Handles,
+    pub(crate) client: Arc<Client>,
+    pub(crate) bodies: arrival::Limits,
+    pub(crate) cuts: Arc<Cuts>,
+    pub(crate) life: Life,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// One task per connection; shutdown waits for them.
+    pub(crate) connections: TaskTracker,
+}
+
+/// What comes from outside, so that tests can bring their own.
+pub struct Outside {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where metrics are read; the recorder is the process's.
+    pub metrics: PrometheusHandle,
+}
+
+/// A gateway that is bound and not yet served.
+pub struct Built {
+    gateway: Arc<Gateway>,
+    system: System,
+    tasks: TaskTracker,
+    data: Listener,
+    admin: TcpListener,
+    admin_router: axum::Router,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// Why a gateway could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Storage.
+    #[error("storage: {0}")]
+    Storage(#[from] storage::Error),
+    /// The schema is not up to date and may not be brought up to date by itself.
+    #[error("the database is not migrated; run `neuronetz migrate` first")]
+    NotMigrated,
+    /// Actors.
+    #[error("actors: {0}")]
+    Actors(#[from] actors::StartError),
+    /// TLS.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// An address.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The TLS library.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The operating system has no randomness, without which no secret is one.
+    #[error("the operating system gives no randomness")]
+    Randomness,
+}
+
+/// How a gateway ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In order; so many audit events could not be stored.
+    InOrder {
+        /// Audit events lost, because the database could not be reached to the end.
+        unstored: usize,
+    },
+    /// At once, because it was told a second time.
+    AtOnce,
+    /// By itself: a part of it could not be kept alive.
+    Failed(String),
+}
+
+/// The models that a principal may use, of those there are.
+pub struct Effective<'a> {
+    snapshot: Arc<Snapshot>,
+    principal: &'a Principal,
+    allow_cloud: bool,
+}
+
+// === impl Built ===
+
+/// Builds everything and binds the listeners; nothing is accepted yet.
+///
+/// # Errors
+/// [`BuildError`], with what to do about it.
+pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError> {
+    let tasks = TaskTracker::new();
+    let storage = open_storage(&config.database).await?;
+    let client = Arc::new(Client::new(&config.upstream, tasks.clone())?);
+    let configured = configured(&config.upstream, outside.clock.as_ref());
+    let stored = storage.upstreams.list().await?;
+    let system = actors::start(actors::Arguments {
+        storage: storage.clone(),
+        prober: Arc::new(Probe::new(Arc::clone(&client))),
+        clock: Arc::clone(&outside.clock),
+        settings: settings(&config),
+        upstreams: changes::merge(stored, &configured),
+        tasks: tasks.clone(),
+    })
+    .await?;
+    let mut cache_key = [0; 32];
+    getrandom::fill(&mut cache_key).map_err(|_| BuildError::Randomness)?;
+    let clock = Arc::clone(&outside.clock);
+    let keyring = Keyring::new(storage.clone(), clock, &config.keys, cache_key, tasks.clone());
+    let certificate = match &config.server.tls {
+        Some(tls) => Some(Certificate::load(tls.certificate.clone(), tls.key.clone())?),
+        None => None,
+    };
+    let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose()?;
+    let server = config.server;
+    let data = Listener::bind(server.listen, acceptor, server.connections_max)
+        .await
+        .map_err(|error| BuildError::Listen(server.listen, error))?;
+    let admin = TcpListener::bind(config.admin.listen)
+        .await
+        .map_err(|error| BuildError::Listen(config.admin.listen, error))?;
+    let life = Life::new();
+    let gateway = Arc::new(Gateway {
+        bodies: arrival::Limits::new(&server),
+        upstream: config.upstream,
+        allow_cloud_models: config.catalog.allow_cloud_models,
+        configured,
+        storage,
+        keyring,
+        handles: system.handles.clone(),
+        client,
+        cuts: Cuts::new(life.cutting().clone()),
+        life,
+        clock: outside.clock,
+        connections: TaskTracker::new(),
+        server,
+    });
+    let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, outside.metrics);
+    gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
+    Ok(Built { gateway, system, tasks, data, admin, admin_router, certificate })
+}
+
+impl Built {
+    /// Where the data listener is bound.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn data_address(&self) -> io::Result<SocketAddr> {
+        self.data.address()
+    }
+
+    /// Where the admin listener is bound.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The life of the gateway, to be watched.
+    #[must_use]
+    pub fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(&self.gateway)
+    }
+
+    /// Serves until it is told to stop, and stops in order; told a second time, at once. Each
+    /// message of `stops` is such a word; a closed channel is none.
+    pub async fn serve(self, mut stops: mpsc::Receiver<()>) -> Ended {
+        let Self { gateway, system, tasks, data, admin, admin_router, certificate } = self;
+        let stopped = gateway.life.stopped().clone();
+        tasks.spawn(data.accept(Arc::clone(&gateway)));
+        tasks.spawn(changes::listen(Arc::clone(&gateway)));
+        tasks.spawn(prune(Arc::clone(&gateway)));
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.follow(stopped.clone()));
+        }
+        let served = axum::serve(admin, admin_router).with_graceful_shutdown(stopped.cancelled_owned());
+        tasks.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the admin listener ended");
+            }
+        });
+        let failed = tokio::select! {
+            () = told(&mut stops) => None,
+            reason = system.failed() => Some(reason),
+        };
+        let ended = tokio::select! {
+            unstored = stop(&gateway, system, &tasks) => Ended::InOrder { unstored },
+            () = told(&mut stops) => Ended::AtOnce,
+        };
+        gateway.life.enter(Phase::Stopped);
+        match failed {
+            Some(reason) => Ended::Failed(reason),
+            None => ended,
+        }
+    }
+}
+
+async fn told(stops: &mut mpsc::Receiver<()>) {
+    if stops.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// From the outside in: no new requests, the streams, the actors from the leaves up, the database.
+async fn stop(gateway: &Gateway, system: System, tasks: &TaskTracker) -> usize {
+    gateway.life.enter(Phase::Draining);
+    gateway.connections.close();
+    let open = gateway.connections.len();
+    tracing::info!(open, "draining; a second signal stops at once");
+    let drained = tokio::time::timeout(gateway.server.drain_timeout, gateway.connections.wait());
+    if drained.await.is_err() {
+        let open = gateway.connections.len();
+        tracing::warn!(open, "the time to drain is over; cutting what is open");
+    }
+    gateway.life.enter(Phase::Cutting);
+    let _ = tokio::time::timeout(CUT_TIMEOUT, gateway.connections.wait()).await;
+    let unstored = system.stop(FLUSH_TIMEOUT).await.unstored;
+    gateway.life.enter(Phase::Stopped);
+    gateway.client.close_idle();
+    tasks.close();
+    let _ = tokio::time::timeout(TASKS_TIMEOUT, tasks.wait()).await;
+    gateway.storage.database.close().await;
+    unstored
+}
+
+async fn prune(gateway: Arc<Gateway>) {
+    let stopped = gateway.life.stopped().clone();
+    let every = gateway.upstream.idle_timeout.max(Duration::from_secs(1));
+    while stopped.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        gateway.client.prune();
+    }
+}
+
+async fn open_storage(config: &config::Database) -> Result<Storage, BuildError> {
+    let storage = storage::open(config.storage()).await?;
+    if config.migrate {
+        let applied = storage.database.migrate().await?;
+        if !applied.is_empty() {
+            tracing::info!(?applied, database = storage.database.kind(), "migrated");
+        }
+    } else if !storage.database.is_migrated().await? {
+        return Err(BuildError::NotMigrated);
+    }
+    Ok(storage)
+}
+
+pub(crate) fn configured(settings: &config::Upstream, clock: &dyn Clock) -> Vec<Upstream> {
+    let upstream = |(name, url): &(String, String)| Upstream {
+        name: name.clone(),
+        url: url.clone(),
+        kind: UpstreamKind::Ollama,
+        created_at: clock.now(),
+    };
+    settings.upstreams.iter().map(upstream).collect()
+}
+
+fn settings(config: &Config) -> actors::Settings {
+    let Config { audit, catalog, .. } = config;
+    let mut settings = actors::Settings::default();
+    settings.audit.places_max = audit.places_max;
+    settings.audit.batch_events_max = audit.batch_events_max;
+    settings.audit.batch_wait = audit.batch_wait;
+    settings.audit.sampled_per_second = audit.unauthenticated_per_second;
+    settings.catalog.stale_after = catalog.stale_after;
+    settings.poll.interval = catalog.poll_interval;
+    settings.sweeper.audit_retention = audit.retention;
+    settings
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// The phase it is in.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.life.phase()
+    }
+
+    /// The models that this principal may use.
+    pub(crate) fn catalog<'a>(&self, principal: &'a Principal) -> Result<Effective<'a>, Unavailable> {
+        let snapshot = self.handles.catalog.current()?;
+        Ok(Effective { snapshot, principal, allow_cloud: self.allow_cloud_models })
+    }
+
+    /// The model of that name, where this principal may use it.
+    pub(crate) fn permitted(
+        &self,
+        principal: &Principal,
+        name: &ModelName,
+    ) -> Result<Arc<Model>, Refusal> {
+        // Who may not is told so, whether or not it is known which models there are.
+        let judge = |exists| authorize::model(&principal.models, name, self.allow_cloud_models, exists);
+        judge(true)?;
+        let snapshot = self.handles.catalog.current()?;
+        let model = snapshot.find(name);
+        judge(model.is_some())?;
+        model.cloned().ok_or(Refusal::Denied(authorize::Denied::NotFound))
+    }
+
+    /// The upstreams that answered their last poll.
+    pub(crate) fn upstreams_up(&self) -> Vec<Arc<Upstream>> {
+        self.handles.upstreams.up()
+    }
+}
+
+// === impl Effective ===
+
+impl Effective<'_> {
+    /// By name.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.snapshot.models().filter(|model| {
+            authorize::model(&self.principal.models, &model.name, self.allow_cloud, true).is_ok()
+        })
+    }
+}

@@ -1,0 +1,303 @@
+//! The one place where a refusal becomes HTTP.
+//!
+//! Each module refuses in its own words; they meet in [`Refusal`]. What a client is told is decided
+//! here, without a wildcard, so that a new refusal does not compile until someone has chosen. The
+//! inner cause goes to the log, once, here too.
+
+use std::{borrow::Cow, time::Duration};
+
+use actors::{audit::Saturated, catalog};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use identity::{authorize::Denied, presented::NotPresented};
+use protocol::{
+    error::{Code, Side},
+    id::RequestId,
+    ollama::request::BodyError,
+    route::Dialect,
+};
+
+use super::body::ReplyBody;
+use crate::{
+    clock::request_id,
+    keyring,
+    telemetry,
+    upstream::client::{CallError, ReadError},
+};
+
+/// What a client is asked to wait before it tries again, where nothing more exact is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request goes no further.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The request, as HTTP, is not acceptable.
+    #[error(transparent)]
+    Head(#[from] HeadFault),
+    /// No key, or none that is one.
+    #[error(transparent)]
+    NotPresented(#[from] NotPresented),
+    /// The key does not prove anybody.
+    #[error(transparent)]
+    Identity(#[from] keyring::Refused),
+    /// The endpoint is blocked for everybody.
+    #[error("the endpoint is blocked")]
+    Blocked,
+    /// The body did not arrive as it should.
+    #[error(transparent)]
+    Arrival(#[from] ArrivalFault),
+    /// The body says something that cannot be done.
+    #[error("the body is not acceptable: {}", .0.code)]
+    Body(BodyError),
+    /// The principal may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It is not known which models there are.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Unavailable),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Audit(#[from] Saturated),
+    /// The gateway is stopping.
+    #[error("the gateway is stopping")]
+    Stopping,
+    /// No upstream could be called, or the call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The reply could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The upstream answered with a fault.
+    #[error("the upstream answered with status {0}")]
+    UpstreamStatus(u16),
+    /// The upstream answered with something that is no reply.
+    #[error("the upstream's reply cannot be understood")]
+    UpstreamReply,
+}
+
+/// What is wrong with a request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadFault {
+    /// No such endpoint.
+    #[error("no such endpoint")]
+    NotFound,
+    /// Another method is wanted.
+    #[error("wrong method")]
+    Method(&'static str),
+    /// The URL is too long.
+    #[error("the URL is too long")]
+    UriTooLong,
+    /// The header fields are too large.
+    #[error("the header fields are too large")]
+    HeadersTooLarge,
+    /// Both `Content-Length` and `Transfer-Encoding`, or another shape that could be read in two
+    /// ways.
+    #[error("the head can be read in two ways")]
+    Ambiguous,
+}
+
+/// What went wrong while a body arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArrivalFault {
+    /// Too large.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Compressed.
+    #[error("the body is compressed")]
+    Compressed,
+    /// Too slow.
+    #[error("the body came too slowly")]
+    Slow,
+    /// It broke off, or its framing is wrong.
+    #[error("the body broke off")]
+    Broken,
+    /// All bodies together are at their limit.
+    #[error("no room for another body")]
+    NoRoom,
+}
+
+/// What the client is told.
+struct Told<'a> {
+    code: Code,
+    message: Cow<'a, str>,
+    param: Option<&'a str>,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// The code of this refusal. No wildcard arm.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Head(HeadFault::NotFound) => Code::NotFound,
+            Self::Head(HeadFault::Method(_)) => Code::MethodNotAllowed,
+            Self::Head(HeadFault::UriTooLong) => Code::UriTooLong,
+            Self::Head(HeadFault::HeadersTooLarge) => Code::HeadersTooLarge,
+            Self::Head(HeadFault::Ambiguous) => Code::MalformedRequest,
+            Self::NotPresented(NotPresented::Missing) => Code::MissingApiKey,
+            Self::NotPresented(NotPresented::Malformed)
+            | Self::Identity(keyring::Refused::Wrong) => Code::InvalidApiKey,
+            Self::Identity(keyring::Refused::Expired) => Code::KeyExpired,
+            Self::Identity(keyring::Refused::Revoked) => Code::KeyRevoked,
+            Self::Identity(keyring::Refused::Suspended) => Code::TenantSuspended,
+            Self::Identity(keyring::Refused::TooMany) => Code::TooManyAttempts,
+            Self::Identity(keyring::Refused::Unavailable) => Code::IdentityUnavailable,
+            Self::Blocked => Code::EndpointBlocked,
+            Self::Arrival(ArrivalFault::TooLarge) => Code::RequestTooLarge,
+            Self::Arrival(ArrivalFault::Compressed) => Code::UnsupportedEncoding,
+            Self::Arrival(ArrivalFault::Slow) => Code::RequestTimeout,
+            Self::Arrival(ArrivalFault::Broken) => Code::MalformedRequest,
+            Self::Arrival(ArrivalFault::NoRoom) => Code::Overloaded,
+            Self::Body(error) => error.code,
+            Self::Denied(Denied::Cloud) => Code::CloudModelBlocked,
+            Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
+            Self::Denied(Denied::NotFound) => Code::ModelNotFound,
+            Self::Catalog(_) => Code::CatalogUnavailable,
+            Self::Audit(_) => Code::AuditSaturated,
+            Self::Stopping => Code::ShuttingDown,
+            Self::Call(CallError::Connect(_) | CallError::ConnectTimeout) => {
+                Code::UpstreamUnavailable
+            }
+            Self::Call(CallError::FirstByteTimeout) | Self::Read(ReadError::Stalled) => {
+                Code::UpstreamTimeout
+            }
+            Self::Call(CallError::Broken(_))
+            | Self::Read(ReadError::Broken(_) | ReadError::TooLarge)
+            | Self::UpstreamReply => Code::UpstreamFailed,
+            Self::UpstreamStatus(status) => upstream_status(*status),
+        }
+    }
+
+    /// Whether the rest of the request must not be waited for on this connection.
+    fn closes(&self) -> bool {
+        match self {
+            Self::Head(fault) => {
+                matches!(fault, HeadFault::Ambiguous | HeadFault::HeadersTooLarge)
+            }
+            Self::Arrival(_) => true,
+            _ => false,
+        }
+    }
+
+    fn told(&self) -> Told<'_> {
+        let code = self.code();
+        match self {
+            Self::Body(error) => {
+                Told { code, message: error.message.clone(), param: error.field.as_deref() }
+            }
+            Self::Denied(_) | Self::UpstreamStatus(404) => {
+                Told { code, message: code.message().into(), param: Some("model") }
+            }
+            _ => Told { code, message: code.message().into(), param: None },
+        }
+    }
+
+    /// The answer. Logs the cause and counts what was refused because a check could not be made.
+    #[must_use]
+    pub fn respond(&self, request: RequestId, dialect: Dialect) -> Response<ReplyBody> {
+        let Told { code, message, param } = self.told();
+        match code.side() {
+            Side::Client => tracing::debug!(%request, %code, cause = %self, "refused"),
+            Side::Gateway => {
+                telemetry::failed_closed(code);
+                tracing::warn!(%request, %code, cause = %self, "refused");
+            }
+            Side::Upstream => tracing::warn!(%request, %code, cause = %self, "upstream failed"),
+        }
+        let mut response = respond(code, &message, param, dialect);
+        let headers = response.headers_mut();
+        if let Self::Head(HeadFault::Method(allowed)) = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// What the status of an upstream's answer means here. Its 401 and 403 are between it and us: a
+/// client that is told so would change its key in vain.
+fn upstream_status(status: u16) -> Code {
+    match status {
+        404 => Code::ModelNotFound,
+        400 | 405..=407 | 409..=428 => Code::UpstreamRejected,
+        429 | 503 => Code::UpstreamUnavailable,
+        408 | 504 => Code::UpstreamTimeout,
+        _ => Code::UpstreamFailed,
+    }
+}
+
+/// An error body with its headers; what every answer has besides is added where it leaves.
+fn respond(
+    code: Code,
+    message: &str,
+    param: Option<&str>,
+    dialect: Dialect,
+) -> Response<ReplyBody> {
+    let body = Bytes::from(text(code, message, param, dialect));
+    let mut response = Response::new(ReplyBody::whole(body));
+    *response.status_mut() =
+        StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if code.status() == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if code.retryable() && matches!(code.status(), 429 | 503) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        let millis = HeaderValue::from(u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX));
+        headers.insert("retry-after-ms", millis);
+    }
+    response
+}
+
+fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Ollama => protocol::openai::error::ollama_error(message),
+        Dialect::OpenAi => protocol::openai::error::openai_error(code, message, param),
+    }
+}
+
+/// A whole answer as bytes, for a request that never became one: its head could not be read.
+#[must_use]
+pub fn raw(code: Code) -> Bytes {
+    let request = request_id();
+    tracing::debug!(%request, %code, "refused before there was a request");
+    let body = text(code, code.message(), None, Dialect::OpenAi);
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let reason = status.canonical_reason().unwrap_or("Refused");
+    Bytes::from(format!(
+        "HTTP/1.1 {} {reason}\r\nx-request-id: {request}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        status.as_u16(),
+        body.len(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_answer_is_whole_and_has_a_request_id() {
+        let raw = raw(Code::HeadersTooLarge);
+        let Ok(text) = std::str::from_utf8(&raw) else { panic!("not text") };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { panic!("no head") };
+        assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{head}");
+        assert!(head.contains("x-request-id: req_"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert!(body.contains("headers_too_large"), "{body}");
+    }
+
+    #[test]
+    fn an_upstreams_word_on_identity_is_not_passed_on() {
+        for status in [401, 403, 500, 502, 302, 101] {
+            assert_eq!(upstream_status(status), Code::UpstreamFailed, "{status}");
+        }
+        assert_eq!(upstream_status(400), Code::UpstreamRejected);
+        assert_eq!(upstream_status(404), Code::ModelNotFound);
+        assert_eq!(upstream_status(503), Code::UpstreamUnavailable);
+    }
+}

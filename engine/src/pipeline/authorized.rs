@@ -1,0 +1,82 @@
+//! The third stage: it is known what is asked, and this principal may ask it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use identity::principal::Principal;
+use protocol::{name::ModelName, route::Route};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{admitted::Admitted, settled::Record};
+use crate::{gateway::Gateway, http::refusal::Refusal};
+
+/// What is asked.
+pub enum Ask {
+    /// The models that the principal may use, as Ollama lists them.
+    Tags,
+    /// The same, as OpenAI lists them.
+    OpenAiModels,
+    /// One of them, as OpenAI tells of it.
+    OpenAiModel(ModelName),
+    /// Which of them are loaded.
+    Ps,
+    /// The version of the model server.
+    Version,
+    /// Something of one model.
+    Inference(Box<Inference>),
+}
+
+/// A request to one model.
+pub struct Inference {
+    /// The route it came on.
+    pub route: Route,
+    /// The model, with the upstreams that serve it.
+    pub model: Arc<actors::catalog::Model>,
+    /// In which dialect it was asked, and is to be answered.
+    pub form: Form,
+    /// Whether the reply is a stream.
+    pub stream: bool,
+    /// The body for the upstream.
+    pub body: Bytes,
+    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
+    pub text_bytes: u64,
+    /// The room that the body takes; given back with it.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// In which dialect a client asked.
+pub enum Form {
+    /// Ollama's own: bytes pass as they are.
+    Native,
+    /// OpenAI's chat: replies are translated.
+    OpenAi {
+        /// The model as the client spelled it, so that it reads its own spelling in the reply.
+        model: String,
+        /// Whether a stream ends with a chunk of usage.
+        include_usage: bool,
+    },
+}
+
+/// A request that may be made.
+pub struct Authorized {
+    principal: Arc<Principal>,
+    ask: Ask,
+}
+
+// === impl Authorized ===
+
+impl Authorized {
+    pub(super) fn new(principal: Arc<Principal>, ask: Ask) -> Self {
+        Self { principal, ask }
+    }
+
+    /// Asks for admission. Today that is a place in the audit, since what cannot be recorded is not
+    /// done; it bounds how many requests are under way.
+    ///
+    /// # Errors
+    /// Where the audit is full.
+    pub fn admit(self, gateway: &Gateway, record: &mut Record) -> Result<Admitted, Refusal> {
+        record.admit(gateway.handles.audit.reserve()?);
+        Ok(Admitted::new(self.principal, self.ask))
+    }
+}

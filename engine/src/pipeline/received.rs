@@ -1,0 +1,110 @@
+//! The first stage: a head that has arrived, is within its limits and asks for something there is.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Request, header, request::Parts};
+use hyper::body::{Body, Incoming};
+use identity::presented::bearer;
+
+use super::{authenticated::Authenticated, settled::Record};
+use crate::{
+    gateway::Gateway,
+    http::{
+        Seen,
+        refusal::{HeadFault, Refusal},
+        router::{self, Endpoint},
+    },
+    phase::Phase,
+};
+
+/// What header fields cost besides their bytes, as in RFC 9113, 6.5.2.
+const FIELD_OVERHEAD: usize = 32;
+
+/// A request whose head is acceptable. Nobody is proven yet.
+pub struct Received {
+    parts: Parts,
+    body: Incoming,
+    endpoint: Endpoint,
+    allowed: &'static str,
+    seen: Option<Arc<Seen>>,
+}
+
+// === impl Received ===
+
+impl Received {
+    /// Checks the head.
+    ///
+    /// # Errors
+    /// [`HeadFault`].
+    pub(crate) fn new(
+        request: Request<Incoming>,
+        seen: Option<Arc<Seen>>,
+        gateway: &Gateway,
+    ) -> Result<Self, HeadFault> {
+        let (parts, body) = request.into_parts();
+        let had_length = seen.as_ref().is_some_and(|seen| seen.content_length());
+        if let Some(seen) = &seen {
+            if body.is_end_stream() {
+                seen.head_follows();
+            } else {
+                // Until it has been read: whatever refuses the request before leaves it unread.
+                seen.leave_body();
+            }
+        }
+        let limits = &gateway.server;
+        if parts.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > limits.uri_bytes_max) {
+            return Err(HeadFault::UriTooLong);
+        }
+        if size(&parts.headers) > limits.header_bytes_max {
+            return Err(HeadFault::HeadersTooLarge);
+        }
+        if had_length && parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            return Err(HeadFault::Ambiguous);
+        }
+        let found = router::find(parts.uri.path()).ok_or(HeadFault::NotFound)?;
+        let allowed = if found.method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
+        let fits = parts.method == found.method
+            || parts.method == Method::OPTIONS
+            || (parts.method == Method::HEAD && found.method == Method::GET)
+            || found.endpoint == Endpoint::Blocked;
+        if !fits {
+            return Err(HeadFault::Method(allowed));
+        }
+        Ok(Self { parts, body, endpoint: found.endpoint, allowed, seen })
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether only the methods are asked for; they are what comes back.
+    #[must_use]
+    pub fn asks_for_options(&self) -> Option<&'static str> {
+        (self.parts.method == Method::OPTIONS).then_some(self.allowed)
+    }
+
+    /// Proves who is calling.
+    ///
+    /// # Errors
+    /// No key, a key that proves nobody, or one that cannot be checked.
+    pub async fn authenticate(
+        self,
+        gateway: &Gateway,
+        record: &mut Record,
+    ) -> Result<Authenticated, Refusal> {
+        if gateway.life.phase() > Phase::Serving {
+            return Err(Refusal::Stopping);
+        }
+        let presented = bearer(self.parts.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))?;
+        let principal = gateway.keyring.authenticate(presented).await?;
+        record.prove(Arc::clone(&principal));
+        let Self { parts, body, endpoint, seen, .. } = self;
+        Ok(Authenticated::new(principal, endpoint, parts.headers, body, seen))
+    }
+}
+
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
+}

@@ -1,0 +1,130 @@
+//! What is counted and logged: the only place of this crate that speaks to those libraries.
+//!
+//! Names are in [`protocol::telemetry`]. Label values are bounded: tenants are made by operators,
+//! models are those of the catalog (else `-`), the rest are words of enums.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use protocol::{error::Code, telemetry as names, usage::Usage};
+use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
+
+use crate::config;
+
+/// Bounds of whole requests and first bytes, in seconds: from a refusal to a cold 70B model.
+const SECONDS: [f64; 16] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0,
+    600.0,
+];
+/// Bounds of what should be quick, in seconds.
+const SHORT_SECONDS: [f64; 12] = [
+    0.000_001, 0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25, 1.0,
+];
+/// Our own crates: their lines are ours, and hold no secret. Those of others could.
+const OWN_CRATES: [&str; 5] = ["engine", "actors", "storage", "protocol", "identity"];
+
+/// Metrics are counted elsewhere already, or their bounds are none.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be counted here")]
+pub struct NotInstalled;
+
+/// Counts for the whole process from now on.
+///
+/// # Errors
+/// Where something else counts already.
+pub fn install() -> Result<PrometheusHandle, NotInstalled> {
+    let mut builder = PrometheusBuilder::new();
+    for (name, bounds) in [
+        (names::REQUEST_DURATION_SECONDS, SECONDS.as_slice()),
+        (names::FIRST_BYTE_SECONDS, SECONDS.as_slice()),
+        (names::CANCEL_SECONDS, SHORT_SECONDS.as_slice()),
+        (names::ACTOR_HANDLING_SECONDS, SHORT_SECONDS.as_slice()),
+    ] {
+        let matcher = Matcher::Full(name.to_owned());
+        builder = builder.set_buckets_for_metric(matcher, bounds).map_err(|_| NotInstalled)?;
+    }
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| NotInstalled)?;
+    Ok(handle)
+}
+
+/// Logs to stderr from now on; where something else logs already, it goes on.
+pub fn log(settings: &config::Log) {
+    let others = if settings.level == "error" { "error" } else { "warn" };
+    let ours = OWN_CRATES.map(|name| format!(",{name}={}", settings.level)).concat();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(format!("{others}{ours}")))
+        .with_writer(std::io::stderr);
+    let _ = if settings.json {
+        builder.json().finish().try_init()
+    } else {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        builder.with_ansi(terminal).finish().try_init()
+    };
+}
+
+/// A request whose reply has ended, as the metrics see it.
+pub(crate) struct Ended<'a> {
+    /// The tenant's name; `-` where nobody was proven.
+    pub(crate) tenant: &'a str,
+    /// The model's name; `-` where none is known.
+    pub(crate) model: &'a str,
+    /// The HTTP status that the client saw.
+    pub(crate) status: u16,
+    /// Tokens.
+    pub(crate) usage: Usage,
+    /// From the head's arrival to the first byte of the reply.
+    pub(crate) first_byte: Option<Duration>,
+    /// From the head's arrival to the end.
+    pub(crate) total: Duration,
+}
+
+impl Ended<'_> {
+    /// Counts it.
+    pub(crate) fn emit(&self) {
+        let tenant = || self.tenant.to_owned();
+        let model = || self.model.to_owned();
+        let status = self.status.to_string();
+        counter!(names::REQUESTS_TOTAL, "tenant" => tenant(), "model" => model(), "status" => status)
+            .increment(1);
+        histogram!(names::REQUEST_DURATION_SECONDS, "tenant" => tenant(), "model" => model())
+            .record(self.total);
+        if let Some(first_byte) = self.first_byte {
+            histogram!(names::FIRST_BYTE_SECONDS).record(first_byte);
+        }
+        for (direction, tokens) in
+            [("prompt", self.usage.prompt), ("completion", self.usage.completion)]
+        {
+            if tokens > 0 {
+                counter!(
+                    names::TOKENS_TOTAL,
+                    "tenant" => tenant(), "model" => model(), "direction" => direction
+                )
+                .increment(tokens);
+            }
+        }
+    }
+}
+
+/// A stream has begun (1) or ended (-1).
+pub(crate) fn streams_open(change: i8) {
+    gauge!(names::STREAMS_OPEN).increment(f64::from(change));
+}
+
+/// The client of a stream had gone; so long after, the upstream's connection was closed.
+pub(crate) fn cancelled(after: Duration) {
+    histogram!(names::CANCEL_SECONDS).record(after);
+}
+
+/// A key was compared with its stored hash.
+pub(crate) fn key_verified(right: bool) {
+    let result = if right { "right" } else { "wrong" };
+    counter!(names::KEY_VERIFICATIONS_TOTAL, "result" => result).increment(1);
+}
+
+/// A request was refused because a check could not be made.
+pub(crate) fn failed_closed(code: Code) {
+    counter!(names::FAIL_CLOSED_TOTAL, "reason" => code.as_str()).increment(1);
+}

@@ -1,0 +1,201 @@
+//! A new connection to an upstream: TCP or TLS, `TCP_NODELAY`, HTTP/1.1.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use crate::telemetry;
+
+/// Where an upstream listens, read from its URL once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// `https`.
+    pub tls: bool,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// A URL that names no origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an upstream's URL must be http://host[:port] or https://host[:port]")]
+pub struct NotAnOrigin;
+
+/// Why there is no connection. The cause stays in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP said no.
+    #[error("cannot connect: {0}")]
+    Tcp(#[from] std::io::Error),
+    /// TLS said no.
+    #[error("no TLS with that host: {0}")]
+    Tls(#[source] std::io::Error),
+    /// The name cannot stand in a certificate.
+    #[error("the host name cannot be verified")]
+    Name,
+    /// HTTP said no.
+    #[error("no HTTP on that connection: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// An HTTP/1.1 connection, for one call at a time. Dropped, it is closed at once, in the middle of
+/// whatever the upstream is sending, so that it stops working on it.
+pub struct Connection {
+    /// Where requests go in.
+    pub sender: SendRequest<Full<Bytes>>,
+    task: AbortHandle,
+    left: Arc<OnceLock<Instant>>,
+}
+
+/// Opens connections.
+pub struct Connector {
+    tls: TlsConnector,
+    tasks: TaskTracker,
+}
+
+/// Says, when it is dropped after the socket, how long the closing took.
+struct Closing(Arc<OnceLock<Instant>>);
+
+// === impl Origin ===
+
+impl Origin {
+    /// Reads `http://host[:port]` or `https://host[:port]`.
+    ///
+    /// # Errors
+    /// [`NotAnOrigin`] for anything else, a path included.
+    pub fn parse(url: &str) -> Result<Self, NotAnOrigin> {
+        let uri: http::Uri = url.parse().map_err(|_| NotAnOrigin)?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(NotAnOrigin),
+        };
+        let authority = uri.authority().ok_or(NotAnOrigin)?;
+        if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(NotAnOrigin);
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(NotAnOrigin);
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { tls, host, port })
+    }
+
+    /// What goes into the `Host` header: the upstream's own name.
+    #[must_use]
+    pub fn host_header(&self) -> String {
+        let default = if self.tls { 443 } else { 80 };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == default { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+// === impl Connection ===
+
+impl Drop for Connection {
+    /// The time until the socket is closed is a metric.
+    fn drop(&mut self) {
+        let _ = self.left.set(Instant::now());
+        self.task.abort();
+    }
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Connections run as tasks of `tasks`. Certificates are checked against Mozilla's roots.
+    ///
+    /// # Errors
+    /// Where the TLS library refuses its own versions.
+    pub fn new(tasks: TaskTracker) -> Result<Self, rustls::Error> {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), tasks })
+    }
+
+    /// Connects; takes as long as it takes, the caller keeps the time.
+    ///
+    /// # Errors
+    /// [`ConnectError`], before anything was sent.
+    pub async fn connect(&self, origin: &Origin) -> Result<Connection, ConnectError> {
+        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
+        // Nagle and delayed acknowledgements together would hold small writes back for 40 ms.
+        stream.set_nodelay(true)?;
+        if !origin.tls {
+            return self.handshake(stream).await;
+        }
+        let name = ServerName::try_from(origin.host.clone()).map_err(|_| ConnectError::Name)?;
+        let stream = self.tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
+        self.handshake(stream).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<Connection, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let left = Arc::new(OnceLock::new());
+        let closing = Closing(Arc::clone(&left));
+        let task = self.tasks.spawn(async move {
+            // Declared before the connection is awaited, so dropped after it, aborted or not.
+            let _closing = closing;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Connection { sender, task: task.abort_handle(), left })
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(left) = self.0.get() {
+            telemetry::cancelled(left.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_read_from_a_url() {
+        let origin = |tls, host: &str, port| Ok(Origin { tls, host: host.to_owned(), port });
+        assert_eq!(Origin::parse("http://127.0.0.1:11434"), origin(false, "127.0.0.1", 11434));
+        assert_eq!(Origin::parse("http://[::1]:11434/"), origin(false, "::1", 11434));
+        assert_eq!(Origin::parse("https://models.example"), origin(true, "models.example", 443));
+        for url in ["", "ollama", "ftp://a", "http://", "http://a/b", "http://a?b", "http://u:p@a"] {
+            assert_eq!(Origin::parse(url), Err(NotAnOrigin), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_host_header_is_the_upstreams_own() -> Result<(), NotAnOrigin> {
+        assert_eq!(Origin::parse("http://[::1]:11434")?.host_header(), "[::1]:11434");
+        assert_eq!(Origin::parse("http://a:80")?.host_header(), "a");
+        assert_eq!(Origin::parse("https://a:8443")?.host_header(), "a:8443");
+        Ok(())
+    }
+}

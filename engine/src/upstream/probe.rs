@@ -1,0 +1,79 @@
+//! The question which models an upstream has.
+
+use std::{sync::Arc, time::Duration};
+
+use actors::ports::{DiscoveredModel, ProbeError, Prober};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use jiff::Timestamp;
+use protocol::ollama::tags;
+use storage::upstreams::Upstream;
+
+use super::{
+    client::{Call, CallError, Client, ReadError},
+    connect::Origin,
+};
+use crate::clock::request_id;
+
+/// How long an upstream may take to name its models. It does so from memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest list that is read, in bytes: some 20,000 models.
+const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Asks through the same client that carries the requests.
+pub struct Probe {
+    client: Arc<Client>,
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// A probe that asks through `client`.
+    #[must_use]
+    pub fn new(client: Arc<Client>) -> Self {
+        Self { client }
+    }
+}
+
+#[async_trait]
+impl Prober for Probe {
+    async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
+        let origin = Origin::parse(&upstream.url).map_err(|_| ProbeError::Unreachable)?;
+        let call = Call {
+            method: Method::GET,
+            path: "/api/tags",
+            body: Bytes::new(),
+            request: request_id(),
+            first_byte: ANSWER_TIMEOUT,
+            origin: &origin,
+        };
+        let reply = self.client.call(&call).await.map_err(|error| {
+            tracing::debug!(upstream = %upstream.name, %error, "probe failed");
+            match error {
+                CallError::Connect(_) | CallError::Broken(_) => ProbeError::Unreachable,
+                CallError::ConnectTimeout | CallError::FirstByteTimeout => ProbeError::TimedOut,
+            }
+        })?;
+        if !reply.status.is_success() {
+            return Err(ProbeError::Status(reply.status.as_u16()));
+        }
+        let body = reply.read(LIST_BYTES_MAX, ANSWER_TIMEOUT).await.map_err(|error| match error {
+            ReadError::Stalled => ProbeError::TimedOut,
+            ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
+        })?;
+        let entries = tags::parse(&body).map_err(|_| ProbeError::Unreadable)?;
+        Ok(entries.into_iter().map(discovered).collect())
+    }
+}
+
+fn discovered(entry: tags::TagEntry) -> DiscoveredModel {
+    let modified_at: Option<Timestamp> = entry.modified_at.and_then(|at| at.parse().ok());
+    DiscoveredModel {
+        name: entry.name,
+        reported: entry.reported,
+        entry: entry.raw.get().into(),
+        modified_at,
+    }
+}
