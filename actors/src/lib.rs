@@ -113,10 +113,11 @@ impl System {
     /// Resolves when an actor could not be kept alive, with the reason: time to end the process.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
             // The root has been stopped on purpose: it cannot fail any more.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -40,9 +40,8 @@ impl Cuts {
     #[must_use]
     pub fn enter(self: &Arc<Self>, key: KeyId) -> Cut {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = keys
-            .entry(key)
-            .or_insert_with(|| Streams { token: self.all.child_token(), count: 0 });
+        let streams =
+            keys.entry(key).or_insert_with(|| Streams { token: self.all.child_token(), count: 0 });
         streams.count += 1;
         Cut { key, token: streams.token.clone(), cuts: Arc::clone(self) }
     }

@@ -218,7 +218,8 @@ impl Built {
         if let Some(certificate) = certificate {
             tasks.spawn(certificate.follow(stopped.clone()));
         }
-        let served = axum::serve(admin, admin_router).with_graceful_shutdown(stopped.cancelled_owned());
+        let served =
+            axum::serve(admin, admin_router).with_graceful_shutdown(stopped.cancelled_owned());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the admin listener ended");
@@ -322,7 +323,10 @@ impl Gateway {
     }
 
     /// The models that this principal may use.
-    pub(crate) fn catalog<'a>(&self, principal: &'a Principal) -> Result<Effective<'a>, Unavailable> {
+    pub(crate) fn catalog<'a>(
+        &self,
+        principal: &'a Principal,
+    ) -> Result<Effective<'a>, Unavailable> {
         let snapshot = self.handles.catalog.current()?;
         Ok(Effective { snapshot, principal, allow_cloud: self.allow_cloud_models })
     }
@@ -334,7 +338,8 @@ impl Gateway {
         name: &ModelName,
     ) -> Result<Arc<Model>, Refusal> {
         // Who may not is told so, whether or not it is known which models there are.
-        let judge = |exists| authorize::model(&principal.models, name, self.allow_cloud_models, exists);
+        let judge =
+            |exists| authorize::model(&principal.models, name, self.allow_cloud_models, exists);
         judge(true)?;
         let snapshot = self.handles.catalog.current()?;
         let model = snapshot.find(name);

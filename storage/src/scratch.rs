@@ -28,6 +28,31 @@ impl Scratch {
         execute(server, format!("CREATE DATABASE {name}")).await?;
         Ok(Self { url, server: server.to_owned(), name })
     }
+
+    /// Cuts every connection to it and lets none in, until [`Scratch::restore`].
+    ///
+    /// # Errors
+    /// As [`Scratch::on`].
+    pub async fn cut_off(&self) -> Result<()> {
+        self.allow_connections(false).await?;
+        let name = &self.name;
+        let terminate = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        );
+        execute(&self.server, terminate).await
+    }
+
+    /// Lets connections in again.
+    ///
+    /// # Errors
+    /// As [`Scratch::on`].
+    pub async fn restore(&self) -> Result<()> {
+        self.allow_connections(true).await
+    }
+
+    async fn allow_connections(&self, allow: bool) -> Result<()> {
+        execute(&self.server, format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", self.name)).await
+    }
 }
 
 impl Drop for Scratch {

@@ -32,7 +32,10 @@ const CORS_HEADERS: &str = "authorization, content-type, accept, openai-beta, \
     x-stainless-runtime-version, x-stainless-timeout";
 
 /// Answers what needs no key: `OPTIONS`, and how the gateway is.
-pub(crate) async fn open(received: &Received, gateway: &Arc<Gateway>) -> Option<Response<ReplyBody>> {
+pub(crate) async fn open(
+    received: &Received,
+    gateway: &Arc<Gateway>,
+) -> Option<Response<ReplyBody>> {
     if let Some(allowed) = received.asks_for_options() {
         return Some(options(allowed));
     }

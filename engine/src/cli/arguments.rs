@@ -121,9 +121,7 @@ pub(super) fn models_text(rule: &ModelRule) -> String {
     match rule {
         ModelRule::All => "all".to_owned(),
         ModelRule::Only(names) if names.is_empty() => "none".to_owned(),
-        ModelRule::Only(names) => {
-            names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(",")
-        }
+        ModelRule::Only(names) => names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(","),
     }
 }
 

@@ -144,7 +144,11 @@ async fn tail(
         for event in events.into_iter().rev() {
             seen.insert(event.request);
             let view = names.view(event);
-            if out.is_json() { out.value(&view)? } else { out.text(&view.line())? };
+            if out.is_json() {
+                out.value(&view)?;
+            } else {
+                out.text(&view.line())?;
+            };
         }
         if !follow {
             return Ok(());
@@ -222,8 +226,17 @@ impl View {
 
 impl Row for View {
     const COLUMNS: &'static [&'static str] = &[
-        "AT", "TENANT", "MODEL", "ROUTE", "STATUS", "OUTCOME", "PROMPT", "REPLY", "FIRST BYTE",
-        "TOTAL", "REQUEST",
+        "AT",
+        "TENANT",
+        "MODEL",
+        "ROUTE",
+        "STATUS",
+        "OUTCOME",
+        "PROMPT",
+        "REPLY",
+        "FIRST BYTE",
+        "TOTAL",
+        "REQUEST",
     ];
 
     fn cells(&self) -> Vec<String> {

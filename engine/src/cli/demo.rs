@@ -90,7 +90,8 @@ async fn behind(directory: &Path) -> Result<Behind, Failure> {
     let mut answers = upstream::ask(&asking, vec![local]).await?;
     let models = answers.pop().and_then(|(_, models, _)| models.ok()).unwrap_or_default();
     // A model that embeds does not chat.
-    let chats = |name: &ModelName| !["embed", "bert", "bge"].iter().any(|w| name.as_str().contains(w));
+    let chats =
+        |name: &ModelName| !["embed", "bert", "bge"].iter().any(|w| name.as_str().contains(w));
     if let Some(model) = models.into_iter().find(|model| chats(&model.name)) {
         let model = model.name.as_str().to_owned();
         return Ok(Behind { url: OLLAMA.to_owned(), model, scripted: None });

@@ -165,11 +165,7 @@ pub(super) async fn run(
     Ok(out.one(&View::new(shown, &tenant))?)
 }
 
-async fn list(
-    storage: &Storage,
-    tenant: Option<&str>,
-    out: &mut Out<'_>,
-) -> Result<(), Failure> {
+async fn list(storage: &Storage, tenant: Option<&str>, out: &mut Out<'_>) -> Result<(), Failure> {
     let tenant = arguments::tenant_id(storage, tenant).await?;
     let tenants = storage.tenants.list().await?;
     let named = |key: Key| {
@@ -182,7 +178,8 @@ async fn list(
 
 async fn set(storage: &Storage, id: &str, change: KeyChange) -> Result<Key, Failure> {
     if change.name.is_none() && change.models.is_none() && change.expires_at.is_none() {
-        let what = "say what to set: --name, --models, --allow-all-models, --inherit-models or --expires";
+        let what =
+            "say what to set: --name, --models, --allow-all-models, --inherit-models or --expires";
         return Err(Failure::Usage(what.to_owned()));
     }
     let key = arguments::key(storage, id).await?;

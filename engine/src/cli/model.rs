@@ -69,7 +69,9 @@ pub(super) async fn run(
     }
     if asked > 0 && silent.len() == asked {
         let names = silent.join(", ");
-        return Err(Failure::Failed(format!("no upstream answers ({names}): neuronetz upstream check")));
+        return Err(Failure::Failed(format!(
+            "no upstream answers ({names}): neuronetz upstream check"
+        )));
     }
     let views: Vec<_> = models.into_values().collect();
     Ok(out.rows(&views, "No model may be used, or none is installed.")?)

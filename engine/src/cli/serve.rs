@@ -61,11 +61,10 @@ pub(super) async fn until_told(built: Built) -> Result<(), Failure> {
 /// Passes signals on; returns only where they cannot be heard.
 async fn signals(stop: mpsc::Sender<()>) -> Failure {
     let hear = |kind| signal(kind);
-    let (mut term, mut int) =
-        match (hear(SignalKind::terminate()), hear(SignalKind::interrupt())) {
-            (Ok(term), Ok(int)) => (term, int),
-            (Err(error), _) | (_, Err(error)) => return error.into(),
-        };
+    let (mut term, mut int) = match (hear(SignalKind::terminate()), hear(SignalKind::interrupt())) {
+        (Ok(term), Ok(int)) => (term, int),
+        (Err(error), _) | (_, Err(error)) => return error.into(),
+    };
     loop {
         tokio::select! {
             _ = term.recv() => {}

@@ -125,8 +125,7 @@ pub(super) fn man(out: &mut Out<'_>) -> Result<(), Failure> {
 
 fn describe(command: &clap::Command, parent: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
     let name = format!("{parent} {}", command.get_name());
-    let subs: Vec<_> =
-        command.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
+    let subs: Vec<_> = command.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
     if subs.is_empty() {
         let man = clap_mangen::Man::new(command.clone());
         page.extend_from_slice(format!(".SH \"{}\"\n", name.to_uppercase()).as_bytes());

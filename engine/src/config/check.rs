@@ -8,9 +8,8 @@ use std::{
 use protocol::secret::Secret;
 
 use super::{
-    Admin, Audit, Catalog, Config, Database, Environment, Keys, Log, Mistakes, Server, Tls, Upstream,
-    env,
-    values::Values,
+    Admin, Audit, Catalog, Config, Database, Environment, Keys, Log, Mistakes, Server, Tls,
+    Upstream, env, values::Values,
 };
 
 /// The shortest token that production takes for a secret.
@@ -18,7 +17,15 @@ const TOKEN_LENGTH_MIN: usize = 32;
 
 /// Passwords and tokens that everybody tries first.
 const WELL_KNOWN: [&str; 10] = [
-    "admin", "changeme", "default", "gateway", "neuronetz", "password", "postgres", "root", "secret",
+    "admin",
+    "changeme",
+    "default",
+    "gateway",
+    "neuronetz",
+    "password",
+    "postgres",
+    "root",
+    "secret",
     "test",
 ];
 
@@ -44,7 +51,10 @@ impl Config {
             },
             replicas: values.number("gateway.replicas"),
             server: server(&mut values),
-            admin: Admin { listen: values.address("admin.listen"), token: values.secret("admin.token") },
+            admin: Admin {
+                listen: values.address("admin.listen"),
+                token: values.secret("admin.token"),
+            },
             database: database(&mut values, &data_dir),
             keys: keys(&mut values),
             upstream: upstream(&mut values),
@@ -203,9 +213,8 @@ fn has_well_known_password(url: &str) -> bool {
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let user = authority.split(['/', '?']).next().and_then(|part| part.rsplit_once('@'));
     let password = user.and_then(|(user, _)| user.split_once(':')).map(|(_, password)| password);
-    password.is_some_and(|password| {
-        WELL_KNOWN.iter().any(|known| password.eq_ignore_ascii_case(known))
-    })
+    password
+        .is_some_and(|password| WELL_KNOWN.iter().any(|known| password.eq_ignore_ascii_case(known)))
 }
 
 fn data_dir(env: &env::Environment) -> PathBuf {

@@ -190,7 +190,9 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Number(min, max) => format!("a whole number from {min} to {max}"),
             Self::Bytes(min, max) => format!("bytes, as 64MiB, from {min} to {max}"),
-            Self::Duration(min, max) => format!("a duration, as 1m30s, from {} to {}", span(min), span(max)),
+            Self::Duration(min, max) => {
+                format!("a duration, as 1m30s, from {} to {}", span(min), span(max))
+            }
             Self::DurationOrForever => "a duration, as 90d, or forever".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => words.join(" or "),
@@ -212,10 +214,16 @@ pub fn reference() -> String {
     for setting in SETTINGS {
         if setting.section != section {
             section = setting.section;
-            let _ = write!(out, "\n## [{section}]\n\n| setting | default | allowed | what for |\n|---|---|---|---|\n");
+            let _ = write!(
+                out,
+                "\n## [{section}]\n\n| setting | default | allowed | what for |\n|---|---|---|---|\n"
+            );
         }
-        let default =
-            if setting.default.is_empty() { "–".to_owned() } else { format!("`{}`", setting.default) };
+        let default = if setting.default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{}`", setting.default)
+        };
         let _ = writeln!(
             out,
             "| `{}`<br>`{}`{} | {default} | {} | {} |",

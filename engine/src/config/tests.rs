@@ -37,7 +37,9 @@ fn nothing_at_all_is_a_configuration() {
 #[test]
 fn the_environment_wins_over_the_file() {
     let file = "[server]\nlisten = \"127.0.0.1:1\"\nbody_bytes_max = 1024\n[upstream.upstreams]\na = \"http://a\"\nb = \"https://b:1\"";
-    let Ok(config) = load(file, &[("NEURONETZ_SERVER_LISTEN", "127.0.0.1:2")]) else { panic!("refused") };
+    let Ok(config) = load(file, &[("NEURONETZ_SERVER_LISTEN", "127.0.0.1:2")]) else {
+        panic!("refused")
+    };
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.server.body_bytes_max, 1024);
     assert_eq!(config.upstream.upstreams.len(), 2);
@@ -45,8 +47,14 @@ fn the_environment_wins_over_the_file() {
 
 #[test]
 fn an_unknown_setting_is_refused_with_the_one_that_was_meant() {
-    assert_eq!(one("[server]\nlisen = \"a\"", &[]), "`server.lisen` in n.toml is no setting; did you mean `server.listen`?");
-    assert!(one("", &[("NEURONETZ_SERVER_LISEN", "a")]).ends_with("did you mean `NEURONETZ_SERVER_LISTEN`?"));
+    assert_eq!(
+        one("[server]\nlisen = \"a\"", &[]),
+        "`server.lisen` in n.toml is no setting; did you mean `server.listen`?"
+    );
+    assert!(
+        one("", &[("NEURONETZ_SERVER_LISEN", "a")])
+            .ends_with("did you mean `NEURONETZ_SERVER_LISTEN`?")
+    );
     assert!(one("listen = 1", &[]).contains("settings stand in sections"));
 }
 
@@ -61,10 +69,15 @@ fn a_wrong_value_is_told_with_its_name_its_source_and_what_is_allowed() {
         "`server.header_timeout` is \"soon\", from n.toml; allowed: a duration, as 1m30s, from 10ms to 1h"
     );
     for (name, value) in [
-        ("NEURONETZ_SERVER_BODY_BYTES_MAX", "0"), ("NEURONETZ_SERVER_BODY_BYTES_MAX", "5GiB"),
-        ("NEURONETZ_SERVER_CONNECTIONS_MAX", "-1"), ("NEURONETZ_DATABASE_MIGRATE", "yes"),
-        ("NEURONETZ_LOG_LEVEL", "loud"), ("NEURONETZ_UPSTREAMS", "http://a"), ("NEURONETZ_UPSTREAMS", "a=ftp://a"),
-        ("NEURONETZ_UPSTREAMS", "a=http://a,a=http://b"), ("NEURONETZ_UPSTREAMS", "a=http://u:p@a"),
+        ("NEURONETZ_SERVER_BODY_BYTES_MAX", "0"),
+        ("NEURONETZ_SERVER_BODY_BYTES_MAX", "5GiB"),
+        ("NEURONETZ_SERVER_CONNECTIONS_MAX", "-1"),
+        ("NEURONETZ_DATABASE_MIGRATE", "yes"),
+        ("NEURONETZ_LOG_LEVEL", "loud"),
+        ("NEURONETZ_UPSTREAMS", "http://a"),
+        ("NEURONETZ_UPSTREAMS", "a=ftp://a"),
+        ("NEURONETZ_UPSTREAMS", "a=http://a,a=http://b"),
+        ("NEURONETZ_UPSTREAMS", "a=http://u:p@a"),
     ] {
         assert!(one("", &[(name, value)]).contains("; allowed: "), "{name}={value}");
     }
@@ -82,7 +95,10 @@ fn a_secret_is_never_told() {
         mistakes("[database]\nurl = \"mysql://u:hunter2@h/d\"", &[]),
         mistakes("[database]\nurl = \"mysql://u:hunter2@h/d\nx", &[]),
         mistakes("", &[("DATABASE_URL", "mysql://u:hunter2@h/d")]),
-        mistakes("", &[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("DATABASE_URL_FILE", "secret")]),
+        mistakes(
+            "",
+            &[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("DATABASE_URL_FILE", "secret")],
+        ),
         mistakes("[database]\nurl = 7", &[]),
     ];
     for told in told {
@@ -95,10 +111,16 @@ fn a_secret_may_be_in_a_file() {
     let in_env = load("", &[("DATABASE_URL_FILE", "secret")]);
     let in_file = load("[database]\nurl_file = \"secret\"", &[]);
     for config in [in_env, in_file] {
-        assert!(config.is_ok_and(|config| config.database.url.expose() == "postgres://u:from-a-file@h/d"));
+        assert!(
+            config
+                .is_ok_and(|config| config.database.url.expose() == "postgres://u:from-a-file@h/d")
+        );
     }
     assert!(one("", &[("DATABASE_URL_FILE", "missing")]).contains("cannot read missing"));
-    assert!(one("", &[("DATABASE_URL_FILE", "secret"), ("DATABASE_URL", "sqlite:a")]).contains("not both"));
+    assert!(
+        one("", &[("DATABASE_URL_FILE", "secret"), ("DATABASE_URL", "sqlite:a")])
+            .contains("not both")
+    );
     assert!(one("[database]\nurl = \"sqlite:a\"\nurl_file = \"secret\"", &[]).contains("not both"));
     assert!(one("[server]\nlisten_file = \"secret\"", &[]).contains("is no setting"));
 }
@@ -112,7 +134,10 @@ fn production_refuses_what_is_unsafe() {
     };
     assert!(production(&[]).is_empty());
     let token = "0123456789012345678901234567890123456789";
-    assert!(production(&[("NEURONETZ_ADMIN_LISTEN", "0.0.0.0:9090"), ("NEURONETZ_ADMIN_TOKEN", token)]).is_empty());
+    assert!(
+        production(&[("NEURONETZ_ADMIN_LISTEN", "0.0.0.0:9090"), ("NEURONETZ_ADMIN_TOKEN", token)])
+            .is_empty()
+    );
     for (more, about) in [
         (&[("NEURONETZ_GATEWAY_REPLICAS", "2")][..], "SQLite"),
         (&[("NEURONETZ_ADMIN_LISTEN", "0.0.0.0:9090")], "admin.token"),

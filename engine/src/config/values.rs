@@ -58,7 +58,9 @@ impl Values {
         if let Some(file) = file {
             match read(file) {
                 Ok(text) => values.gather_file(file, &text, read),
-                Err(error) => values.mistakes.push(format!("cannot read {}: {error}", file.display())),
+                Err(error) => {
+                    values.mistakes.push(format!("cannot read {}: {error}", file.display()));
+                }
             }
         }
         values.gather_environment(env, read);
@@ -72,7 +74,9 @@ impl Values {
                 // The parser's message would quote the line, and the line may hold a secret.
                 let error: toml::de::Error = error;
                 let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
-                return self.mistakes.push(format!("{} is not TOML, near line {line}", file.display()));
+                return self
+                    .mistakes
+                    .push(format!("{} is not TOML, near line {line}", file.display()));
             }
         };
         let source = file.display().to_string();
@@ -86,13 +90,15 @@ impl Values {
                 let name = format!("{section}.{field}");
                 let (setting, from_file) = match find(&name) {
                     Some(setting) => (setting, false),
-                    None => match name.strip_suffix("_file").and_then(find).filter(|s| s.is_secret()) {
-                        Some(setting) => (setting, true),
-                        None => {
-                            self.unknown(&name, &source, SETTINGS.iter().map(Setting::name));
-                            continue;
+                    None => {
+                        match name.strip_suffix("_file").and_then(find).filter(|s| s.is_secret()) {
+                            Some(setting) => (setting, true),
+                            None => {
+                                self.unknown(&name, &source, SETTINGS.iter().map(Setting::name));
+                                continue;
+                            }
                         }
-                    },
+                    }
                 };
                 if setting.is_secret() && !secrets.insert(setting.name()) {
                     self.both(setting, &source);
@@ -100,19 +106,23 @@ impl Values {
                 match plain(value) {
                     Some(text) if from_file => self.write_file(setting, &text, &source, read),
                     Some(text) => self.write(setting, text, source.clone()),
-                    None => self.mistakes.push(format!(
-                        "`{name}` in {source} must be {}",
-                        setting.kind.allowed()
-                    )),
+                    None => self
+                        .mistakes
+                        .push(format!("`{name}` in {source} must be {}", setting.kind.allowed())),
                 }
             }
         }
     }
 
-    fn gather_environment(&mut self, env: &Environment, read: &dyn Fn(&Path) -> io::Result<String>) {
+    fn gather_environment(
+        &mut self,
+        env: &Environment,
+        read: &dyn Fn(&Path) -> io::Result<String>,
+    ) {
         let mut names: BTreeMap<String, &'static Setting> =
             SETTINGS.iter().map(|setting| (setting.variable(), setting)).collect();
-        names.extend(ALSO.iter().filter_map(|(also, name)| Some(((*also).to_owned(), find(name)?))));
+        names
+            .extend(ALSO.iter().filter_map(|(also, name)| Some(((*also).to_owned(), find(name)?))));
         let mut set = BTreeMap::new();
         for variable in env.names() {
             let Some(value) = env.get(variable) else { continue };
@@ -125,9 +135,12 @@ impl Values {
                 self.write(setting, value.to_owned(), variable.to_owned());
                 continue;
             }
-            let secret = variable.strip_suffix("_FILE").and_then(|name| Some((name, names.get(name)?)));
+            let secret =
+                variable.strip_suffix("_FILE").and_then(|name| Some((name, names.get(name)?)));
             match secret.filter(|(_, setting)| setting.is_secret()) {
-                Some((name, setting)) if env.get(name).is_some() => self.both(setting, "the environment"),
+                Some((name, setting)) if env.get(name).is_some() => {
+                    self.both(setting, "the environment");
+                }
                 Some((_, setting)) => self.write_file(setting, value, variable, read),
                 None if variable.starts_with("NEURONETZ_") && !OTHERS.contains(&variable) => {
                     self.unknown(variable, "the environment", names.keys().cloned());
@@ -180,7 +193,11 @@ impl Values {
         let Written { value, source } = self.written.get(name)?;
         let parsed = parse(setting.kind, value.trim());
         if parsed.is_none() {
-            let value = if setting.is_secret() { "(not shown)".to_owned() } else { format!("{:?}", value.as_str()) };
+            let value = if setting.is_secret() {
+                "(not shown)".to_owned()
+            } else {
+                format!("{:?}", value.as_str())
+            };
             let allowed = setting.kind.allowed();
             self.mistakes.push(format!("`{name}` is {value}, from {source}; allowed: {allowed}"));
         }

@@ -120,7 +120,12 @@ impl Head {
 
 impl<S> Io<S> {
     /// `refuse` makes the whole answer that replaces one of hyper's.
-    pub(crate) fn new(stream: S, prefix: Bytes, seen: Arc<Seen>, refuse: fn(Code) -> Bytes) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        prefix: Bytes,
+        seen: Arc<Seen>,
+        refuse: fn(Code) -> Bytes,
+    ) -> Self {
         Self { stream, prefix, head: Head::default(), seen, instead: Bytes::new(), refuse }
     }
 

@@ -20,8 +20,7 @@ use protocol::{
 use super::body::ReplyBody;
 use crate::{
     clock::request_id,
-    keyring,
-    telemetry,
+    keyring, telemetry,
     upstream::client::{CallError, ReadError},
 };
 

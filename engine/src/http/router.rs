@@ -110,7 +110,9 @@ fn is_blocked(path: &str) -> bool {
         folded.extend(segment.chars().flat_map(char::to_lowercase));
     }
     BLOCKED.contains(&folded.as_str())
-        || folded.strip_prefix(BLOCKED_BLOBS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        || folded
+            .strip_prefix(BLOCKED_BLOBS)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -124,10 +126,28 @@ mod tests {
     #[test]
     fn every_spelling_of_a_blocked_path_is_blocked() {
         for path in [
-            "/api/pull", "/api//pull", "/api/%70ull", "/API/PULL", "/api/pull/", "/api/blobs/../pull",
-            "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/%64elete", "/api/./delete",
-            "/api/blobs", "/api/blobs/sha256:0", "/api/blobs/a/b", "//api/blobs/x", "/api/x/../pull",
-            "/v1/../api/pull", "/api\\pull", "/api/pull%20", "/api%2fpull", "/Api/Blobs/x",
+            "/api/pull",
+            "/api//pull",
+            "/api/%70ull",
+            "/API/PULL",
+            "/api/pull/",
+            "/api/blobs/../pull",
+            "/api/push",
+            "/api/create",
+            "/api/copy",
+            "/api/delete",
+            "/api/%64elete",
+            "/api/./delete",
+            "/api/blobs",
+            "/api/blobs/sha256:0",
+            "/api/blobs/a/b",
+            "//api/blobs/x",
+            "/api/x/../pull",
+            "/v1/../api/pull",
+            "/api\\pull",
+            "/api/pull%20",
+            "/api%2fpull",
+            "/Api/Blobs/x",
         ] {
             assert_eq!(endpoint(path), Some(Endpoint::Blocked), "{path}");
         }
@@ -136,9 +156,25 @@ mod tests {
     #[test]
     fn what_is_not_on_the_list_does_not_exist() {
         for path in [
-            "/", "", "*", "/api", "/api/", "/api/tags/", "/api/Tags", "/api/me", "/api/signout",
-            "/api/experimental/web_search", "/v1", "/v1/models/", "/v1/responses", "/api/%2570ull",
-            "/api/%ff", "/metrics", "/admin/v1/actors", "/api/blobsx", "/v1/chat/completions/",
+            "/",
+            "",
+            "*",
+            "/api",
+            "/api/",
+            "/api/tags/",
+            "/api/Tags",
+            "/api/me",
+            "/api/signout",
+            "/api/experimental/web_search",
+            "/v1",
+            "/v1/models/",
+            "/v1/responses",
+            "/api/%2570ull",
+            "/api/%ff",
+            "/metrics",
+            "/admin/v1/actors",
+            "/api/blobsx",
+            "/v1/chat/completions/",
         ] {
             assert_eq!(endpoint(path), None, "{path}");
         }
@@ -147,7 +183,10 @@ mod tests {
     #[test]
     fn allowed_paths_are_found_after_decoding() {
         assert_eq!(endpoint("/api/%63hat"), Some(Endpoint::Keyed(Route::OllamaChat)));
-        assert_eq!(endpoint("/v1/models/ns%2Fm:latest"), Some(Endpoint::Model("ns/m:latest".into())));
+        assert_eq!(
+            endpoint("/v1/models/ns%2Fm:latest"),
+            Some(Endpoint::Model("ns/m:latest".into()))
+        );
         assert_eq!(endpoint("/v1/models/ns/m"), Some(Endpoint::Model("ns/m".into())));
         assert_eq!(endpoint("/health/live"), Some(Endpoint::Live));
     }

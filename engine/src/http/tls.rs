@@ -86,7 +86,8 @@ impl Certificate {
             }
             match pem.certified(&self.certificate, &self.key) {
                 Ok(certified) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified);
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) =
+                        Arc::new(certified);
                     tracing::info!(file = %self.certificate.display(), "took a new certificate over");
                 }
                 Err(error) => tracing::warn!(%error, "kept the old certificate"),
@@ -104,7 +105,9 @@ impl ResolvesServerCert for Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("certificate", &self.certificate).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
     }
 }
 

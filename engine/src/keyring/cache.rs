@@ -65,17 +65,6 @@ impl Cache {
             }
         }
     }
-
-    /// Those of whom `which` is true are forgotten.
-    pub(super) fn forget(&self, which: impl Fn(&Principal) -> bool) {
-        self.stale(&which);
-        self.entries.retain(|_, entry| !which(&entry.principal));
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 // === impl Entry ===

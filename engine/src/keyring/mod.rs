@@ -39,7 +39,10 @@ use storage::{
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
-use self::{cache::Cache, gate::Gate};
+use self::{
+    cache::{Cache, Entry, Tag},
+    gate::Gate,
+};
 use crate::{config, telemetry};
 
 mod cache;
@@ -130,10 +133,19 @@ impl Keyring {
             }
             entry => entry,
         };
+        // The way of a known key is short, and its future small; this one is neither.
+        Box::pin(self.look_up(presented, tag, entry)).await
+    }
+
+    async fn look_up(
+        &self,
+        presented: PresentedKey,
+        tag: Tag,
+        entry: Option<Arc<Entry>>,
+    ) -> Result<Arc<Principal>, Refused> {
         let changes = self.changes.load(Ordering::Acquire);
         let known = self.is_known(presented.prefix());
         let credential = self.read(presented.prefix(), known).await?;
-        check(&credential)?;
         // The same key was right for the same stored hash before: it still is.
         let proven = entry.is_some_and(|entry| entry.is_of(&credential.hash));
         if !proven {
@@ -141,9 +153,13 @@ impl Keyring {
         }
         let principal = Arc::new(principal(&credential));
         let entry = self.cache.put(tag, Arc::clone(&principal), &credential.hash);
-        if self.changes.load(Ordering::Acquire) != changes {
+        // How a key is, is told only to who has proven it. It is remembered that it was right, so
+        // that a client which goes on with a revoked key costs a query each time and no hash.
+        let allowed = check(&credential);
+        if allowed.is_err() || self.changes.load(Ordering::Acquire) != changes {
             entry.make_stale();
         }
+        allowed?;
         self.still_valid(principal)
     }
 
@@ -156,7 +172,7 @@ impl Keyring {
                 self.cache.stale(|principal| principal.key == key);
                 self.learn(key).await;
             }
-            Change::Revoked { key, .. } => self.cache.forget(|principal| principal.key == key),
+            Change::Revoked { key, .. } => self.cache.stale(|principal| principal.key == key),
             Change::Everything => {
                 self.cache.stale(|_| true);
                 self.learn_all().await;
@@ -178,11 +194,7 @@ impl Keyring {
     }
 
     fn fresh(&self) -> Duration {
-        if self.hears_changes() {
-            self.fresh_for
-        } else {
-            self.fresh_for.min(DEAF_FRESH)
-        }
+        if self.hears_changes() { self.fresh_for } else { self.fresh_for.min(DEAF_FRESH) }
     }
 
     fn still_valid(&self, principal: Arc<Principal>) -> Result<Arc<Principal>, Refused> {
@@ -220,7 +232,11 @@ impl Keyring {
             Ok(Verdict::Right { outdated }) => {
                 telemetry::key_verified(true);
                 if outdated {
-                    self.rehash(stored.key.id, presented, Secret::new(stored.hash.expose().to_owned()));
+                    self.rehash(
+                        stored.key.id,
+                        presented,
+                        Secret::new(stored.hash.expose().to_owned()),
+                    );
                 }
                 Ok(())
             }

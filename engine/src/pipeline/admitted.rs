@@ -46,7 +46,8 @@ impl Admitted {
         if candidates.is_empty() {
             return Err(actors::catalog::Unavailable.into());
         }
-        Ok(Way::Upstream(Box::new(Routed::new(*inference, candidates))))
+        let cut = gateway.cuts.enter(principal.key);
+        Ok(Way::Upstream(Box::new(Routed::new(*inference, candidates, cut))))
     }
 }
 

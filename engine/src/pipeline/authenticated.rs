@@ -104,7 +104,8 @@ fn inference(
     let Arrived { bytes, room } = arrived;
     let (asked, form, stream, body, text_bytes) = if route == Route::OpenAiChat {
         let request = chat_request::chat_request(&bytes).map_err(Refusal::Body)?;
-        let form = Form::OpenAi { model: request.model.clone(), include_usage: request.include_usage };
+        let form =
+            Form::OpenAi { model: request.model.clone(), include_usage: request.include_usage };
         (request.model, form, request.stream, request.native.into(), request.text_bytes)
     } else {
         let inspected = request::inspect(&bytes, route).map_err(Refusal::Body)?;

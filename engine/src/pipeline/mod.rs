@@ -13,19 +13,18 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use protocol::{id::RequestId, route::{Dialect, Route}, usage::Usage};
+use protocol::{
+    id::RequestId,
+    route::{Dialect, Route},
+    usage::Usage,
+};
 
 use self::{received::Received, settled::Record};
 use crate::{
     api,
     clock::request_id,
     gateway::Gateway,
-    http::{
-        Seen,
-        body::ReplyBody,
-        refusal::Refusal,
-        router,
-    },
+    http::{Seen, body::ReplyBody, refusal::Refusal, router},
 };
 
 pub mod admitted;
@@ -56,7 +55,13 @@ pub(crate) async fn answer(
         return finish(response, id, is_head);
     }
     let mut record = Record::open(&gateway, id, received.endpoint().route());
-    let response = match walk(received, &gateway, &mut record).await {
+    // A walk that is still under way when everything is cut ends here, with a record.
+    let walked = tokio::select! {
+        biased;
+        walked = walk(received, &gateway, &mut record) => walked,
+        () = gateway.life.cutting().cancelled() => Err(Refusal::Stopping),
+    };
+    let response = match walked {
         Ok(response) => settled::attach(response, record),
         Err(refusal) => refuse(&refusal, record, dialect),
     };
@@ -92,11 +97,7 @@ async fn walk(
 }
 
 /// What every answer has, whatever it says.
-fn finish(
-    mut response: Response<ReplyBody>,
-    id: RequestId,
-    is_head: bool,
-) -> Response<ReplyBody> {
+fn finish(mut response: Response<ReplyBody>, id: RequestId, is_head: bool) -> Response<ReplyBody> {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         headers.insert("x-request-id", value);

@@ -62,7 +62,8 @@ impl Received {
             return Err(HeadFault::Ambiguous);
         }
         let found = router::find(parts.uri.path()).ok_or(HeadFault::NotFound)?;
-        let allowed = if found.method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
+        let allowed =
+            if found.method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
         let fits = parts.method == found.method
             || parts.method == Method::OPTIONS
             || (parts.method == Method::HEAD && found.method == Method::GET)
@@ -97,7 +98,8 @@ impl Received {
         if gateway.life.phase() > Phase::Serving {
             return Err(Refusal::Stopping);
         }
-        let presented = bearer(self.parts.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))?;
+        let presented =
+            bearer(self.parts.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))?;
         let principal = gateway.keyring.authenticate(presented).await?;
         record.prove(Arc::clone(&principal));
         let Self { parts, body, endpoint, seen, .. } = self;

@@ -14,10 +14,13 @@ use super::{
     streaming::Streaming,
 };
 use crate::{
+    cuts::Cut,
     gateway::Gateway,
     http::refusal::Refusal,
+    keyring,
+    phase::Phase,
     upstream::{
-        client::{Call, CallError, Reply},
+        client::{Call, CallError, ReadError, Reply, UnderWay},
         connect::Origin,
     },
 };
@@ -46,6 +49,7 @@ pub struct Here {
 pub struct Routed {
     inference: Inference,
     candidates: Vec<(Origin, Arc<Upstream>)>,
+    cut: Cut,
 }
 
 // === impl Here ===
@@ -59,46 +63,80 @@ impl Here {
 // === impl Routed ===
 
 impl Routed {
-    pub(super) fn new(inference: Inference, candidates: Vec<(Origin, Arc<Upstream>)>) -> Self {
-        Self { inference, candidates }
+    pub(super) fn new(
+        inference: Inference,
+        candidates: Vec<(Origin, Arc<Upstream>)>,
+        cut: Cut,
+    ) -> Self {
+        Self { inference, candidates, cut }
     }
 
     /// Calls the upstreams in turn until one takes the request; whoever took it keeps it.
     ///
     /// # Errors
-    /// What the last one said.
+    /// What the last one said; or that the request was cut meanwhile.
     pub async fn dispatch(
         self,
         gateway: &Arc<Gateway>,
         record: &mut Record,
     ) -> Result<Streaming, Refusal> {
-        let Self { inference, candidates } = self;
-        let mut last = Refusal::Call(CallError::ConnectTimeout);
-        for (origin, upstream) in candidates {
-            record.upstream(&upstream.name);
-            let first_byte = first_byte(&inference, &upstream, gateway);
-            let under_way = gateway.client.enter(&upstream.name);
-            let call = Call {
-                method: Method::POST,
-                path: path(inference.route),
-                body: Bytes::clone(&inference.body),
-                request: record.id(),
-                first_byte,
-                origin: &origin,
-            };
-            match gateway.client.call(&call).await {
-                Ok(reply) => {
-                    return accept(reply, inference, &upstream, under_way, gateway).await;
-                }
-                Err(error) if error.is_unsent() => {
-                    tracing::warn!(upstream = %upstream.name, %error, "trying another upstream");
-                    last = error.into();
-                }
-                Err(error) => return Err(error.into()),
+        let Self { inference, candidates, cut } = self;
+        let token = cut.token();
+        let taken = tokio::select! {
+            biased;
+            taken = call_in_turn(inference, candidates, gateway, record) => taken?,
+            () = token.cancelled() => return Err(if gateway.phase() >= Phase::Cutting {
+                Refusal::Stopping
+            } else {
+                Refusal::Identity(keyring::Refused::Revoked)
+            }),
+        };
+        Ok(match taken {
+            Taken::Whole(streaming) => streaming,
+            Taken::Stream(reply, inference, under_way) => {
+                Streaming::relayed(reply, *inference, under_way, cut)
             }
-        }
-        Err(last)
+        })
     }
+}
+
+/// What became of a call.
+enum Taken {
+    Whole(Streaming),
+    Stream(Reply, Box<Inference>, UnderWay),
+}
+
+async fn call_in_turn(
+    inference: Inference,
+    candidates: Vec<(Origin, Arc<Upstream>)>,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Taken, Refusal> {
+    let mut last = Refusal::Call(CallError::ConnectTimeout);
+    for (origin, upstream) in candidates {
+        record.upstream(&upstream.name);
+        let first_byte = first_byte(&inference, &upstream, gateway);
+        let under_way = gateway.client.enter(&upstream.name);
+        let call = Call {
+            method: Method::POST,
+            path: path(inference.route),
+            body: Bytes::clone(&inference.body),
+            request: record.id(),
+            first_byte,
+            origin: &origin,
+        };
+        match gateway.client.call(&call).await {
+            Ok(reply) => {
+                return accept(reply, inference, &upstream, under_way, gateway).await;
+            }
+            Err(error) if error.is_unsent() => {
+                tracing::warn!(upstream = %upstream.name, %error, "trying another upstream");
+                last = error.into();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last)
 }
 
 /// How long the first byte may take: a model that answered lately is loaded, another one may have
@@ -117,9 +155,9 @@ async fn accept(
     reply: Reply,
     inference: Inference,
     upstream: &Upstream,
-    under_way: crate::upstream::client::UnderWay,
+    under_way: UnderWay,
     gateway: &Gateway,
-) -> Result<Streaming, Refusal> {
+) -> Result<Taken, Refusal> {
     let status = reply.status.as_u16();
     if !reply.status.is_success() {
         // Its words are read, so that the connection can serve on, and forgotten.
@@ -128,14 +166,14 @@ async fn accept(
     }
     gateway.client.warmed(&upstream.name, inference.model.name.as_str());
     if inference.stream {
-        return Ok(Streaming::relayed(reply, inference, under_way));
+        return Ok(Taken::Stream(reply, Box::new(inference), under_way));
     }
     let settings = &gateway.upstream;
     let whole = reply.read(settings.reply_bytes_max, settings.gap_timeout);
     let whole = tokio::time::timeout(settings.total_timeout, whole)
         .await
-        .map_err(|_| crate::upstream::client::ReadError::Stalled)??;
-    Streaming::whole(&whole, &inference)
+        .map_err(|_| ReadError::Stalled)??;
+    Ok(Taken::Whole(Streaming::whole(&whole, &inference)?))
 }
 
 fn path(route: Route) -> &'static str {

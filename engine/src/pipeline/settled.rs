@@ -11,7 +11,7 @@ use http::Response;
 use identity::principal::Principal;
 use protocol::{
     error::{Code, Side},
-    id::{KeyId, RequestId},
+    id::RequestId,
     name::ModelName,
     outcome::Outcome,
     route::Route,
@@ -74,12 +74,6 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.event.request
-    }
-
-    /// The key, once it is proven.
-    #[must_use]
-    pub fn key(&self) -> Option<KeyId> {
-        self.event.key
     }
 
     /// It is proven who is calling.

@@ -28,7 +28,7 @@ use protocol::{
     usage::Usage,
 };
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     authorized::{Form, Inference},
@@ -60,6 +60,7 @@ struct Begun {
     form: Relayed,
     prompt: u64,
     under_way: UnderWay,
+    cut: Cut,
 }
 
 /// A reply that is being relayed.
@@ -73,7 +74,7 @@ pub struct Relay {
     prompt: u64,
     end: Option<End>,
     _under_way: UnderWay,
-    _cut: Option<Cut>,
+    _cut: Cut,
 }
 
 /// How the bytes of a reply become those of the answer.
@@ -103,7 +104,12 @@ struct TimeLimits {
 impl Streaming {
     /// A stream, from the reply whose head has come.
     #[must_use]
-    pub(super) fn relayed(source: Reply, inference: Inference, under_way: UnderWay) -> Self {
+    pub(super) fn relayed(
+        source: Reply,
+        inference: Inference,
+        under_way: UnderWay,
+        cut: Cut,
+    ) -> Self {
         let prompt = prompt_estimate(&inference);
         let form = match inference.form {
             Form::Native => Relayed::Native(NativeStream::default()),
@@ -113,7 +119,7 @@ impl Streaming {
                 out: BytesMut::new(),
             },
         };
-        Self(Kind::Relayed(Box::new(Begun { source, form, prompt, under_way })))
+        Self(Kind::Relayed(Box::new(Begun { source, form, prompt, under_way, cut })))
     }
 
     /// A whole reply that has been read.
@@ -123,8 +129,8 @@ impl Streaming {
     pub(super) fn whole(reply: &Bytes, inference: &Inference) -> Result<Self, Refusal> {
         let (body, usage) = match &inference.form {
             Form::OpenAi { model, .. } => {
-                let (body, usage) = chat_reply(reply, &meta(model.clone()))
-                    .map_err(|_| Refusal::UpstreamReply)?;
+                let (body, usage) =
+                    chat_reply(reply, &meta(model.clone())).map_err(|_| Refusal::UpstreamReply)?;
                 (Bytes::from(body), usage)
             }
             Form::Native if inference.route == Route::OllamaShow => {
@@ -145,7 +151,7 @@ impl Streaming {
     /// The answer, and the record told of it.
     #[must_use]
     pub fn into_response(self, gateway: &Arc<Gateway>, record: &mut Record) -> Response<ReplyBody> {
-        let Begun { source, form, prompt, under_way } = match self.0 {
+        let Begun { source, form, prompt, under_way, cut } = match self.0 {
             Kind::Whole { body, usage } => {
                 record.first_byte();
                 record.complete(usage);
@@ -156,14 +162,12 @@ impl Streaming {
             Kind::Relayed(begun) => *begun,
         };
         let is_sse = matches!(form, Relayed::Chat { .. });
-        let cut = record.key().map(|key| gateway.cuts.enter(key));
-        let token = cut.as_ref().map_or_else(|| gateway.life.cutting().clone(), Cut::token);
         telemetry::streams_open(1);
         let relay = Relay {
             source: Some(source.body),
             form,
             limits: TimeLimits::new(&gateway.upstream),
-            cut: Box::pin(CancellationToken::cancelled_owned(token)),
+            cut: Box::pin(cut.token().cancelled_owned()),
             gateway: Arc::clone(gateway),
             prompt,
             end: None,

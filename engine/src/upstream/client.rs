@@ -140,7 +140,7 @@ impl Client {
             let is_fresh = kept.is_none();
             let mut loan = match kept {
                 Some(loan) => loan,
-                None => self.open(call.origin).await?,
+                None => Box::pin(self.open(call.origin)).await?,
             };
             match timeout_at(deadline, loan.send(request)).await {
                 Err(_) => return Err(CallError::FirstByteTimeout),
@@ -268,7 +268,8 @@ impl Reply {
     /// # Errors
     /// [`ReadError`].
     pub async fn read(mut self, bytes_max: usize, gap: Duration) -> Result<Bytes, ReadError> {
-        let announced = usize::try_from(self.body.incoming.size_hint().lower()).unwrap_or(usize::MAX);
+        let announced =
+            usize::try_from(self.body.incoming.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > bytes_max {
             return Err(ReadError::TooLarge);
         }

@@ -86,7 +86,10 @@ impl Origin {
             _ => return Err(NotAnOrigin),
         };
         let authority = uri.authority().ok_or(NotAnOrigin)?;
-        if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        if authority.as_str().contains('@')
+            || !matches!(uri.path(), "" | "/")
+            || uri.query().is_some()
+        {
             return Err(NotAnOrigin);
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -186,7 +189,8 @@ mod tests {
         assert_eq!(Origin::parse("http://127.0.0.1:11434"), origin(false, "127.0.0.1", 11434));
         assert_eq!(Origin::parse("http://[::1]:11434/"), origin(false, "::1", 11434));
         assert_eq!(Origin::parse("https://models.example"), origin(true, "models.example", 443));
-        for url in ["", "ollama", "ftp://a", "http://", "http://a/b", "http://a?b", "http://u:p@a"] {
+        for url in ["", "ollama", "ftp://a", "http://", "http://a/b", "http://a?b", "http://u:p@a"]
+        {
             assert_eq!(Origin::parse(url), Err(NotAnOrigin), "{url}");
         }
     }

@@ -79,7 +79,9 @@ impl Pool {
     pub fn prune(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, kept| {
-            kept.retain(|idle| idle.since.elapsed() <= self.age_max && !idle.connection.sender.is_closed());
+            kept.retain(|idle| {
+                idle.since.elapsed() <= self.age_max && !idle.connection.sender.is_closed()
+            });
             !kept.is_empty()
         });
     }
@@ -113,10 +115,10 @@ impl Loan {
         if let Err(error) = sender.ready().await {
             return Err(Unsent { request: Some(request), error });
         }
-        sender
-            .try_send_request(request)
-            .await
-            .map_err(|mut unsent| Unsent { request: unsent.take_message(), error: unsent.into_error() })
+        sender.try_send_request(request).await.map_err(|mut unsent| Unsent {
+            request: unsent.take_message(),
+            error: unsent.into_error(),
+        })
     }
 
     /// The reply has been read to its end: the connection may serve another call.

@@ -59,10 +59,11 @@ impl Prober for Probe {
         if !reply.status.is_success() {
             return Err(ProbeError::Status(reply.status.as_u16()));
         }
-        let body = reply.read(LIST_BYTES_MAX, ANSWER_TIMEOUT).await.map_err(|error| match error {
-            ReadError::Stalled => ProbeError::TimedOut,
-            ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
-        })?;
+        let body =
+            reply.read(LIST_BYTES_MAX, ANSWER_TIMEOUT).await.map_err(|error| match error {
+                ReadError::Stalled => ProbeError::TimedOut,
+                ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
+            })?;
         let entries = tags::parse(&body).map_err(|_| ProbeError::Unreadable)?;
         Ok(entries.into_iter().map(discovered).collect())
     }

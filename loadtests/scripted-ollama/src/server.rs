@@ -67,7 +67,7 @@ impl Scripted {
     }
 
     /// Stops at once, cutting every connection, and waits until all is over.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stopped.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -1,0 +1,44 @@
+# What people type. CI runs the same recipes.
+
+.PHONY: help demo test check fmt lint deny docs unit sdk build image clean
+
+help: ## Shows this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## Builds and runs a gateway with a key, on a temporary database.
+	@cargo build --quiet --bin neuronetz
+	@target/debug/neuronetz demo
+
+build: ## Builds the release binary.
+	cargo build --release --locked --bin neuronetz
+
+test: ## Runs everything: format, lints, licences, tests on both databases, real clients.
+	@tests/run
+
+check: fmt lint deny docs ## Runs what needs no servers.
+
+fmt: ## Checks the format.
+	cargo fmt --all --check
+
+lint: ## Runs clippy and the small checks of our own.
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	tests/files
+
+deny: ## Checks licences and who depends on whom, where cargo-deny is installed.
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
+	else echo "cargo-deny is not installed; licences are not checked (cargo install --locked cargo-deny)"; fi
+
+docs: ## Builds the documentation of the code.
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
+
+unit: ## Runs the Rust tests alone (on SQLite, and on Postgres where TEST_POSTGRES_URL says one).
+	tests/run rust
+
+sdk: ## Runs the real clients alone.
+	tests/run sdk
+
+image: ## Builds the container image.
+	buildah bud -t neuronetz .
+
+clean: ## Removes what was built.
+	cargo clean

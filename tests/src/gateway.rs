@@ -1,0 +1,318 @@
+//! A real gateway on port 0, in front of the scripted Ollama.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use engine::{
+    clock::SystemClock,
+    config::{Config, env::Environment},
+    gateway::{self, Ended, Outside},
+    phase::Phase,
+};
+use identity::{api_key::mint, hashing::Hashing, models::ModelRule};
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusHandle;
+use protocol::{name::ModelName, secret::Secret};
+use scripted_ollama::{Script, Scripted};
+use storage::{
+    Storage,
+    audit::{AuditEvent, AuditQuery},
+    keys::{Key, NewKey},
+    limits::Limits,
+    scratch::Scratch,
+    tenants::{NewTenant, Tenant},
+    upstreams::{Upstream, UpstreamKind},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{
+    client::get,
+    log,
+    patience::{eventually, soon},
+};
+
+/// A model of the scripted Ollama.
+pub const MODEL: &str = "llama3.2";
+
+/// What is special about a gateway in a test.
+#[derive(Default)]
+pub struct Setup {
+    /// Settings, as environment variables.
+    pub env: Vec<(&'static str, String)>,
+    /// On Postgres (of `TEST_POSTGRES_URL`) and not on SQLite.
+    pub postgres: bool,
+    /// What the scripted Ollama does.
+    pub script: Script,
+}
+
+/// A gateway that serves, with a tenant that may use every model.
+pub struct TestGateway {
+    /// The data listener.
+    pub address: SocketAddr,
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// The model server behind it.
+    pub ollama: Scripted,
+    /// Its database, through connections of its own: like another process.
+    pub storage: Storage,
+    /// A tenant with `allow_all_models`.
+    pub tenant: Tenant,
+    /// A key of that tenant.
+    pub key: String,
+    /// The gateway itself, for its phase.
+    pub gateway: Arc<gateway::Gateway>,
+    stops: mpsc::Sender<()>,
+    served: Option<JoinHandle<Ended>>,
+    _directory: tempfile::TempDir,
+    scratch: Option<Scratch>,
+}
+
+impl TestGateway {
+    /// A gateway with nothing special about it.
+    pub async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// A gateway of that setup.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    pub async fn with(setup: Setup) -> Self {
+        log::keep();
+        let directory = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ollama =
+            Scripted::start(setup.script, loopback).await.unwrap_or_else(|e| panic!("{e}"));
+        let scratch = if setup.postgres { Some(scratch().await) } else { None };
+        let file = || format!("sqlite:{}", directory.path().join("gateway.db").display());
+        let url = scratch.as_ref().map_or_else(file, |scratch| scratch.url.clone());
+        let mut env = vec![
+            ("DATABASE_URL", url.clone()),
+            ("NEURONETZ_LISTEN", loopback.to_string()),
+            ("NEURONETZ_ADMIN_LISTEN", loopback.to_string()),
+            ("NEURONETZ_UPSTREAMS", format!("ollama=http://{}", ollama.address())),
+            ("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "64".to_owned()),
+            ("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1".to_owned()),
+        ];
+        env.retain(|(name, _)| setup.env.iter().all(|(other, _)| other != name));
+        env.extend(setup.env);
+        let environment =
+            Environment::of(env.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let config = Config::load(None, &environment, |path| std::fs::read_to_string(path))
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let outside = Outside { clock: Arc::new(SystemClock), metrics: metrics() };
+        let built = gateway::build(config, outside).await.unwrap_or_else(|e| panic!("{e}"));
+        let address = built.data_address().unwrap_or_else(|e| panic!("{e}"));
+        let admin = built.admin_address().unwrap_or_else(|e| panic!("{e}"));
+        let gateway = built.gateway();
+        let (stops, told) = mpsc::channel(4);
+        let served = Some(spawn(built.serve(told)));
+        let storage = open(&url).await;
+        let tenant = storage
+            .tenants
+            .create(NewTenant {
+                name: "acme".to_owned(),
+                models: ModelRule::All,
+                limits: Limits::default(),
+                at: Timestamp::now(),
+            })
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut started = Self {
+            address,
+            admin,
+            ollama,
+            storage,
+            tenant,
+            key: String::new(),
+            gateway,
+            stops,
+            served,
+            _directory: directory,
+            scratch,
+        };
+        started.key = started.key(None).await.1;
+        started
+    }
+
+    /// Makes a key of the tenant; `models`: its own word on models.
+    pub async fn key(&self, models: Option<&[&str]>) -> (Key, String) {
+        let rule = models.map(|models| {
+            let names = models.iter().map(|model| ModelName::parse(model));
+            ModelRule::Only(names.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
+        });
+        self.key_until(rule, None).await
+    }
+
+    /// Makes a key that ends some time.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    pub async fn key_until(
+        &self,
+        models: Option<ModelRule>,
+        expires_at: Option<Timestamp>,
+    ) -> (Key, String) {
+        let minted = mint(|buffer| getrandom::fill(buffer).unwrap_or_else(|e| panic!("{e}")));
+        let hashing = Hashing { memory_kib: 64, iterations: 1, lanes: 1 };
+        let hash = hashing.hash(&minted.key, &[9; 16]).unwrap_or_else(|e| panic!("{e}"));
+        let key = self
+            .storage
+            .keys
+            .create(NewKey {
+                tenant: self.tenant.id,
+                name: "test".to_owned(),
+                prefix: minted.prefix,
+                hash,
+                models,
+                limits: Limits::default(),
+                log_prompts: false,
+                expires_at,
+                at: Timestamp::now(),
+            })
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
+        (key, minted.key.expose().to_owned())
+    }
+
+    /// Adds an upstream to the database, as another process would.
+    ///
+    /// # Panics
+    /// Where it cannot be added.
+    pub async fn add_upstream(&self, name: &str, address: SocketAddr) {
+        let upstream = Upstream {
+            name: name.to_owned(),
+            url: format!("http://{address}"),
+            kind: UpstreamKind::Ollama,
+            created_at: Timestamp::now(),
+        };
+        self.storage.upstreams.add(upstream).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Takes its Postgres away.
+    ///
+    /// # Panics
+    /// Where it is not on Postgres.
+    pub async fn lose_database(&self) {
+        let scratch = self.scratch.as_ref().unwrap_or_else(|| panic!("it is on SQLite"));
+        scratch.cut_off().await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Gives it back.
+    ///
+    /// # Panics
+    /// Where it is not on Postgres.
+    pub async fn find_database(&self) {
+        let scratch = self.scratch.as_ref().unwrap_or_else(|| panic!("it is on SQLite"));
+        scratch.restore().await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// What `/metrics` says of a line that begins so; 0 where it says nothing.
+    ///
+    /// # Panics
+    /// Where it says what is no number.
+    pub async fn metric(&self, line: &str) -> f64 {
+        let text = get(self.admin, "/metrics", None).await.text();
+        let found = text.lines().find_map(|said| said.strip_prefix(line));
+        found.map_or(0.0, |value| value.trim().parse().unwrap_or_else(|e| panic!("{value}: {e}")))
+    }
+
+    /// Waits until the catalog knows the models of the upstreams.
+    pub async fn knows_models(&self) {
+        eventually("models", || async {
+            let list = get(self.address, "/api/tags", Some(&self.key)).await;
+            (list.status == 200 && list.json()["models"] != serde_json::json!([])).then_some(())
+        })
+        .await;
+    }
+
+    /// The newest audit events of the tenant, once there are so many.
+    pub async fn audited(&self, count: usize) -> Vec<AuditEvent> {
+        eventually(&format!("{count} audit events"), || async {
+            let query =
+                AuditQuery { tenant: Some(self.tenant.id), limit: 10_000, ..AuditQuery::default() };
+            let events = self.storage.audit.query(query).await.unwrap_or_default();
+            (events.len() >= count).then_some(events)
+        })
+        .await
+    }
+
+    /// The one audit event there is.
+    ///
+    /// # Panics
+    /// Where there are more.
+    pub async fn audited_one(&self) -> AuditEvent {
+        let mut events = self.audited(1).await;
+        assert_eq!(events.len(), 1, "{events:#?}");
+        events.remove(0)
+    }
+
+    /// Tells it to stop, as a signal would.
+    pub async fn stop(&self) {
+        let _ = self.stops.send(()).await;
+    }
+
+    /// Waits until it is in a phase, or a later one.
+    pub async fn reaches(&self, phase: Phase) {
+        eventually(&format!("{phase:?}"), || async {
+            (self.gateway.phase() >= phase).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// Where it panicked.
+    pub async fn ended(&mut self) -> Ended {
+        let served = self.served.take().unwrap_or_else(|| panic!("it has ended before"));
+        soon("the end of the gateway", served).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", log::keep().text());
+            return;
+        }
+        let log = log::keep().text();
+        assert!(!log.contains("UPSTREAM-WORDS"), "an upstream's words stand in the log:\n{log}");
+        let secret = &self.key[self.key.len() - 20..];
+        assert!(!log.contains(secret), "a key stands in the log:\n{log}");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the harness waits for what it spawns, in `ended`")]
+fn spawn(future: impl Future<Output = Ended> + Send + 'static) -> JoinHandle<Ended> {
+    tokio::spawn(future)
+}
+
+async fn open(url: &str) -> Storage {
+    storage::open(storage::Config {
+        url: Secret::new(url.to_owned()),
+        connections_max: 4,
+        acquire_timeout: Duration::from_secs(10),
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A database of its own on the server of `TEST_POSTGRES_URL`.
+async fn scratch() -> Scratch {
+    #[expect(clippy::disallowed_methods, reason = "where the test servers are is told by `make test`")]
+    let server = std::env::var("TEST_POSTGRES_URL")
+        .unwrap_or_else(|_| panic!("TEST_POSTGRES_URL is not set: run `make test`"));
+    Scratch::on(&server).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The metrics of this process.
+fn metrics() -> PrometheusHandle {
+    static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+    METRICS
+        .get_or_init(|| engine::telemetry::install().unwrap_or_else(|e| panic!("{e}")))
+        .clone()
+}

@@ -1,0 +1,211 @@
+//! The command line, as a script would use it.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tests::{TestGateway, get, patience::eventually, post};
+
+use crate::whole_chat;
+
+/// The commands on one database.
+struct Shell {
+    directory: tempfile::TempDir,
+    upstream: String,
+}
+
+impl Shell {
+    fn new(upstream: &str) -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), upstream: upstream.to_owned() }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(tests::binary("neuronetz"));
+        command
+            .args(arguments.split_whitespace())
+            .env_clear()
+            .env("DATABASE_URL", format!("sqlite:{}/gateway.db", self.directory.path().display()))
+            .env("NEURONETZ_UPSTREAMS", format!("ollama={}", self.upstream))
+            .env("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "64")
+            .env("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn text(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &str) -> Value {
+        let text = self.text(&format!("{arguments} --json"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments}: {error}: {text}"))
+    }
+
+    fn code(&self, arguments: &str) -> (i32, String) {
+        let output = self.run(arguments);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn a_tenant_and_its_keys_from_beginning_to_end() {
+    let shell = Shell::new("http://127.0.0.1:9");
+    assert!(shell.text("tenant list").contains("no tenants yet"));
+    let tenant = shell.json("tenant create acme --models llama3.2,qwen3:8b");
+    assert_eq!(tenant["models"], json!(["llama3.2:latest", "qwen3:8b"]));
+    assert_eq!(shell.json("tenant set acme --allow-all-models")["allow_all_models"], json!(true));
+    assert_eq!(shell.json("tenant suspend acme")["suspended"], json!(true));
+    assert_eq!(shell.json("tenant resume acme")["suspended"], json!(false));
+
+    let made = shell.json("key create --tenant acme --name ci --models llama3.2 --expires 30d");
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    assert!(identity::api_key::PresentedKey::parse(key).is_ok());
+    assert!(made["expires_at"].is_string());
+    let shown = shell.text(&format!("key show {id} --json"));
+    assert!(!shown.contains(&key[16..]), "the key is shown a second time: {shown}");
+    assert!(!shell.text("key list").contains(&key[16..]));
+    let prefix = &key[..15];
+    assert_eq!(shell.json(&format!("key show {prefix}"))["id"], json!(id));
+    let set = shell.json(&format!("key set {id} --name cd --inherit-models --expires never"));
+    assert_eq!((&set["name"], &set["models"], &set["expires_at"]), (&json!("cd"), &Value::Null, &Value::Null));
+
+    let rotated = shell.json(&format!("key rotate {id} --grace 1h"));
+    assert_ne!(rotated["id"], json!(id));
+    assert_eq!(rotated["name"], json!("cd"));
+    let old = shell.json(&format!("key show {id}"));
+    assert_eq!((&old["status"], &old["rotated_to"]), (&json!("active"), &rotated["id"]));
+    assert!(old["expires_at"].is_string());
+    let revoked = shell.json(&format!("key revoke {id} --reason leaked"));
+    assert_eq!(revoked["status"], json!("revoked"));
+    assert_eq!(shell.json("key list --tenant acme").as_array().unwrap().len(), 2);
+    assert_eq!(shell.json("tenant delete acme"), json!({ "deleted": "acme" }));
+    assert_eq!(shell.json("key list"), json!([]));
+}
+
+#[test]
+fn exit_codes_mean_something() {
+    let shell = Shell::new("http://127.0.0.1:9");
+    shell.text("tenant create acme");
+    for (arguments, expected, says) in [
+        ("tenant create acme", 4, "already exists"),
+        ("tenant create a/b", 2, "no name of a tenant"),
+        ("tenant show nobody", 3, "there is no tenant nobody"),
+        ("tenant set acme", 2, "say what to set"),
+        ("key show nz_nothing", 3, "there is no key"),
+        ("key create --tenant nobody", 3, "there is no tenant"),
+        ("key create --tenant acme --expires soon", 2, "give a moment"),
+        ("key create --tenant acme --models a@b", 2, "no name of a model"),
+        ("upstream remove nothing", 3, "there is no such upstream"),
+        ("upstream add x ftp://y", 2, "http://host"),
+        ("upstream check", 1, "do not answer"),
+        ("model list", 1, "no upstream answers"),
+        ("nonsense", 2, "nonsense"),
+        ("healthcheck", 1, "does not answer"),
+        ("--config /nonexistent check-config", 5, "/nonexistent"),
+    ] {
+        let (code, said) = shell.code(arguments);
+        assert_eq!(code, expected, "{arguments}: {said}");
+        assert!(said.contains(says), "{arguments}: {said}");
+    }
+    // A whole key by mistake is not repeated.
+    let key = identity::api_key::mint(|buffer| buffer.fill(9)).key;
+    let (code, said) = shell.code(&format!("key show {}", key.expose()));
+    assert!(code == 3 && !said.contains(&key.expose()[16..]), "{said}");
+    let broken = shell.command("tenant list").env("DATABASE_URL", "postgres://127.0.0.1:9/x").output();
+    assert_eq!(broken.unwrap().status.code(), Some(6));
+}
+
+#[test]
+fn completions_a_manual_and_the_reference_are_printed() {
+    let shell = Shell::new("http://127.0.0.1:9");
+    for kind in ["bash", "zsh", "fish"] {
+        assert!(shell.text(&format!("completions {kind}")).contains("neuronetz"));
+    }
+    let manual = shell.text("man");
+    assert!(manual.starts_with(".") && manual.contains("NEURONETZ KEY ROTATE"), "{manual}");
+    assert!(shell.text("check-config --reference").contains("server.listen"));
+    assert!(shell.text("check-config").contains("right"));
+    assert!(shell.text("migrate").contains("Applied"));
+    assert!(shell.text("migrate").contains("up to date"));
+}
+
+#[tokio::test]
+async fn models_upstreams_audit_and_usage_are_read() {
+    let gateway = TestGateway::start().await;
+    let shell = Shell::new(&format!("http://{}", gateway.ollama.address()));
+    shell.text("tenant create acme --models llama3.2");
+    assert_eq!(shell.json("model list").as_array().unwrap().len(), 4);
+    assert_eq!(shell.json("model list --tenant acme")[0]["name"], json!("llama3.2:latest"));
+    assert_eq!(shell.json("upstream list")[0]["from"], json!("configuration"));
+    assert_eq!(shell.json("upstream check")[0]["models"], json!(4));
+    let added = shell.json(&format!("upstream add second http://{}", gateway.ollama.address()));
+    assert_eq!(added["from"], json!("database"));
+    assert_eq!(shell.json("model list")[0]["upstreams"], json!(["ollama", "second"]));
+    assert_eq!(shell.json("upstream remove second"), json!({ "removed": "second" }));
+    assert_eq!(shell.json("audit query"), json!([]));
+    assert!(shell.text("usage").contains("Nothing has been used"));
+}
+
+/// A server that is started as a user starts it, with commands beside it.
+#[tokio::test]
+async fn a_server_hears_commands_and_ends_in_order() {
+    let ollama = scripted_ollama::Scripted::start(
+        scripted_ollama::Script::default(),
+        std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+    )
+    .await
+    .unwrap();
+    let shell = Shell::new(&format!("http://{}", ollama.address()));
+    let log = shell.directory.path().join("log");
+    let mut server = shell
+        .command("serve")
+        .env("NEURONETZ_LISTEN", "127.0.0.1:0")
+        .env("NEURONETZ_ADMIN_LISTEN", "127.0.0.1:0")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap();
+    let address = eventually("the address", || async {
+        let said = text();
+        let (_, rest) = said.split_once("listening on http://")?;
+        rest.split([' ', ';', '\n']).next()?.parse().ok()
+    })
+    .await;
+    shell.text("tenant create acme --allow-all-models");
+    let made = shell.json("key create --tenant acme");
+    let key = made["key"].as_str().unwrap();
+    for _ in 0..3 {
+        let reply = post(address, "/api/chat", Some(key), &whole_chat("one two")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let events = eventually("the audit", || async {
+        let events = shell.json("audit query --tenant acme");
+        (events.as_array()?.len() == 3).then_some(events)
+    })
+    .await;
+    assert_eq!((&events[0]["prompt_tokens"], &events[0]["completion_tokens"]), (&json!(2), &json!(7)));
+    assert_eq!(events[0]["key"], made["prefix"]);
+    assert_eq!(shell.text("audit tail --no-follow --lines 2").lines().count(), 2);
+    let usage = shell.json("usage --tenant acme --by model");
+    assert_eq!((&usage[0]["of"], &usage[0]["prompt"]), (&json!("llama3.2:latest"), &json!(6)));
+    shell.text(&format!("key revoke {}", made["id"].as_str().unwrap()));
+    eventually("the revocation", || async {
+        (get(address, "/v1/models", Some(key)).await.status == 401).then_some(())
+    })
+    .await;
+    let term = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(term.success());
+    let ended = eventually("the end", || {
+        let ended = server.try_wait().unwrap();
+        async move { ended }
+    })
+    .await;
+    assert_eq!(ended.code(), Some(0), "{}", text());
+    assert!(text().contains("stopped in order") && !text().contains(&key[16..]), "{}", text());
+}

@@ -1,0 +1,69 @@
+//! What clients, operators and upstreams can see of a gateway that runs.
+//!
+//! | file | about |
+//! |---|---|
+//! | `auth` | who is calling |
+//! | `blocked` | paths that are blocked, however they are spelled |
+//! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
+//! | `native`, `openai` | requests that are right, in both dialects |
+//! | `failing` | upstreams and clients that fail |
+//! | `models` | what is discovered, and who may use it |
+//! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
+//! | `changes` | what other processes change |
+//! | `operations` | health, metrics, the end |
+//! | `commands` | the command line |
+
+mod auth;
+mod blocked;
+mod changes;
+mod commands;
+mod failing;
+mod input;
+mod models;
+mod native;
+mod openai;
+mod operations;
+mod wire;
+
+use serde_json::{Value, json};
+use tests::{Setup, gateway::MODEL};
+
+/// A chat of one message.
+fn chat(words: &str) -> Value {
+    json!({ "model": MODEL, "messages": [{ "role": "user", "content": words }] })
+}
+
+/// The same, whole.
+fn whole_chat(words: &str) -> Value {
+    with(chat(words), "stream", json!(false))
+}
+
+/// A body with one field more, or another one.
+fn with(mut body: Value, field: &str, value: Value) -> Value {
+    body[field] = value;
+    body
+}
+
+/// A gateway on Postgres, or on SQLite.
+fn on(postgres: bool) -> Setup {
+    Setup { postgres, ..Setup::default() }
+}
+
+/// A setup with settings, as environment variables.
+fn settings<const N: usize>(env: [(&'static str, &str); N]) -> Setup {
+    Setup { env: env.map(|(name, value)| (name, value.to_owned())).to_vec(), ..Setup::default() }
+}
+
+/// Makes two tests of each function, one on each database.
+macro_rules! on_both {
+    ($($test:ident,)+) => {
+        mod sqlite {
+            $(#[tokio::test] async fn $test() { super::$test(crate::on(false)).await; })+
+        }
+
+        mod postgres {
+            $(#[tokio::test] async fn $test() { super::$test(crate::on(true)).await; })+
+        }
+    };
+}
+use on_both;
