@@ -73,7 +73,8 @@ pub(super) async fn run(
             "no upstream answers ({names}): neuronetz upstream check"
         )));
     }
-    let views: Vec<_> = models.into_values().collect();
+    let mut views: Vec<_> = models.into_values().collect();
+    views.iter_mut().for_each(|view| view.upstreams.sort());
     Ok(out.rows(&views, "No model may be used, or none is installed.")?)
 }
 

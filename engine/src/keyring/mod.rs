@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | form and checksum | nothing | – |
 //! | the cache, by a keyed hash of the whole key | 100 ns | entries, in number |
+//! | the same key, many times at once | one look for all | [`flights`] |
 //! | the record, by its public prefix | one query | [`gate`]: two lanes, so that made-up prefixes wait behind each other only |
 //! | Argon2id | tens of ms, off the async threads | [`gate`]: so many at once in all, one at once and few waiting per prefix |
 //!
@@ -41,11 +42,13 @@ use tokio_util::task::TaskTracker;
 
 use self::{
     cache::{Cache, Entry, Tag},
+    flights::Flights,
     gate::Gate,
 };
 use crate::{config, telemetry};
 
 mod cache;
+mod flights;
 mod gate;
 
 /// How long an identity may be trusted unseen while the feed of changes is deaf.
@@ -81,6 +84,7 @@ pub struct Keyring {
     hashing: Hashing,
     fresh_for: Duration,
     cache: Cache,
+    flights: Flights,
     gate: Gate,
     /// Prefixes of keys that exist, by keyed hash: who is among them goes first.
     known: RwLock<HashSet<u64>>,
@@ -113,6 +117,7 @@ impl Keyring {
             hashing,
             fresh_for: settings.cache_ttl,
             cache: Cache::new(cache_key, settings.cache_entries_max),
+            flights: Flights::default(),
             gate: Gate::new(settings.verifications_max, settings.verification_timeout),
             known: RwLock::default(),
             hears_changes: AtomicBool::new(false),
@@ -134,7 +139,7 @@ impl Keyring {
             entry => entry,
         };
         // The way of a known key is short, and its future small; this one is neither.
-        Box::pin(self.look_up(presented, tag, entry)).await
+        Box::pin(self.flights.share(tag, self.look_up(presented, tag, entry))).await
     }
 
     async fn look_up(
@@ -143,13 +148,22 @@ impl Keyring {
         tag: Tag,
         entry: Option<Arc<Entry>>,
     ) -> Result<Arc<Principal>, Refused> {
-        let changes = self.changes.load(Ordering::Acquire);
         let known = self.is_known(presented.prefix());
-        let credential = self.read(presented.prefix(), known).await?;
+        let prefix = presented.prefix().to_owned();
+        let mut changes = self.changes.load(Ordering::Acquire);
+        let mut credential = self.read(&prefix, known).await?;
         // The same key was right for the same stored hash before: it still is.
-        let proven = entry.is_some_and(|entry| entry.is_of(&credential.hash));
-        if !proven {
+        if !entry.is_some_and(|entry| entry.is_of(&credential.hash)) {
             self.verify(presented, &credential).await?;
+            // That took its time; what changed meanwhile counts.
+            let now = self.changes.load(Ordering::Acquire);
+            if now != changes {
+                let proven = std::mem::replace(&mut credential, self.read(&prefix, known).await?);
+                changes = now;
+                if credential.key.id != proven.key.id {
+                    return Err(Refused::Wrong);
+                }
+            }
         }
         let principal = Arc::new(principal(&credential));
         let entry = self.cache.put(tag, Arc::clone(&principal), &credential.hash);

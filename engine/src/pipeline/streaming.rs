@@ -127,6 +127,10 @@ impl Streaming {
     /// # Errors
     /// [`Refusal::UpstreamReply`] where it is no reply.
     pub(super) fn whole(reply: &Bytes, inference: &Inference) -> Result<Self, Refusal> {
+        let counted = |said| {
+            let produced = if generates(inference.route) { reply.len() as u64 } else { 0 };
+            or_estimate(Some(said), prompt_estimate(inference), || produced.div_ceil(BYTES_PER_TOKEN))
+        };
         let (body, usage) = match &inference.form {
             Form::OpenAi { model, .. } => {
                 let (body, usage) =
@@ -142,7 +146,7 @@ impl Streaming {
                 if tail.error || !tail.is_json {
                     return Err(Refusal::UpstreamReply);
                 }
-                (reply.clone(), usage(tail.prompt_eval_count, tail.eval_count))
+                (reply.clone(), counted(usage(tail.prompt_eval_count, tail.eval_count)))
             }
         };
         Ok(Self(Kind::Whole { body, usage }))
@@ -273,11 +277,7 @@ impl Relay {
     /// The body is done with: tells the record what became of the stream.
     pub fn settle(&mut self, record: &mut Record) {
         let said = self.form.usage();
-        let usage = said.unwrap_or(Usage {
-            prompt: self.prompt,
-            completion: self.form.produced(),
-            estimated: true,
-        });
+        let usage = or_estimate(said, self.prompt, || self.form.produced());
         match self.end {
             Some(End::Broken(outcome, code)) => record.break_off(outcome, Some(code), usage),
             Some(End::Complete) => record.complete(usage),
@@ -348,7 +348,7 @@ impl Relayed {
 
     fn produced(&self) -> u64 {
         match self {
-            Self::Native(native) => native.lines(),
+            Self::Native(native) => native.produced(),
             Self::Chat { chat, .. } => chat.produced(),
         }
     }
@@ -378,6 +378,21 @@ impl TimeLimits {
 
 fn usage(prompt: u64, completion: u64) -> Usage {
     Usage { prompt, completion, estimated: false }
+}
+
+/// What the upstream said, where it said anything at all, else what can be guessed. A request without
+/// a word in it (one that only loads a model) cost nothing.
+fn or_estimate(said: Option<Usage>, prompt: u64, produced: impl FnOnce() -> u64) -> Usage {
+    match said {
+        Some(said) if said.total() > 0 => said,
+        Some(said) if prompt == 0 => said,
+        _ => Usage { prompt, completion: produced(), estimated: true },
+    }
+}
+
+/// Whether the reply is made of tokens.
+fn generates(route: Route) -> bool {
+    matches!(route, Route::OllamaChat | Route::OllamaGenerate | Route::OpenAiChat)
 }
 
 fn prompt_estimate(inference: &Inference) -> u64 {

@@ -76,10 +76,11 @@ impl NativeStream {
         tail(&self.last)
     }
 
-    /// How many lines have gone by: an estimate of the tokens, where the upstream never says.
+    /// How many lines before the last one have gone by: an estimate of the tokens, where the upstream
+    /// never says.
     #[must_use]
-    pub fn lines(&self) -> u64 {
-        self.lines
+    pub fn produced(&self) -> u64 {
+        self.lines - u64::from(self.tail().done)
     }
 
     fn check_held(&self) -> Passed {
@@ -148,7 +149,7 @@ mod tests {
         let passed = stream.push(chunk.clone());
         assert_eq!(passed.bytes.as_ptr(), chunk.as_ptr());
         assert_eq!(stream.end(), Passed::default());
-        assert_eq!(stream.lines(), 4);
+        assert_eq!(stream.produced(), 3);
         assert_eq!((stream.tail().prompt_eval_count, stream.tail().eval_count), (3, 2));
     }
 
@@ -215,7 +216,7 @@ mod tests {
             let (out, fault, stream) = run(&parts);
             prop_assert_eq!(out, GOOD.as_bytes());
             prop_assert_eq!(fault, None);
-            prop_assert_eq!(stream.lines(), 4);
+            prop_assert_eq!(stream.produced(), 3);
         }
     }
 }

@@ -129,13 +129,14 @@ fn completions_a_manual_and_the_reference_are_printed() {
     }
     let manual = shell.text("man");
     assert!(manual.starts_with(".") && manual.contains("NEURONETZ KEY ROTATE"), "{manual}");
-    assert!(shell.text("check-config --reference").contains("server.listen"));
+    assert!(shell.text("check-config --reference").contains("NEURONETZ_SERVER_LISTEN"));
     assert!(shell.text("check-config").contains("right"));
     assert!(shell.text("migrate").contains("Applied"));
     assert!(shell.text("migrate").contains("up to date"));
 }
 
-#[tokio::test]
+// The commands block the thread of the test, and what they ask runs in this process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_upstreams_audit_and_usage_are_read() {
     let gateway = TestGateway::start().await;
     let shell = Shell::new(&format!("http://{}", gateway.ollama.address()));
@@ -153,7 +154,7 @@ async fn models_upstreams_audit_and_usage_are_read() {
 }
 
 /// A server that is started as a user starts it, with commands beside it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_hears_commands_and_ends_in_order() {
     let ollama = scripted_ollama::Scripted::start(
         scripted_ollama::Script::default(),

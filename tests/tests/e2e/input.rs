@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::json;
-use tests::{Open, TestGateway, client::ask, get, post, raw, send};
+use tests::{Open, TestGateway, client::ask, get, patience::eventually, post, raw, send};
 
 use crate::{chat, settings, whole_chat, with};
 
@@ -141,12 +141,26 @@ async fn a_body_just_below_the_limit_is_passed_on() {
 
 #[tokio::test]
 async fn all_bodies_together_have_a_limit() {
-    let setup = settings([("NEURONETZ_SERVER_BODIES_BYTES_MAX", "64KiB")]);
+    let setup = settings([
+        ("NEURONETZ_SERVER_BODY_BYTES_MAX", "64KiB"),
+        ("NEURONETZ_SERVER_BODIES_BYTES_MAX", "64KiB"),
+    ]);
     let gateway = TestGateway::with(setup).await;
-    let words = "x".repeat(100_000);
-    let reply =
-        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &chat(&words)).await;
+    // A body is held as long as its upstream may have to be asked again.
+    let words = "x".repeat(40_000);
+    let path = "/v1/chat/completions";
+    let held = whole_chat(&format!("[[hang-head]] {words}"));
+    let held = Open::post(gateway.address, path, &gateway.key, &held).await;
+    gateway.ollama.until(|done| done.requests > 1).await;
+    let reply = post(gateway.address, path, Some(&gateway.key), &chat(&words)).await;
     assert_eq!((reply.status.as_u16(), reply.code()), (503, "overloaded".to_owned()));
+    assert!(!reply.header("retry-after").is_empty());
+    drop(held);
+    eventually("room", || async {
+        let reply = post(gateway.address, path, Some(&gateway.key), &chat(&words)).await;
+        (reply.status == 200).then_some(())
+    })
+    .await;
     goes_on(&gateway).await;
 }
 

@@ -166,7 +166,8 @@ async fn the_admin_listener_asks_for_its_token_where_it_has_one() {
     assert_eq!(get(gateway.admin, "/metrics", Some(token)).await.status, 200);
     assert_eq!(get(gateway.admin, "/healthz", None).await.status, 200);
     // It is no way to the models.
-    assert_eq!(get(gateway.admin, "/v1/models", Some(&gateway.key)).await.status, 404);
+    assert_eq!(get(gateway.admin, "/v1/models", Some(&gateway.key)).await.status, 401);
+    assert_eq!(get(gateway.admin, "/v1/models", Some(token)).await.status, 404);
 }
 
 #[tokio::test]
