@@ -6,7 +6,7 @@ help: ## Shows this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: ## Builds and runs a gateway with a key, on a temporary database.
-	@cargo build --quiet --bin neuronetz
+	@cargo build --locked --bin neuronetz
 	@target/debug/neuronetz demo
 
 build: ## Builds the release binary.
