@@ -185,6 +185,11 @@ impl Handle {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn poison(&self) {
+        self.address.cast(Message::Poison);
+    }
+
     /// How it is.
     #[must_use]
     pub fn state(&self) -> View {
@@ -367,6 +372,3 @@ impl State {
         });
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -121,6 +121,11 @@ impl Handle {
         self.address.cast(Message::Discovered { upstream, models });
     }
 
+    #[cfg(test)]
+    pub(crate) fn poison(&self) {
+        self.address.cast(Message::Poison);
+    }
+
     pub(crate) fn removed(&self, name: String) {
         self.address.cast(Message::Removed { name });
     }

@@ -15,7 +15,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::Actor;
-use storage::{Storage, upstreams::Upstream};
+use storage::{audit::Audit, upstreams::Upstream};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,8 @@ pub mod ports;
 mod restart;
 mod root;
 pub mod sweeper;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 
 /// How long an actor that has nothing to do may take to stop.
@@ -34,8 +36,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the actors need.
 pub struct Arguments {
-    /// Where things last.
-    pub storage: Storage,
+    /// Where what happened lasts.
+    pub audit: Arc<dyn Audit>,
     /// How upstreams are asked.
     pub prober: Arc<dyn ports::Prober>,
     /// The clock on the wall.

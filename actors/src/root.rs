@@ -62,7 +62,7 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
     let audit_handle = audit::Handle::new(&settings.audit, audit_address);
     let audit = audit::Arguments {
         ring: audit_handle.ring(),
-        port: Arc::clone(&arguments.storage.audit),
+        port: Arc::clone(&arguments.audit),
         settings: settings.audit.clone(),
         tasks: arguments.tasks.clone(),
     };
@@ -222,7 +222,7 @@ impl State {
     async fn start_sweeper(&mut self, me: &ActorCell) -> Result<(), ActorProcessingErr> {
         let arguments = sweeper::Arguments {
             settings: self.arguments.settings.sweeper.clone(),
-            audit: Arc::clone(&self.arguments.storage.audit),
+            audit: Arc::clone(&self.arguments.audit),
             clock: Arc::clone(&self.arguments.clock),
             tasks: self.arguments.tasks.clone(),
         };

@@ -139,7 +139,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let configured = configured(&config.upstream, outside.clock.as_ref());
     let stored = storage.upstreams.list().await?;
     let system = actors::start(actors::Arguments {
-        storage: storage.clone(),
+        audit: Arc::clone(&storage.audit),
         prober: Arc::new(Probe::new(Arc::clone(&client))),
         clock: Arc::clone(&outside.clock),
         settings: settings(&config),

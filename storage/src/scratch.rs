@@ -51,7 +51,8 @@ impl Scratch {
     }
 
     async fn allow_connections(&self, allow: bool) -> Result<()> {
-        execute(&self.server, format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", self.name)).await
+        execute(&self.server, format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", self.name))
+            .await
     }
 }
 

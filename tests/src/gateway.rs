@@ -303,7 +303,10 @@ async fn open(url: &str) -> Storage {
 
 /// A database of its own on the server of `TEST_POSTGRES_URL`.
 async fn scratch() -> Scratch {
-    #[expect(clippy::disallowed_methods, reason = "where the test servers are is told by `make test`")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where the test servers are is told by `make test`"
+    )]
     let server = std::env::var("TEST_POSTGRES_URL")
         .unwrap_or_else(|_| panic!("TEST_POSTGRES_URL is not set: run `make test`"));
     Scratch::on(&server).await.unwrap_or_else(|e| panic!("{e}"))
@@ -312,7 +315,5 @@ async fn scratch() -> Scratch {
 /// The metrics of this process.
 fn metrics() -> PrometheusHandle {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
-    METRICS
-        .get_or_init(|| engine::telemetry::install().unwrap_or_else(|e| panic!("{e}")))
-        .clone()
+    METRICS.get_or_init(|| engine::telemetry::install().unwrap_or_else(|e| panic!("{e}"))).clone()
 }

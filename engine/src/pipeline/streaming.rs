@@ -129,7 +129,9 @@ impl Streaming {
     pub(super) fn whole(reply: &Bytes, inference: &Inference) -> Result<Self, Refusal> {
         let counted = |said| {
             let produced = if generates(inference.route) { reply.len() as u64 } else { 0 };
-            or_estimate(Some(said), prompt_estimate(inference), || produced.div_ceil(BYTES_PER_TOKEN))
+            or_estimate(Some(said), prompt_estimate(inference), || {
+                produced.div_ceil(BYTES_PER_TOKEN)
+            })
         };
         let (body, usage) = match &inference.form {
             Form::OpenAi { model, .. } => {

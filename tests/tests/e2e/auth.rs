@@ -6,9 +6,7 @@ use futures_util::future::join_all;
 use identity::{api_key::mint, hashing::Hashing, models::ModelRule};
 use jiff::{SignedDuration, Timestamp};
 use protocol::error::Code;
-use storage::{
-    keys::NewKey, limits::Limits, revocations::Revocation, tenants::TenantChange,
-};
+use storage::{keys::NewKey, limits::Limits, revocations::Revocation, tenants::TenantChange};
 use tests::{Setup, TestGateway, client::ask, get, patience::eventually, post};
 
 use crate::{on_both, settings, whole_chat};

@@ -22,7 +22,8 @@ async fn a_revocation_with_a_cut_ends_the_streams_of_its_key_and_of_no_other(set
     let (key, text) = gateway.key(None).await;
     let hanging = with(chat("[[hang 2]]"), "stream", json!(true));
     let mut cut = Open::post(gateway.address, "/v1/chat/completions", &text, &hanging).await;
-    let mut whole = Open::post(gateway.address, "/api/chat", &text, &whole_chat("[[hang-head]]")).await;
+    let mut whole =
+        Open::post(gateway.address, "/api/chat", &text, &whole_chat("[[hang-head]]")).await;
     let mut other = Open::post(gateway.address, "/api/chat", &gateway.key, &hanging).await;
     cut.until(" is").await;
     other.until(" is").await;

@@ -73,7 +73,10 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
     let prefix = &key[..15];
     assert_eq!(shell.json(&format!("key show {prefix}"))["id"], json!(id));
     let set = shell.json(&format!("key set {id} --name cd --inherit-models --expires never"));
-    assert_eq!((&set["name"], &set["models"], &set["expires_at"]), (&json!("cd"), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&set["name"], &set["models"], &set["expires_at"]),
+        (&json!("cd"), &Value::Null, &Value::Null)
+    );
 
     let rotated = shell.json(&format!("key rotate {id} --grace 1h"));
     assert_ne!(rotated["id"], json!(id));
@@ -117,7 +120,8 @@ fn exit_codes_mean_something() {
     let key = identity::api_key::mint(|buffer| buffer.fill(9)).key;
     let (code, said) = shell.code(&format!("key show {}", key.expose()));
     assert!(code == 3 && !said.contains(&key.expose()[16..]), "{said}");
-    let broken = shell.command("tenant list").env("DATABASE_URL", "postgres://127.0.0.1:9/x").output();
+    let broken =
+        shell.command("tenant list").env("DATABASE_URL", "postgres://127.0.0.1:9/x").output();
     assert_eq!(broken.unwrap().status.code(), Some(6));
 }
 
@@ -190,7 +194,10 @@ async fn a_server_hears_commands_and_ends_in_order() {
         (events.as_array()?.len() == 3).then_some(events)
     })
     .await;
-    assert_eq!((&events[0]["prompt_tokens"], &events[0]["completion_tokens"]), (&json!(2), &json!(7)));
+    assert_eq!(
+        (&events[0]["prompt_tokens"], &events[0]["completion_tokens"]),
+        (&json!(2), &json!(7))
+    );
     assert_eq!(events[0]["key"], made["prefix"]);
     assert_eq!(shell.text("audit tail --no-follow --lines 2").lines().count(), 2);
     let usage = shell.json("usage --tenant acme --by model");

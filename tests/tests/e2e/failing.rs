@@ -107,7 +107,8 @@ async fn time_limits_are_told_and_audited() {
 
 #[tokio::test]
 async fn the_total_time_limit_ends_a_stream_that_never_pauses() {
-    let gateway = TestGateway::with(settings([("NEURONETZ_UPSTREAM_TOTAL_TIMEOUT", "500ms")])).await;
+    let gateway =
+        TestGateway::with(settings([("NEURONETZ_UPSTREAM_TOTAL_TIMEOUT", "500ms")])).await;
     let words = "[[chunks 100000]] [[pace 20]]";
     let reply = Open::post(gateway.address, "/api/chat", &gateway.key, &streamed(words)).await;
     let reply = reply.end().await;
@@ -186,7 +187,8 @@ async fn an_upstream_that_is_down_is_503_and_another_one_takes_over() {
     gateway.add_upstream("second", second.address()).await;
     eventually("both upstreams", || async {
         let ready = tests::get(gateway.address, "/readyz", None).await.json();
-        let up = ready["upstreams"].as_array()?.iter().filter(|part| part["status"] == "up").count();
+        let up =
+            ready["upstreams"].as_array()?.iter().filter(|part| part["status"] == "up").count();
         (up == 2).then_some(())
     })
     .await;

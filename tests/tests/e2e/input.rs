@@ -52,7 +52,10 @@ async fn bodies_that_cannot_be_done_are_refused_in_both_dialects() {
         (format!(r#"{{"model":"llama3.2","model":"x",{messages}}}"#), "ambiguous_field"),
         (format!(r#"{{"Model":"llama3.2",{messages}}}"#), "ambiguous_field"),
         (format!(r#"{{"mod\u0065l":"llama3.2","model":"x",{messages}}}"#), "ambiguous_field"),
-        (format!(r#"{{"model":"llama3.2","Options":{{}},"options":{{}},{messages}}}"#), "ambiguous_field"),
+        (
+            format!(r#"{{"model":"llama3.2","Options":{{}},"options":{{}},{messages}}}"#),
+            "ambiguous_field",
+        ),
         (format!(r#"{{"model":"llama3.2","Keep_Alive":0,{messages}}}"#), "ambiguous_field"),
         (format!(r#"{{"model":"no-such-model",{messages}}}"#), "model_not_found"),
     ];

@@ -29,7 +29,12 @@ async fn listed(gateway: &TestGateway, key: &str) -> Vec<String> {
 
 async fn tagged(gateway: &TestGateway, key: &str) -> Vec<String> {
     let list = get(gateway.address, "/api/tags", Some(key)).await.json();
-    list["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect()
+    list["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 async fn a_key_sees_and_uses_its_effective_models_and_no_others(setup: Setup) {
@@ -41,8 +46,13 @@ async fn a_key_sees_and_uses_its_effective_models_and_no_others(setup: Setup) {
     assert_eq!(listed(&gateway, &narrow).await, ["llama3.2:latest"]);
     assert_eq!(listed(&gateway, &gateway.key).await.len(), 4);
     for spelling in [
-        "llama3.2", "LLAMA3.2:latest", "library/llama3.2", "registry.ollama.ai/library/llama3.2:latest",
-        " llama3.2 ", "llama3.2:local", "https://registry.ollama.ai/library/llama3.2",
+        "llama3.2",
+        "LLAMA3.2:latest",
+        "library/llama3.2",
+        "registry.ollama.ai/library/llama3.2:latest",
+        " llama3.2 ",
+        "llama3.2:local",
+        "https://registry.ollama.ai/library/llama3.2",
     ] {
         let reply = post(gateway.address, "/api/chat", Some(&narrow), &ask_for(spelling)).await;
         assert_eq!(reply.status, 200, "{spelling}: {}", reply.text());
@@ -100,7 +110,8 @@ async fn cloud_models_are_refused_unless_allowed() {
     assert_eq!(listed(&gateway, &gateway.key).await, ["llama3.2:latest"]);
     for model in ["gpt-oss:20b-cloud", "GPT-OSS:20B-CLOUD", "llama3.2:cloud", "x:cloud"] {
         let reply =
-            post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for(model)).await;
+            post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for(model))
+                .await;
         assert_eq!((reply.status.as_u16(), reply.code()), (403, "cloud_model_blocked".to_owned()));
     }
     let allowed = settings([("NEURONETZ_CATALOG_ALLOW_CLOUD_MODELS", "true")]);
@@ -117,7 +128,8 @@ async fn a_catalog_that_was_never_filled_refuses() {
     let gateway = TestGateway::with(setup).await;
     for reply in [
         get(gateway.address, "/v1/models", Some(&gateway.key)).await,
-        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for("llama3.2")).await,
+        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for("llama3.2"))
+            .await,
     ] {
         assert_eq!((reply.status.as_u16(), reply.code()), (503, "catalog_unavailable".to_owned()));
         assert!(!reply.header("retry-after").is_empty());
@@ -127,7 +139,9 @@ async fn a_catalog_that_was_never_filled_refuses() {
     let reply =
         post(gateway.address, "/v1/chat/completions", Some(&none), &ask_for("llama3.2")).await;
     assert_eq!(reply.status, 403);
-    assert!(gateway.metric("gateway_fail_closed_total{reason=\"catalog_unavailable\"}").await > 1.9);
+    assert!(
+        gateway.metric("gateway_fail_closed_total{reason=\"catalog_unavailable\"}").await > 1.9
+    );
     let ready = get(gateway.address, "/readyz", None).await;
     assert_eq!((ready.status.as_u16(), &ready.json()["catalog"]), (503, &json!("unavailable")));
 }
@@ -150,8 +164,7 @@ async fn a_catalog_that_has_grown_stale_refuses() {
 
 #[tokio::test]
 async fn what_is_installed_and_removed_is_seen() {
-    let gateway =
-        TestGateway::with(settings([("NEURONETZ_CATALOG_POLL_INTERVAL", "200ms")])).await;
+    let gateway = TestGateway::with(settings([("NEURONETZ_CATALOG_POLL_INTERVAL", "200ms")])).await;
     let delete = json!({ "model": "qwen3:8b" });
     post(gateway.ollama.address(), "/api/delete", None, &delete).await;
     eventually("the removal", || async {
@@ -159,6 +172,7 @@ async fn what_is_installed_and_removed_is_seen() {
     })
     .await;
     let reply =
-        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for("qwen3:8b")).await;
+        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for("qwen3:8b"))
+            .await;
     assert_eq!((reply.status.as_u16(), reply.code()), (404, "model_not_found".to_owned()));
 }

@@ -35,7 +35,10 @@ async fn a_streamed_chat_passes_untouched_and_is_audited(setup: Setup) {
 
     let event = gateway.audited_one().await;
     assert_eq!(format!("{}", event.request), reply.header("x-request-id"));
-    assert_eq!((event.route, event.status, event.outcome), (Route::OllamaChat, 200, Outcome::Completed));
+    assert_eq!(
+        (event.route, event.status, event.outcome),
+        (Route::OllamaChat, 200, Outcome::Completed)
+    );
     assert_eq!((event.usage.prompt, event.usage.completion), (3, 8));
     assert!(!event.usage.estimated && event.code.is_none());
     assert_eq!(event.model.unwrap().as_str(), "llama3.2:latest");

@@ -34,10 +34,15 @@ async fn a_stream_is_what_the_sdks_read() {
         .collect();
     assert_eq!(text, "This is the scripted Ollama: hello there");
     assert_eq!(chunks.iter().filter(|c| !c["choices"][0]["delta"]["role"].is_null()).count(), 1);
-    assert!(chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"] && chunk["model"] == "llama3.2"));
+    assert!(
+        chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"] && chunk["model"] == "llama3.2")
+    );
     let [.., finish, usage] = chunks.as_slice() else { panic!("{chunks:?}") };
     assert_eq!(finish["choices"][0]["finish_reason"], json!("stop"));
-    assert_eq!(usage["usage"], json!({ "prompt_tokens": 2, "completion_tokens": 7, "total_tokens": 9 }));
+    assert_eq!(
+        usage["usage"],
+        json!({ "prompt_tokens": 2, "completion_tokens": 7, "total_tokens": 9 })
+    );
     let event = gateway.audited_one().await;
     assert_eq!((event.route, event.outcome), (Route::OpenAiChat, Outcome::Completed));
     assert_eq!((event.usage.prompt, event.usage.completion), (2, 7));
@@ -84,7 +89,8 @@ async fn tools_schemas_and_reasoning_are_translated() {
     let reply = ask(with(chat("hi"), "response_format", schema)).await;
     assert_eq!(reply["choices"][0]["message"]["content"], json!("{\"n\":0}"));
 
-    let thinking = with(with(chat("hi"), "model", json!("qwen3:8b")), "reasoning_effort", json!("high"));
+    let thinking =
+        with(with(chat("hi"), "model", json!("qwen3:8b")), "reasoning_effort", json!("high"));
     let reply = ask(thinking).await;
     assert!(reply["choices"][0]["message"]["reasoning"].is_string(), "{reply}");
 }

@@ -7,7 +7,13 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tests::{Setup, TestGateway, client::ask, get, patience::{eventually, soon}, post, raw, send};
+use tests::{
+    Setup, TestGateway,
+    client::ask,
+    get,
+    patience::{eventually, soon},
+    post, raw, send,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -70,7 +76,8 @@ async fn what_a_client_sends_besides_the_body_does_not_go_upstream() {
     assert_eq!(seen.headers["host"], gateway.ollama.address().to_string());
     let mut names: Vec<_> = seen.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
-    let expected = ["accept", "content-length", "content-type", "host", "user-agent", "x-request-id"];
+    let expected =
+        ["accept", "content-length", "content-type", "host", "user-agent", "x-request-id"];
     assert_eq!(names, expected);
     assert_eq!(seen.headers["x-request-id"].to_str().unwrap(), reply.header("x-request-id"));
 }
@@ -189,7 +196,8 @@ async fn tls_speaks_what_alpn_says_and_follows_its_files() {
     ] {
         let stream = connect(&offered).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), spoken);
-        let request = Request::get("https://localhost/healthz").body(Full::<Bytes>::default()).unwrap();
+        let request =
+            Request::get("https://localhost/healthz").body(Full::<Bytes>::default()).unwrap();
         let status = if spoken == Some(b"h2") {
             let io = TokioIo::new(stream);
             let (mut sender, connection) =
