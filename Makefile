@@ -25,7 +25,7 @@ lint: ## Runs clippy and the small checks of our own.
 	tests/files
 
 deny: ## Checks licences and who depends on whom, where cargo-deny is installed.
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; \
 	else echo "cargo-deny is not installed; licences are not checked (cargo install --locked cargo-deny)"; fi
 
 docs: ## Builds the documentation of the code.

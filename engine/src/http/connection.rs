@@ -90,8 +90,7 @@ where
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(gateway.server.header_timeout)
-        // One more than our own limit, so that it is ours that answers where it can.
-        .max_buf_size((gateway.server.header_bytes_max * 2).max(16 * 1024))
+        .max_buf_size(roomy(gateway.server.header_bytes_max))
         .serve_connection(io, service);
     let mut draining = pin!(gateway.life.draining().cancelled());
     let mut told = false;
@@ -132,7 +131,7 @@ where
             Box::pin(async move { Ok(pipeline::answer(gateway, None, request).await) })
         })
     };
-    let headers_max = u32::try_from(gateway.server.header_bytes_max).unwrap_or(u32::MAX);
+    let headers_max = u32::try_from(roomy(gateway.server.header_bytes_max)).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(Tracked(gateway.connections.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
@@ -153,6 +152,12 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// What hyper may read of a head, in bytes: more than our own limit, so that in most cases it is ours
+/// that answers.
+fn roomy(header_bytes_max: usize) -> usize {
+    (header_bytes_max * 2).max(16 * 1024)
 }
 
 /// Runs the streams of an HTTP/2 connection where shutdown can wait for them.

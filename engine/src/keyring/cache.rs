@@ -65,6 +65,11 @@ impl Cache {
             }
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
 }
 
 // === impl Entry ===

@@ -50,6 +50,8 @@ use crate::{config, telemetry};
 mod cache;
 mod flights;
 mod gate;
+#[cfg(test)]
+mod tests;
 
 /// How long an identity may be trusted unseen while the feed of changes is deaf.
 const DEAF_FRESH: Duration = Duration::from_secs(1);

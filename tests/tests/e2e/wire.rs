@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use protocol::outcome::Outcome;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tests::{
     Setup, TestGateway,
@@ -132,6 +133,52 @@ async fn http2_by_prior_knowledge_streams_and_multiplexes() {
     })
     .await;
     assert_eq!(gateway.audited(8).await.len(), 8);
+}
+
+#[tokio::test]
+async fn http2_has_the_same_limits_and_the_same_cancellation() {
+    let gateway = TestGateway::start().await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let request = |path: &str, header: &str, body: String| {
+        Request::post(format!("http://{}{path}", gateway.address))
+            .header("authorization", format!("Bearer {}", gateway.key))
+            .header("x-large", header)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap()
+    };
+    let asked = async {
+        let large = request("/v1/chat/completions", &"x".repeat(100 * 1024), String::new());
+        let reply = sender.send_request(large).await.unwrap();
+        assert_eq!(reply.status(), 431);
+        assert!(reply.headers().contains_key("x-request-id"));
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("headers_too_large"));
+
+        let hanging = request("/api/chat", "small", chat("[[hang 1]]").to_string());
+        let mut reply = sender.send_request(hanging).await.unwrap().into_body();
+        assert!(reply.frame().await.unwrap().is_ok());
+        gateway.ollama.until(|done| done.open == 1).await;
+        // The stream is given up and the connection goes on.
+        drop(reply);
+        gateway.ollama.until(|done| done.open == 0).await;
+        let whole = request("/api/chat", "small", whole_chat("hi").to_string());
+        assert_eq!(sender.send_request(whole).await.unwrap().status(), 200);
+    };
+    soon("the replies", async {
+        tokio::select! {
+            () = asked => {}
+            ended = connection => panic!("the connection ended: {ended:?}"),
+        }
+    })
+    .await;
+    // The refused head had proven nobody.
+    let events = gateway.audited(2).await;
+    let left = events.iter().filter(|event| event.outcome == Outcome::ClientLeft).count();
+    assert_eq!(left, 1, "{events:#?}");
 }
 
 struct Certificate {
