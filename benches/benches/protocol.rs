@@ -1,5 +1,4 @@
 //! What the wire formats cost: reading a request, passing and translating a stream.
-#![expect(missing_docs, reason = "criterion's macros make public items without a word")]
 
 use std::hint::black_box;
 
@@ -10,9 +9,7 @@ use protocol::{
     name::ModelName,
     ollama::{request::inspect, stream::NativeStream},
     route::Route,
-    translate::{
-        chat_reply::ReplyMeta, chat_request::chat_request, chat_stream::ChatStream,
-    },
+    translate::{chat_reply::ReplyMeta, chat_request::chat_request, chat_stream::ChatStream},
 };
 
 const LINES: usize = 100;
