@@ -19,6 +19,7 @@ check: fmt lint deny docs ## Runs what needs no servers.
 
 fmt: ## Checks the format.
 	cargo fmt --all --check
+	rustfmt --check --edition 2024 storage/src/*/port.rs
 
 lint: ## Runs clippy and the small checks of our own.
 	cargo clippy --workspace --all-targets --locked -- -D warnings

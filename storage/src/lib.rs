@@ -12,7 +12,9 @@
 //! | [`changes`] | [`changes::Changes`] | word of what other processes changed |
 //!
 //! A port has a folder: `mod.rs` is what others see, `sqlite.rs` and `postgres.rs` stand behind it,
-//! `row.rs` is what they share, and `contract.rs` is run on both. `sqlite.rs` and `postgres.rs` of
+//! `row.rs` is what they share, and `contract.rs` is run on both. Where the two differ by a name and
+//! a cast only, both include `port.rs`: sqlx's types are the driver's, and a function that is generic
+//! over drivers needs more bounds than it has lines. `sqlite.rs` and `postgres.rs` of
 //! the crate connect and migrate. Nobody outside this crate speaks SQL.
 
 use std::sync::Arc;

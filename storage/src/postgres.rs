@@ -7,7 +7,7 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, PgConnection, PgPool,
+    Connection, PgConnection, PgPool, Transaction,
     migrate::{Migrate, Migrator},
     pool::PoolOptions,
     postgres::{PgConnectOptions, Postgres as Driver},
@@ -43,7 +43,9 @@ static MIGRATIONS: Migrator = Migrator {
 
 /// A database on a server.
 pub(crate) struct Postgres {
-    pub(crate) pool: PgPool,
+    /// The same pool as `writer`, under the name that it has on SQLite.
+    pub(crate) reader: PgPool,
+    pub(crate) writer: PgPool,
     /// How to connect, with the time limits of ordinary statements.
     pub(crate) options: PgConnectOptions,
     /// How long a caller waits for a connection.
@@ -78,7 +80,17 @@ impl Postgres {
             })
             .connect_lazy_with(options.clone());
         let acquire_timeout = config.acquire_timeout;
-        Ok(Self { pool, options, acquire_timeout, names: Names::new() })
+        Ok(Self {
+            reader: pool.clone(),
+            writer: pool,
+            options,
+            acquire_timeout,
+            names: Names::new(),
+        })
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Driver>> {
+        Ok(self.writer.begin().await?)
     }
 
     /// A connection outside the pool, for what may take long. Its locks end with it, also where
@@ -117,7 +129,7 @@ impl Database for Postgres {
     }
 
     async fn is_migrated(&self) -> Result<bool> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.writer.acquire().await?;
         let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
             .bind(MIGRATIONS_TABLE)
             .fetch_one(&mut *connection)
@@ -130,12 +142,12 @@ impl Database for Postgres {
     }
 
     async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        sqlx::query("SELECT 1").execute(&self.writer).await?;
         Ok(())
     }
 
     async fn close(&self) {
-        self.pool.close().await;
+        self.writer.close().await;
     }
 }
 

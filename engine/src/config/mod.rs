@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`table`] | every setting, once: name, kind, default, what it is for |
-//! | [`env`] | the environment, as an argument |
+//! | [`mod@env`] | the environment, as an argument |
 //! | `values` | what was written, and the mistakes in it |
 //! | `check` | from what was written to what the program trusts |
 

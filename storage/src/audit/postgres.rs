@@ -90,10 +90,10 @@ impl Audit for Postgres {
         }
         let ids = self.ids(events).await?;
         if events.len() <= ROWS_AT_ONCE {
-            Columns::of(events, &ids)?.query().execute(&self.pool).await?;
+            Columns::of(events, &ids)?.query().execute(&self.writer).await?;
             return Ok(());
         }
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         for some in events.chunks(ROWS_AT_ONCE) {
             Columns::of(some, &ids)?.query().execute(&mut *transaction).await?;
         }
@@ -103,16 +103,16 @@ impl Audit for Postgres {
 
     async fn query(&self, query: AuditQuery) -> Result<Vec<AuditEvent>> {
         let mut sql = row::select(&query);
-        let rows: Vec<EventRow> = sql.build_query_as().fetch_all(&self.pool).await?;
+        let rows: Vec<EventRow> = sql.build_query_as().fetch_all(&self.writer).await?;
         rows.into_iter().map(AuditEvent::try_from).collect()
     }
 
     async fn prepare(&self, from: Timestamp, until: Timestamp) -> Result<()> {
-        partitions::prepare(&self.pool, from, until).await
+        partitions::prepare(&self.writer, from, until).await
     }
 
     async fn forget_before(&self, at: Timestamp) -> Result<u64> {
-        partitions::forget_before(&self.pool, at).await
+        partitions::forget_before(&self.writer, at).await
     }
 }
 
@@ -123,8 +123,8 @@ impl Postgres {
     async fn ids(&self, events: &[AuditEvent]) -> Result<Ids> {
         let (mut ids, unknown) = self.names.split(events);
         if !unknown.is_empty() {
-            sqlx::query(ADD_NAMES).bind(&unknown).execute(&self.pool).await?;
-            let learned = sqlx::query_as(FIND_NAMES).bind(&unknown).fetch_all(&self.pool).await?;
+            sqlx::query(ADD_NAMES).bind(&unknown).execute(&self.writer).await?;
+            let learned = sqlx::query_as(FIND_NAMES).bind(&unknown).fetch_all(&self.writer).await?;
             self.names.learn(&mut ids, learned);
         }
         Ok(ids)

@@ -19,6 +19,6 @@ impl Ledger for Postgres {
         let out_of_range = |cause| Error::Unexpected(sqlx::Error::Encode(Box::new(cause)));
         let since = since.map_err(out_of_range)?.map(time::OffsetDateTime::date);
         let mut sql = row::select(query, DAY, since);
-        Ok(row::sums(sql.build_query_as().fetch_all(&self.pool).await?))
+        Ok(row::sums(sql.build_query_as().fetch_all(&self.reader).await?))
     }
 }

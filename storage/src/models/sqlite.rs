@@ -1,38 +1,5 @@
 //! Models on SQLite.
 
-use async_trait::async_trait;
-use protocol::name::ModelName;
+use crate::sqlite::Sqlite as Store;
 
-use super::{
-    Model, Models,
-    row::{self, ModelRow},
-};
-use crate::{
-    column::Count,
-    error::{Error, Result},
-    sqlite::Sqlite,
-};
-
-#[async_trait]
-impl Models for Sqlite {
-    async fn put(&self, model: Model) -> Result<()> {
-        sqlx::query(row::PUT)
-            .bind(model.name.as_str())
-            .bind(model.alias_of.as_ref().map(ModelName::as_str))
-            .bind(model.prompt_price.map(Count))
-            .bind(model.completion_price.map(Count))
-            .execute(&self.writer)
-            .await?;
-        Ok(())
-    }
-
-    async fn list(&self) -> Result<Vec<Model>> {
-        let rows: Vec<ModelRow> = sqlx::query_as(row::LIST).fetch_all(&self.reader).await?;
-        rows.into_iter().map(Model::try_from).collect()
-    }
-
-    async fn remove(&self, name: &ModelName) -> Result<()> {
-        let done = sqlx::query(row::DELETE).bind(name.as_str()).execute(&self.writer).await?;
-        if done.rows_affected() == 0 { Err(Error::NotFound("model")) } else { Ok(()) }
-    }
-}
+include!("port.rs");

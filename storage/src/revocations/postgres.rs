@@ -1,34 +1,5 @@
 //! Revocations on Postgres.
 
-use async_trait::async_trait;
+use crate::postgres::Postgres as Store;
 
-use super::{
-    Revocation, Revocations,
-    row::{self, RevocationRow},
-};
-use crate::{
-    column::At,
-    error::{Error, Result},
-    postgres::Postgres,
-};
-
-#[async_trait]
-impl Revocations for Postgres {
-    async fn revoke(&self, revocation: Revocation) -> Result<()> {
-        sqlx::query(row::INSERT)
-            .bind(revocation.key.0)
-            .bind(At(revocation.at))
-            .bind(revocation.reason)
-            .bind(revocation.cut)
-            .execute(&self.pool)
-            .await
-            .map_err(Error::or_not_found("key"))?;
-        Ok(())
-    }
-
-    async fn list(&self, limit: u32) -> Result<Vec<Revocation>> {
-        let query = sqlx::query_as::<_, RevocationRow>(row::LIST).bind(i64::from(limit));
-        let rows = query.fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(Revocation::from).collect())
-    }
-}
+include!("port.rs");

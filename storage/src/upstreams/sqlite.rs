@@ -1,40 +1,7 @@
 //! Upstreams on SQLite.
 
-use async_trait::async_trait;
-
-use super::{
-    Upstream, Upstreams,
-    row::{self, UpstreamRow},
-};
-use crate::{
-    column::At,
-    error::{Error, Result},
-    sqlite::Sqlite,
-};
+use crate::sqlite::Sqlite as Store;
 
 const INSERT: &str = "INSERT INTO upstreams (name, url, kind, created_at) VALUES ($1, $2, $3, $4)";
 
-#[async_trait]
-impl Upstreams for Sqlite {
-    async fn add(&self, upstream: Upstream) -> Result<()> {
-        sqlx::query(INSERT)
-            .bind(upstream.name)
-            .bind(upstream.url)
-            .bind(upstream.kind.as_str())
-            .bind(At(upstream.created_at))
-            .execute(&self.writer)
-            .await
-            .map_err(Error::or_conflict("upstream"))?;
-        Ok(())
-    }
-
-    async fn list(&self) -> Result<Vec<Upstream>> {
-        let rows: Vec<UpstreamRow> = sqlx::query_as(row::LIST).fetch_all(&self.reader).await?;
-        rows.into_iter().map(Upstream::try_from).collect()
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        let done = sqlx::query(row::DELETE).bind(name).execute(&self.writer).await?;
-        if done.rows_affected() == 0 { Err(Error::NotFound("upstream")) } else { Ok(()) }
-    }
-}
+include!("port.rs");

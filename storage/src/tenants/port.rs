@@ -1,0 +1,83 @@
+// The port on either database: included by `sqlite.rs` and `postgres.rs`, which say what differs.
+
+use async_trait::async_trait;
+use protocol::id::TenantId;
+
+use super::{
+    NewTenant, Tenant, TenantChange, Tenants,
+    row::{self, TenantRow},
+};
+use crate::{
+    column::{At, new_id, rule_columns},
+    error::{Error, Result},
+};
+
+#[async_trait]
+impl Tenants for Store {
+    async fn create(&self, new: NewTenant) -> Result<Tenant> {
+        let id = new_id(new.at);
+        let (all, models) = rule_columns(Some(&new.models));
+        let mut transaction = self.begin().await?;
+        sqlx::query(row::INSERT)
+            .bind(id)
+            .bind(new.name)
+            .bind(all)
+            .bind(models)
+            .bind(At(new.at))
+            .execute(&mut *transaction)
+            .await
+            .map_err(Error::or_conflict("tenant"))?;
+        put_limits(&mut transaction, PUT_LIMITS, id, new.limits).await?;
+        let tenant = read(&mut transaction, TenantId(id)).await?;
+        transaction.commit().await?;
+        Ok(tenant)
+    }
+
+    async fn list(&self) -> Result<Vec<Tenant>> {
+        let rows: Vec<TenantRow> = sqlx::query_as(row::LIST).fetch_all(&self.reader).await?;
+        rows.into_iter().map(Tenant::try_from).collect()
+    }
+
+    async fn by_id(&self, id: TenantId) -> Result<Option<Tenant>> {
+        let query = sqlx::query_as::<_, TenantRow>(row::BY_ID).bind(id.0);
+        query.fetch_optional(&self.reader).await?.map(Tenant::try_from).transpose()
+    }
+
+    async fn by_name(&self, name: &str) -> Result<Option<Tenant>> {
+        let query = sqlx::query_as::<_, TenantRow>(row::BY_NAME).bind(name);
+        query.fetch_optional(&self.reader).await?.map(Tenant::try_from).transpose()
+    }
+
+    async fn change(&self, id: TenantId, change: TenantChange) -> Result<Tenant> {
+        let (all, models) = rule_columns(change.models.as_ref());
+        let mut transaction = self.begin().await?;
+        let done = sqlx::query(row::UPDATE)
+            .bind(id.0)
+            .bind(change.name)
+            .bind(change.suspended)
+            .bind(all)
+            .bind(models)
+            .execute(&mut *transaction)
+            .await
+            .map_err(Error::or_conflict("tenant"))?;
+        if done.rows_affected() == 0 {
+            return Err(Error::NotFound("tenant"));
+        }
+        if let Some(limits) = change.limits {
+            put_limits(&mut transaction, PUT_LIMITS, id.0, limits).await?;
+        }
+        let tenant = read(&mut transaction, id).await?;
+        transaction.commit().await?;
+        Ok(tenant)
+    }
+
+    async fn delete(&self, id: TenantId) -> Result<()> {
+        let done = sqlx::query(row::DELETE).bind(id.0).execute(&self.writer).await?;
+        if done.rows_affected() == 0 { Err(Error::NotFound("tenant")) } else { Ok(()) }
+    }
+}
+
+async fn read(connection: &mut Connection, id: TenantId) -> Result<Tenant> {
+    let query = sqlx::query_as::<_, TenantRow>(row::BY_ID).bind(id.0);
+    query.fetch_one(connection).await?.try_into()
+}
