@@ -8,17 +8,23 @@
 //! | [`usage`] | prompt and completion tokens |
 //! | [`outcome`] | how a request ended |
 //! | [`route`] | the inference and read routes, by name |
-//! | [`fields`] | the top level of a JSON body, without two ways to read it |
-//! | [`ndjson`] | lines of a stream |
-//! | [`ollama`] | Ollama's own dialect, as far as the gateway reads it |
-//! | [`openai`] | OpenAI's dialect, as far as the gateway writes it |
-//! | [`translate`] | the one to the other and back |
 //! | [`error`] | the catalogue of refusals: code, status, meaning |
 //! | [`telemetry`] | the names of metrics and their labels |
+//! | [`ndjson`] | lines out of chunks |
+//! | [`sse`] | server-sent events, written and read |
+//! | `body` | the fields of a request body, each found once |
+//! | `json` | JSON as text: escaping, splicing, depth |
+//! | [`ollama`] | Ollama's dialect: inspected requests, reply lines, filtered lists |
+//! | [`openai`] | OpenAI's dialect: requests, models, errors |
+//! | [`translate`] | from OpenAI's dialect to Ollama's and back |
+//! | `golden` | requests, replies and streams with what must become of them (tests) |
 
+mod body;
 pub mod error;
-pub mod fields;
+#[cfg(test)]
+mod golden;
 pub mod id;
+mod json;
 pub mod name;
 pub mod ndjson;
 pub mod ollama;
@@ -26,6 +32,7 @@ pub mod openai;
 pub mod outcome;
 pub mod route;
 pub mod secret;
+pub mod sse;
 pub mod telemetry;
 pub mod translate;
 pub mod usage;

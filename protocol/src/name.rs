@@ -1,26 +1,32 @@
 //! Model names, spelled the way Ollama will read them.
 //!
-//! Ollama's server takes `[host/][namespace/]model[:tag]`, compares without case, fills in
-//! `registry.ollama.ai`, `library` and `latest`, trims blanks, and accepts `scheme://` before and
-//! `:local` behind (its `types/model/name.go`). Policy that looked at the text as it came would see
-//! another model than the one that runs.
+//! `llama3`, `LLAMA3:latest`, `library/llama3`, `registry.ollama.ai/library/llama3:latest` and
+//! `llama3:local` are one model to Ollama. Policy that compares what the client wrote would let a
+//! second spelling past an allow-list, so every name is made canonical before anybody looks at it.
+//! What Ollama would not read as a name is refused here.
 
 use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
+/// What Ollama fills in where a name does not say it.
 const HOST_DEFAULT: &str = "registry.ollama.ai";
 const NAMESPACE_DEFAULT: &str = "library";
 const TAG_DEFAULT: &str = "latest";
 
-/// The longest host, and the longest of the other parts, in bytes.
-const HOST_MAX: usize = 350;
-const PART_MAX: usize = 80;
+/// The longest host, in bytes (Ollama's limit).
+const HOST_LENGTH_MAX: usize = 350;
+/// The longest other part, in bytes (Ollama's limit).
+const PART_LENGTH_MAX: usize = 80;
+
+const CLOUD: &str = "cloud";
+const LOCAL: &str = "local";
+const CLOUD_ENDING: &str = "-cloud";
 
 /// A canonical model name: what Ollama would understand, so that policy sees what it will see.
 ///
-/// The shortest spelling with a tag: `Llama3`, `library/llama3:latest` and ` llama3 ` are all
-/// `llama3:latest`.
+/// Registry, namespace and tag defaults are left out or filled in the same way for every spelling
+/// (`Llama3`, `library/llama3:latest`, ` llama3 ` are all `llama3:latest`), compared without case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ModelName(Arc<str>);
@@ -30,37 +36,69 @@ pub struct ModelName(Arc<str>);
 #[error("not a model name: [host/][namespace/]model[:tag] with letters, digits, `_`, `-` and `.`")]
 pub struct InvalidModelName;
 
+/// Where the last part of a name says that the model runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Local,
+    Cloud,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Host,
+    Namespace,
+    Model,
+    Tag,
+}
+
+/// The parts as they are written, defaults filled in.
+struct Parts<'a> {
+    host: &'a str,
+    namespace: &'a str,
+    model: &'a str,
+    tag: &'a str,
+}
+
 // === impl ModelName ===
 
 impl ModelName {
     /// The canonical form of what a client, an operator or an upstream wrote.
     ///
+    /// It is the shortest form with a tag (`llama3:latest`, `ns/m:tag`, `host/ns/m:tag`) in lower
+    /// case. `:local` is dropped; `m:8b:cloud` is `m:8b-cloud`, and `m:latest-cloud` is `m:cloud`.
+    ///
     /// # Errors
     /// [`InvalidModelName`] where Ollama would not read it as a name either.
     pub fn parse(text: &str) -> Result<Self, InvalidModelName> {
-        let lower = text.trim().to_ascii_lowercase();
-        let bare = lower.split_once("://").map_or(lower.as_str(), |(_, rest)| rest);
-        let bare = bare.strip_suffix(":local").unwrap_or(bare);
-        let (path, tag) = match bare.rsplit_once(':') {
-            Some((path, tag)) if !tag.contains('/') => (path, tag),
-            _ => (bare, TAG_DEFAULT),
-        };
-        let mut parts = path.rsplitn(3, '/');
-        let model = parts.next().ok_or(InvalidModelName)?;
-        let namespace = parts.next().unwrap_or(NAMESPACE_DEFAULT);
-        let host = parts.next().unwrap_or(HOST_DEFAULT);
-        let valid = is_part(host, HOST_MAX, b"_-.:")
-            && is_part(namespace, PART_MAX, b"_-")
-            && is_part(model, PART_MAX, b"_-.")
-            && is_part(tag, PART_MAX, b"_-.");
-        if !valid {
+        let (base, source) = split_source(text.trim());
+        // Ollama refuses a second suffix ("use either :local or :cloud, not both").
+        if source.is_some() && split_source(base).1.is_some() {
             return Err(InvalidModelName);
         }
-        let name = match (host, namespace) {
-            (HOST_DEFAULT, NAMESPACE_DEFAULT) => format!("{model}:{tag}"),
-            (HOST_DEFAULT, _) => format!("{namespace}/{model}:{tag}"),
-            _ => format!("{host}/{namespace}/{model}:{tag}"),
-        };
+        let parts = Parts::split(base)?;
+        let mut name = String::with_capacity(text.len() + TAG_DEFAULT.len() + 1);
+        let is_default_host = parts.host.eq_ignore_ascii_case(HOST_DEFAULT);
+        if !is_default_host {
+            name.push_str(parts.host);
+            name.push('/');
+        }
+        if !is_default_host || !parts.namespace.eq_ignore_ascii_case(NAMESPACE_DEFAULT) {
+            name.push_str(parts.namespace);
+            name.push('/');
+        }
+        name.push_str(parts.model);
+        name.push(':');
+        match source {
+            Some(Source::Cloud) if parts.tag.eq_ignore_ascii_case(TAG_DEFAULT) => {
+                name.push_str(CLOUD);
+            }
+            Some(Source::Cloud) => {
+                name.push_str(parts.tag);
+                name.push_str(CLOUD_ENDING);
+            }
+            Some(Source::Local) | None => name.push_str(parts.tag),
+        }
+        name.make_ascii_lowercase();
         Ok(Self(name.into()))
     }
 
@@ -70,11 +108,10 @@ impl ModelName {
         &self.0
     }
 
-    /// Whether the name makes Ollama leave the machine: it ends in `:cloud` or `-cloud`.
+    /// Whether the name makes Ollama leave the machine (`:cloud`, `…-cloud`).
     #[must_use]
     pub fn is_cloud(&self) -> bool {
-        let name = self.0.strip_suffix(":latest").unwrap_or(&self.0);
-        name.ends_with(":cloud") || name.ends_with("-cloud")
+        split_source(&self.0).1 == Some(Source::Cloud)
     }
 }
 
@@ -84,11 +121,67 @@ impl fmt::Display for ModelName {
     }
 }
 
-fn is_part(part: &str, bytes_max: usize, also: &[u8]) -> bool {
-    let Some((first, rest)) = part.as_bytes().split_first() else { return false };
-    part.len() <= bytes_max
-        && (first.is_ascii_alphanumeric() || *first == b'_')
-        && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || also.contains(byte))
+// === impl Parts ===
+
+impl<'a> Parts<'a> {
+    fn split(text: &'a str) -> Result<Self, InvalidModelName> {
+        // A colon before the last slash belongs to a port or a scheme.
+        let (path, tag) = match text.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (text, TAG_DEFAULT),
+        };
+        let (rest, model) = path.rsplit_once('/').map_or((None, path), |(a, b)| (Some(a), b));
+        let (host, namespace) = match rest {
+            None => (HOST_DEFAULT, NAMESPACE_DEFAULT),
+            Some(rest) => match rest.rsplit_once('/') {
+                None => (HOST_DEFAULT, rest),
+                Some((host, namespace)) => {
+                    (host.split_once("://").map_or(host, |(_, host)| host), namespace)
+                }
+            },
+        };
+        let is_valid = Part::Host.allows(host)
+            && Part::Namespace.allows(namespace)
+            && Part::Model.allows(model)
+            && Part::Tag.allows(tag);
+        if is_valid { Ok(Self { host, namespace, model, tag }) } else { Err(InvalidModelName) }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn allows(self, text: &str) -> bool {
+        let length_max = if self == Self::Host { HOST_LENGTH_MAX } else { PART_LENGTH_MAX };
+        let Some((first, rest)) = text.as_bytes().split_first() else { return false };
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        text.len() <= length_max
+            && is_word(*first)
+            && rest.iter().all(|byte| match byte {
+                b'-' => true,
+                b'.' => self != Self::Namespace,
+                b':' => self == Self::Host,
+                other => is_word(*other),
+            })
+    }
+}
+
+/// Takes the suffix off that says where the model runs.
+fn split_source(text: &str) -> (&str, Option<Source>) {
+    let Some((base, suffix)) = text.rsplit_once(':') else { return (text, None) };
+    if suffix.eq_ignore_ascii_case(CLOUD) {
+        return (base, Some(Source::Cloud));
+    }
+    if suffix.eq_ignore_ascii_case(LOCAL) {
+        return (base, Some(Source::Local));
+    }
+    let Some(at) = suffix.len().checked_sub(CLOUD_ENDING.len()) else { return (text, None) };
+    let is_cloud = !suffix.contains('/')
+        && suffix.get(at..).is_some_and(|ending| ending.eq_ignore_ascii_case(CLOUD_ENDING));
+    if is_cloud {
+        return (&text[..text.len() - CLOUD_ENDING.len()], Some(Source::Cloud));
+    }
+    (text, None)
 }
 
 #[cfg(test)]
@@ -102,66 +195,134 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_one_model_is_one_name() {
+    fn every_spelling_of_a_model_is_one_name() {
         for text in [
             "llama3",
             "LLAMA3:latest",
+            "llama3:LATEST",
             "library/llama3",
+            "Library/llama3:latest",
             "registry.ollama.ai/library/llama3:latest",
+            "https://registry.ollama.ai/library/llama3",
+            "REGISTRY.OLLAMA.AI/library/llama3",
             " llama3 ",
+            "\tllama3\n",
+            "\u{a0}llama3\u{3000}",
             "llama3:local",
-            "https://registry.ollama.ai/library/Llama3",
+            "llama3:latest:LOCAL",
         ] {
-            assert_eq!(canonical(text).as_deref(), Some("llama3:latest"), "{text}");
+            assert_eq!(canonical(text).as_deref(), Some("llama3:latest"), "{text:?}");
         }
-        assert_eq!(canonical("NS/m").as_deref(), Some("ns/m:latest"));
-        assert_eq!(canonical("hf.co/ns/M.gguf:Q4_K_M").as_deref(), Some("hf.co/ns/m.gguf:q4_k_m"));
-        assert_eq!(canonical("localhost:5000/ns/m").as_deref(), Some("localhost:5000/ns/m:latest"));
     }
 
     #[test]
-    fn what_ollama_would_not_read_is_no_name() {
-        let long = "a".repeat(81);
+    fn the_shortest_form_keeps_what_is_no_default() {
+        for (text, expected) in [
+            ("NS/Model", "ns/model:latest"),
+            ("ns/m:7b-Q4_0", "ns/m:7b-q4_0"),
+            ("hf.co/Org/Model-GGUF:Q4_K_M", "hf.co/org/model-gguf:q4_k_m"),
+            ("localhost:5000/library/m", "localhost:5000/library/m:latest"),
+            ("http://h:80/ns/m:t", "h:80/ns/m:t"),
+            ("registry.ollama.ai/ns/m", "ns/m:latest"),
+            ("_m", "_m:latest"),
+            ("m:8b:local", "m:8b"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_cloud_name_is_seen_in_each_of_its_spellings() {
+        for (text, expected) in [
+            ("gpt-oss:cloud", "gpt-oss:cloud"),
+            ("gpt-oss:CLOUD", "gpt-oss:cloud"),
+            ("gpt-oss:latest:cloud", "gpt-oss:cloud"),
+            ("gpt-oss:latest-cloud", "gpt-oss:cloud"),
+            ("gpt-oss:20b-Cloud", "gpt-oss:20b-cloud"),
+            ("gpt-oss:20b:cloud", "gpt-oss:20b-cloud"),
+            ("library/gpt-oss:20b:cloud", "gpt-oss:20b-cloud"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(expected), "{text:?}");
+            assert!(ModelName::parse(text).is_ok_and(|name| name.is_cloud()), "{text:?}");
+        }
+        for text in ["cloud", "my-cloud", "cloud/m", "m:cloudy", "m:cloud-8b"] {
+            assert!(ModelName::parse(text).is_ok_and(|name| !name.is_cloud()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_ollama_refuses_is_refused() {
         for text in [
             "",
             " ",
             ":",
-            "a:",
-            ":a",
-            "a b",
-            "-a",
-            "a/",
-            "/a",
-            "a//b",
+            "m:",
+            ":t",
+            "/m",
+            "ns/",
+            "a//m",
+            "a/b/c/d",
+            "m t",
+            "-m",
+            ".m",
+            "m:-t",
+            "n.s/m",
             "h/n.s/m",
-            "../a",
-            "a:b:c",
-            "a\n",
-            "é",
-            "w/x/y/z/m",
-            long.as_str(),
+            "m@sha256:00",
+            "m+q",
+            "mödel",
+            "llama\u{212a}",
+            "http://ns/m",
+            "m:local:cloud",
+            "m:cloud:local",
+            "m:cloud-cloud",
+            "m:-cloud",
+            "m: cloud",
+            "m\0",
         ] {
-            let got = canonical(text);
-            assert!(got.is_none() || text == "a\n", "{text}: {got:?}");
+            assert_eq!(canonical(text), None, "{text:?}");
         }
+        let long = "m".repeat(PART_LENGTH_MAX);
+        assert!(canonical(&long).is_some());
+        assert_eq!(canonical(&format!("{long}m")), None);
+        let host = "h".repeat(HOST_LENGTH_MAX);
+        assert!(canonical(&format!("{host}/ns/m")).is_some());
+        assert_eq!(canonical(&format!("{host}h/ns/m")), None);
     }
 
-    #[test]
-    fn cloud_names_are_told() {
-        for text in ["gpt-oss:20b-cloud", "qwen3:cloud", "QWEN3:CLOUD", "x-cloud", "x-cloud:latest"]
-        {
-            assert!(ModelName::parse(text).is_ok_and(|name| name.is_cloud()), "{text}");
-        }
-        for text in ["cloud", "cloudy:7b", "x:cloud-7b", "cloud/x"] {
-            assert!(ModelName::parse(text).is_ok_and(|name| !name.is_cloud()), "{text}");
-        }
+    fn random_case(text: &str, bits: u64) -> String {
+        let flip = |(at, c): (usize, char)| {
+            if bits >> (at % 64) & 1 == 1 { c.to_ascii_uppercase() } else { c }
+        };
+        text.chars().enumerate().map(flip).collect()
     }
 
     proptest! {
         #[test]
-        fn a_canonical_name_stays_as_it_is(text in "[a-zA-Z0-9_./:-]{1,40}") {
+        fn a_canonical_name_is_its_own_canonical_form(text in "[a-z./:_A-Z0-9 -]{0,24}|.{0,12}") {
             if let Ok(name) = ModelName::parse(&text) {
                 prop_assert_eq!(ModelName::parse(name.as_str()), Ok(name));
+            }
+        }
+
+        #[test]
+        fn all_spellings_of_any_name_are_equal(
+            model in "[a-z0-9_][a-z0-9_.-]{0,8}",
+            tag in "[a-z0-9_][a-z0-9_.]{0,8}",
+            bits in any::<u64>(),
+        ) {
+            prop_assume!(tag != LOCAL && tag != CLOUD);
+            let name = format!("{model}:{tag}");
+            let plain = ModelName::parse(&name);
+            prop_assert_eq!(plain.as_ref().map(ModelName::as_str), Ok(name.as_str()));
+            for text in [
+                format!(" {model}:{tag}\t"),
+                format!("library/{model}:{tag}"),
+                format!("registry.ollama.ai/library/{model}:{tag}"),
+                format!("https://registry.ollama.ai/library/{model}:{tag}"),
+                format!("{model}:{tag}:local"),
+            ] {
+                prop_assert_eq!(&ModelName::parse(&random_case(&text, bits)), &plain, "{}", text);
             }
         }
     }

@@ -129,7 +129,7 @@ pub(super) async fn ask(
     let tasks = TaskTracker::new();
     let client = Client::new(&config.upstream, tasks)
         .map_err(|error| Failure::Failed(format!("TLS: {error}")))?;
-    let probe = Probe::new(Arc::new(client));
+    let probe = Probe::new(Arc::new(client), config.catalog.allow_cloud_models);
     let asked = upstreams.into_iter().map(async |upstream| {
         let begun = Instant::now();
         let models = probe.models(&upstream).await;

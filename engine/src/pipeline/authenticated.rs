@@ -111,7 +111,8 @@ fn inference(
         let inspected = request::inspect(&bytes, route).map_err(Refusal::Body)?;
         let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
         let stream = streams && inspected.stream.unwrap_or(true);
-        (inspected.model, Form::Native, stream, bytes, inspected.text_bytes)
+        let (asked, text_bytes) = (inspected.model.into_owned(), inspected.text_bytes);
+        (asked, Form::Native, stream, bytes, text_bytes)
     };
     let name = ModelName::parse(&asked).map_err(|_| Refusal::Body(invalid_name()))?;
     let model = gateway.permitted(principal, &name)?;

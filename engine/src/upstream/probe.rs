@@ -23,8 +23,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Asks through the same client that carries the requests.
+///
+/// A model that its upstream only passes on to another server is a cloud model, whatever it is called.
+/// Where those are not allowed, it is not there.
 pub struct Probe {
     client: Arc<Client>,
+    allow_cloud: bool,
 }
 
 // === impl Probe ===
@@ -32,8 +36,8 @@ pub struct Probe {
 impl Probe {
     /// A probe that asks through `client`.
     #[must_use]
-    pub fn new(client: Arc<Client>) -> Self {
-        Self { client }
+    pub fn new(client: Arc<Client>, allow_cloud: bool) -> Self {
+        Self { client, allow_cloud }
     }
 }
 
@@ -65,7 +69,11 @@ impl Prober for Probe {
                 ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
             })?;
         let entries = tags::parse(&body).map_err(|_| ProbeError::Unreadable)?;
-        Ok(entries.into_iter().map(discovered).collect())
+        let hidden = |entry: &tags::TagEntry| {
+            // Cloud names are refused by name, which says more than that there is no such model.
+            entry.is_remote && !self.allow_cloud && !entry.name.is_cloud()
+        };
+        Ok(entries.into_iter().filter(|entry| !hidden(entry)).map(discovered).collect())
     }
 }
 

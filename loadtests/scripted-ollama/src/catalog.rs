@@ -131,14 +131,19 @@ fn installed(state: &State) -> impl Iterator<Item = (&Model, String)> {
 }
 
 fn entry(model: &Model, name: &str) -> Value {
-    json!({
+    let mut entry = json!({
         "name": name,
         "model": name,
         "modified_at": model.modified_at.to_string(),
         "size": model.size,
         "digest": digest(model, name),
         "details": details(model),
-    })
+    });
+    if !model.remote_host.is_empty() {
+        entry["remote_host"] = json!(model.remote_host);
+        entry["remote_model"] = json!(name);
+    }
+    entry
 }
 
 fn details(model: &Model) -> Value {

@@ -67,6 +67,8 @@ pub struct Model {
     pub context_length: u64,
     /// Numbers in one of its embeddings.
     pub embedding_length: usize,
+    /// The server that it really runs on; empty: this one.
+    pub remote_host: String,
     /// What it always says; absent: the echo of the last message.
     pub reply: Option<String>,
 }
@@ -162,6 +164,7 @@ impl Default for Model {
             capabilities: vec!["completion".to_owned(), "tools".to_owned()],
             context_length: 131_072,
             embedding_length: 3_072,
+            remote_host: String::new(),
             reply: None,
         }
     }

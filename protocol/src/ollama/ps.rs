@@ -1,3 +1,65 @@
-//! The list of models that are loaded (`/api/ps`): of the same shape as `/api/tags`.
+//! `/api/ps`: which models an upstream has loaded, filtered by name.
 
-pub use super::tags::{parse, render};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{BadReply, tags};
+use crate::name::ModelName;
+
+/// A model that an upstream has loaded.
+#[derive(Clone, Debug)]
+pub struct PsEntry {
+    /// Its canonical name.
+    pub name: ModelName,
+    /// The whole entry.
+    pub raw: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    name: Option<String>,
+    model: Option<String>,
+}
+
+/// Reads the list. Entries that name no model are skipped.
+///
+/// # Errors
+/// [`BadReply`] where it is no list.
+pub fn parse(body: &[u8]) -> Result<Vec<PsEntry>, BadReply> {
+    Ok(tags::entries(body)?.into_iter().filter_map(entry).collect())
+}
+
+/// The list of these entries, each given as it stood in the upstream's.
+pub fn render<'a>(entries: impl Iterator<Item = &'a str>) -> String {
+    tags::render(entries)
+}
+
+/// The list without the models that `is_visible` does not name.
+///
+/// # Errors
+/// [`BadReply`] where it is no list.
+pub fn filter(body: &[u8], is_visible: impl Fn(&ModelName) -> bool) -> Result<String, BadReply> {
+    let mut entries = parse(body)?;
+    entries.retain(|entry| is_visible(&entry.name));
+    Ok(render(entries.iter().map(|entry| entry.raw.get())))
+}
+
+fn entry(raw: &RawValue) -> Option<PsEntry> {
+    let entry: Entry = crate::json::read_object(raw.get())?;
+    let name = ModelName::parse(&entry.model.or(entry.name)?).ok()?;
+    Some(PsEntry { name, raw: raw.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_visible_models_remain() {
+        let body = br#"{"models":[{"name":"A","size":1},{"model":"b:latest"},{"name":""},{}]}"#;
+        let visible = filter(body, |name| name.as_str() == "a:latest");
+        assert_eq!(visible.as_deref(), Ok(r#"{"models":[{"name":"A","size":1}]}"#));
+        assert_eq!(filter(body, |_| false).as_deref(), Ok(r#"{"models":[]}"#));
+        assert_eq!(filter(b"[]", |_| true), Err(BadReply));
+    }
+}

@@ -1,65 +1,197 @@
-//! A line of a native reply, read as far as accounting needs it.
+//! What is read of a reply line: the counts for accounting, the content for translation.
+//!
+//! One shape serves `/api/chat`, `/api/generate` and the embedding routes. Values stay as they stand
+//! in the text; what nobody asks for (the token ids of `context`, vectors, durations) is skipped.
+
+use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What accounting reads of a reply. Counts that are not there are 0, as Go leaves zeros out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use crate::json;
+
+/// What accounting must know of a reply, or of the last line of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tail {
-    /// It is a JSON object at all.
+    /// The line is a JSON object at all. Where it is not, nothing else here is set.
     pub is_json: bool,
-    /// It is the last line of a stream, or a whole reply that says so.
+    /// The reply ends with this line.
     pub done: bool,
-    /// It is an error, with the upstream's words in it.
-    pub error: bool,
-    /// Prompt tokens.
+    /// Why it ended (`stop`, `length`, `load`, `unload`).
+    pub done_reason: Option<String>,
+    /// Tokens of the prompt that were evaluated; 0 where it is not said.
     pub prompt_eval_count: u64,
-    /// Completion tokens.
+    /// Tokens that were produced; 0 where it is not said.
     pub eval_count: u64,
+    /// The line is an error of the upstream's.
+    pub error: bool,
+    /// The line carries something that a model produced: content, thinking or tool calls.
+    pub produced: bool,
 }
 
+/// A reply line, borrowed.
 #[derive(Deserialize)]
-struct Read<'a> {
-    #[serde(default)]
-    done: bool,
+pub(crate) struct Line<'a> {
     #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(default)]
-    prompt_eval_count: u64,
-    #[serde(default)]
-    eval_count: u64,
+    pub(crate) error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) message: Option<Message<'a>>,
+    #[serde(borrow)]
+    response: Option<&'a RawValue>,
+    #[serde(borrow)]
+    thinking: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) logprobs: Option<&'a RawValue>,
+    pub(crate) done: Option<bool>,
+    #[serde(borrow)]
+    pub(crate) done_reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    prompt_eval_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    eval_count: Option<&'a RawValue>,
 }
 
-/// Reads a line, or a whole reply.
+/// The message of a line of `/api/chat`.
+#[derive(Clone, Copy, Default, Deserialize)]
+pub(crate) struct Message<'a> {
+    #[serde(borrow)]
+    pub(crate) content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) thinking: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) tool_calls: Option<&'a RawValue>,
+}
+
+/// Reads what accounting needs. It never fails: what cannot be read has not been said.
 #[must_use]
 pub fn tail(line: &[u8]) -> Tail {
-    serde_json::from_slice::<Read<'_>>(line).map_or_else(
-        |_| Tail::default(),
-        |read| Tail {
-            is_json: true,
-            done: read.done,
-            error: read.error.is_some(),
-            prompt_eval_count: read.prompt_eval_count,
-            eval_count: read.eval_count,
-        },
-    )
+    let Some(line) = Line::read(line) else { return Tail::default() };
+    let message = line.message.unwrap_or_default();
+    let carried = [
+        message.content,
+        message.thinking,
+        message.tool_calls,
+        line.response,
+        line.thinking,
+        line.tool_calls,
+    ];
+    Tail {
+        is_json: true,
+        done: line.done == Some(true),
+        prompt_eval_count: line.prompt_tokens(),
+        eval_count: line.produced_tokens(),
+        error: line.error.is_some(),
+        produced: carried.into_iter().any(is_filled),
+        done_reason: line.done_reason.map(Cow::into_owned),
+    }
+}
+
+/// Whether a value is a string or an array with something in it.
+pub(crate) fn is_filled(value: Option<&RawValue>) -> bool {
+    value.is_some_and(|raw| json::is_filled(raw.get()))
+}
+
+// === impl Line ===
+
+impl<'a> Line<'a> {
+    /// Reads a line; `None` where it is not a JSON object of this shape.
+    pub(crate) fn read(line: &'a [u8]) -> Option<Self> {
+        // One check of the whole line for UTF-8 is cheaper than one for each value that is kept.
+        json::read_object(std::str::from_utf8(line).ok()?)
+    }
+
+    pub(crate) fn prompt_tokens(&self) -> u64 {
+        count(self.prompt_eval_count)
+    }
+
+    pub(crate) fn produced_tokens(&self) -> u64 {
+        count(self.eval_count)
+    }
+}
+
+fn count(value: Option<&RawValue>) -> u64 {
+    value.and_then(|raw| raw.get().parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn the_counts_are_read_and_absent_ones_are_zero() {
-        let read = tail(br#"{"model":"a","done":true,"prompt_eval_count":3}"#);
-        let expected = Tail { is_json: true, done: true, prompt_eval_count: 3, ..Tail::default() };
-        assert_eq!(read, expected);
+    fn the_last_line_of_a_chat_gives_the_counts() {
+        let line = br#"{"model":"m","created_at":"x","message":{"role":"assistant","content":""},
+            "done":true,"done_reason":"length","prompt_eval_count":26,"eval_count":298}"#;
+        let expected = Tail {
+            is_json: true,
+            done: true,
+            done_reason: Some("length".to_owned()),
+            prompt_eval_count: 26,
+            eval_count: 298,
+            ..Tail::default()
+        };
+        assert_eq!(tail(line), expected);
     }
 
     #[test]
-    fn an_error_is_told() {
-        assert!(tail(br#"{"error":"words"}"#).error);
-        assert!(!tail(br#"{"message":{"error":1}}"#).error);
-        assert_eq!(tail(b"words"), Tail::default());
+    fn what_carries_something_was_produced() {
+        for line in [
+            r#"{"message":{"role":"assistant","content":"a"}}"#,
+            r#"{"message":{"content":"","thinking":"a"}}"#,
+            r#"{"message":{"content":"","tool_calls":[{}]}}"#,
+            r#"{"response":"a"}"#,
+            r#"{"response":"","thinking":"a"}"#,
+            r#"{"response":"","tool_calls":[{}]}"#,
+        ] {
+            assert!(tail(line.as_bytes()).produced, "{line}");
+        }
+        for line in [
+            r#"{"message":{"role":"assistant","content":"","thinking":"","tool_calls":[ ]}}"#,
+            r#"{"response":""}"#,
+            r#"{"message":null}"#,
+            r#"{"embeddings":[[0.1,0.2]],"prompt_eval_count":3}"#,
+        ] {
+            assert!(!tail(line.as_bytes()).produced, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_embedding_has_a_count_and_no_done() {
+        let tail = tail(br#"{"model":"m","embeddings":[[0.1]],"prompt_eval_count":3}"#);
+        assert_eq!((tail.done, tail.prompt_eval_count, tail.eval_count), (false, 3, 0));
+    }
+
+    #[test]
+    fn an_error_is_an_error_and_null_is_none() {
+        assert!(tail(br#"{"error":"boom"}"#).error);
+        assert!(tail(br#"{"error":{"message":"boom"}}"#).error);
+        assert!(!tail(br#"{"error":null,"done":true}"#).error);
+        assert!(!tail(br#"{"message":{"content":"\"error\""}}"#).error);
+    }
+
+    #[test]
+    fn an_odd_count_is_none() {
+        for count in ["-1", "\"3\"", "1.5", "null", "99999999999999999999999"] {
+            let line = format!(r#"{{"done":true,"eval_count":{count}}}"#);
+            let tail = tail(line.as_bytes());
+            assert_eq!((tail.done, tail.eval_count), (true, 0), "{count}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_says_nothing() {
+        for line in ["", "x", "[]", "1", "null", "{\"done\":true", "[null,null,null,true]"] {
+            assert_eq!(tail(line.as_bytes()), Tail::default(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = tail(&line);
+        }
     }
 }

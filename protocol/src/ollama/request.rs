@@ -1,96 +1,336 @@
-//! A native request, read as far as policy needs it. Its bytes go on as they are.
+//! What policy must know of a native request body, which passes through byte for byte.
+//!
+//! What is checked here is what the upstream will do: the body has one reading only (see
+//! [`BodyError`]'s `AmbiguousField`), and the options have the types that Ollama demands, because it
+//! answers a wrong one with a 500, which would count as a failure of the upstream.
+
+use std::borrow::Cow;
 
 use memchr::memmem;
 use serde_json::value::RawValue;
 
-pub use crate::fields::BodyError;
-use crate::{error::Code, fields::Fields, route::Route};
+use crate::{
+    body::{Fields, Text},
+    error::Code,
+    json,
+    route::Route,
+};
 
-/// What policy reads of a native request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Inspected {
-    /// The model, as the client spelled it.
-    pub model: String,
-    /// Whether a stream is wanted, where the client says so.
+pub use crate::body::BodyError;
+
+/// Every top-level field that Ollama reads on one of the routes.
+const FIELDS: [&str; 27] = [
+    "model",
+    "name",
+    "messages",
+    "prompt",
+    "suffix",
+    "system",
+    "template",
+    "context",
+    "stream",
+    "raw",
+    "format",
+    "keep_alive",
+    "images",
+    "options",
+    "tools",
+    "think",
+    "truncate",
+    "shift",
+    "input",
+    "dimensions",
+    "logprobs",
+    "top_logprobs",
+    "verbose",
+    "width",
+    "height",
+    "steps",
+    "_debug_render_only",
+];
+
+/// The options whose type Ollama checks.
+const OPTIONS: [&str; 20] = [
+    "num_keep",
+    "seed",
+    "num_predict",
+    "top_k",
+    "repeat_last_n",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "draft_num_predict",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "temperature",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "use_mmap",
+    "stop",
+];
+
+/// A string of a message with images that is longer than this is taken for one of them, in bytes.
+const IMAGE_BYTES_MIN: usize = 4 * 1024;
+
+/// How many of [`OPTIONS`] are whole numbers; the numbers follow, up to `use_mmap`.
+const INTEGERS: usize = 11;
+/// Where the numbers end.
+const NUMBERS: usize = 18;
+
+/// The fields of a request to `/v1/chat/completions` that matter.
+pub(crate) const OPENAI_FIELDS: [&str; 21] = [
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "n",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning",
+    "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
+];
+
+/// What policy must know of a request body.
+#[derive(Clone, Debug)]
+pub struct Inspected<'a> {
+    /// The model, as the client spelled it; never blank.
+    pub model: Cow<'a, str>,
+    /// Whether the reply is to be streamed, where the client says so. Ollama streams by default,
+    /// OpenAI does not.
     pub stream: Option<bool>,
-    /// About how many bytes of text the upstream has to read, images not counted.
+    /// How long the model is to stay loaded, as it stands in the body.
+    pub keep_alive: Option<&'a RawValue>,
+    /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load
+    /// the model, or with `keep_alive` 0 to unload it.
+    pub is_empty: bool,
+    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
+    pub tokens_max: Option<i64>,
+    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
 }
 
-/// Reads the top level of a body.
+/// Reads what policy must know, without copying or decoding the large fields.
 ///
 /// # Errors
-/// [`BodyError`] where it is no JSON, names no model, or could be read in two ways.
-pub fn inspect(body: &[u8], route: Route) -> Result<Inspected, BodyError> {
-    let fields = Fields::read(body)?;
-    let model = match (route, fields.raw("model"), fields.raw("name")) {
-        // `/api/show` still takes the model's old name.
-        (Route::OllamaShow, None, Some(_)) => fields.model("name")?,
-        (Route::OllamaShow, Some(_), Some(_)) => {
-            let (model, name) = (fields.model("model")?, fields.model("name")?);
-            if model != name {
-                return Err(BodyError::new(Code::AmbiguousField, Some("name")));
-            }
-            model
-        }
-        _ => fields.model("model")?,
-    };
-    let stream = fields.get("stream", "`stream` must be true or false.")?;
-    let text = ["messages", "prompt", "input", "system", "suffix"];
-    let text_bytes = text.iter().filter_map(|name| fields.raw(name)).map(text_bytes).sum();
-    Ok(Inspected { model, stream, text_bytes })
+/// [`BodyError`] with [`Code::InvalidJson`] where the body is not one JSON object,
+/// [`Code::AmbiguousField`] where a field that matters stands there twice or in another case,
+/// [`Code::ModelRequired`] where no model is named, and [`Code::InvalidRequest`] where a field that
+/// is read here has a wrong type.
+pub fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
+    if route == Route::OpenAiChat { inspect_openai(body) } else { inspect_native(body, route) }
 }
 
-/// The bytes of a value without what is an image in it: whatever is long and has no blank.
+fn inspect_native(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
+    let fields = Fields::of_body(body, &FIELDS)?;
+    let mut model = fields.string("model")?;
+    if route == Route::OllamaShow {
+        let legacy = fields.string("name")?;
+        model = match (model, legacy) {
+            (Some(model), Some(legacy)) if model != legacy => {
+                let message = "`model` and `name` are both given and differ.";
+                return Err(BodyError::new(Code::AmbiguousField, "name", message));
+            }
+            (model, legacy) => model.or(legacy),
+        };
+    }
+    let model = model.filter(|model| !model.trim().is_empty());
+    let asked = match route {
+        Route::OllamaChat => fields.get("messages"),
+        Route::OllamaEmbed => fields.get("input"),
+        _ => fields.get("prompt"),
+    };
+    let tokens_max = match fields.get("options") {
+        Some(options) => check_options(options)?,
+        None => None,
+    };
+    Ok(Inspected {
+        model: model.ok_or_else(BodyError::model_required)?,
+        stream: fields.flag("stream")?,
+        keep_alive: fields.get("keep_alive"),
+        is_empty: !asked.is_some_and(|raw| json::is_filled(raw.get())),
+        tokens_max,
+        text_bytes: asked.map_or(0, text_bytes),
+    })
+}
+
+fn inspect_openai(body: &[u8]) -> Result<Inspected<'_>, BodyError> {
+    let fields = Fields::of_body(body, &OPENAI_FIELDS)?;
+    let model = fields.string("model")?.filter(|model| !model.trim().is_empty());
+    Ok(Inspected {
+        model: model.ok_or_else(BodyError::model_required)?,
+        stream: fields.flag("stream")?,
+        keep_alive: None,
+        is_empty: !fields.get("messages").is_some_and(|raw| json::is_filled(raw.get())),
+        tokens_max: fields.integer("max_completion_tokens")?.or(fields.integer("max_tokens")?),
+        text_bytes: fields.get("messages").map_or(0, text_bytes),
+    })
+}
+
+/// The bytes of a value without what is an image in it: whatever is long and has no quote.
 pub(crate) fn text_bytes(raw: &RawValue) -> u64 {
     let text = raw.get();
+    if !json::is_filled(text) {
+        return 0;
+    }
     if text.len() < IMAGE_BYTES_MIN || memmem::find(text.as_bytes(), b"image").is_none() {
         return text.len() as u64;
     }
     text.split('"').map(str::len).filter(|length| *length < IMAGE_BYTES_MIN).sum::<usize>() as u64
 }
 
-/// A string of a message with images that is longer than this is taken for one of them, in bytes.
-const IMAGE_BYTES_MIN: usize = 4 * 1024;
+/// Checks the types of the options, and tells how many tokens may be produced.
+fn check_options(options: &RawValue) -> Result<Option<i64>, BodyError> {
+    let fields = Fields::of_object(options, &OPTIONS, "options.")?;
+    for name in &OPTIONS[..INTEGERS] {
+        fields.integer(name)?;
+    }
+    for name in &OPTIONS[INTEGERS..NUMBERS] {
+        fields.number(name)?;
+    }
+    fields.flag("use_mmap")?;
+    fields.read::<Vec<Text<'_>>>("stop", "a list of strings")?;
+    fields.integer("num_predict")
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn inspected(body: &str, route: Route) -> Result<(String, Option<bool>), Code> {
-        inspect(body.as_bytes(), route)
-            .map(|inspected| (inspected.model, inspected.stream))
-            .map_err(|error| error.code)
+    fn inspected(body: &str, route: Route) -> Inspected<'_> {
+        inspect(body.as_bytes(), route).unwrap_or_else(|error| panic!("{body}: {error}"))
     }
 
     #[test]
-    fn model_and_stream_are_read() {
-        let read = |body| inspected(body, Route::OllamaChat);
-        assert_eq!(read(r#"{"model":"a"}"#), Ok(("a".into(), None)));
-        assert_eq!(read(r#"{"stream":false,"model":"a"}"#), Ok(("a".into(), Some(false))));
-        assert_eq!(read(r#"{"stream":null,"model":"a"}"#), Ok(("a".into(), None)));
-        assert_eq!(read(r#"{"messages":[]}"#), Err(Code::ModelRequired));
-        assert_eq!(read(r#"{"model":" "}"#), Err(Code::ModelRequired));
-        assert_eq!(read(r#"{"model":7}"#), Err(Code::InvalidRequest));
-        assert_eq!(read(r#"{"model":"a","stream":"yes"}"#), Err(Code::InvalidRequest));
-    }
-
-    #[test]
-    fn show_takes_the_old_name_but_not_two_models() {
-        let read = |body| inspected(body, Route::OllamaShow);
-        assert_eq!(read(r#"{"name":"a"}"#), Ok(("a".into(), None)));
-        assert_eq!(read(r#"{"name":"a","model":"a"}"#), Ok(("a".into(), None)));
-        assert_eq!(read(r#"{"name":"a","model":"b"}"#), Err(Code::AmbiguousField));
-        assert_eq!(inspected(r#"{"name":"a"}"#, Route::OllamaChat), Err(Code::ModelRequired));
-    }
-
-    #[test]
-    fn images_are_not_counted_as_text() -> Result<(), BodyError> {
+    fn images_are_not_counted_as_text() {
         let image = "A".repeat(100_000);
         let body = format!(
             r#"{{"model":"a","messages":[{{"role":"user","content":"hello","images":["{image}"]}}]}}"#
         );
-        assert!(inspect(body.as_bytes(), Route::OllamaChat)?.text_bytes < 100);
-        Ok(())
+        let counted = inspected(&body, Route::OllamaChat).text_bytes;
+        assert!((5..100).contains(&counted), "{counted}");
+        assert_eq!(inspected(r#"{"model":"a","messages":[]}"#, Route::OllamaChat).text_bytes, 0);
+    }
+
+    fn refusal(body: &str, route: Route) -> (Code, String) {
+        let error = inspect(body.as_bytes(), route).map(drop).unwrap_err();
+        (error.code, error.field.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_chat_says_what_policy_needs() {
+        let body = r#"{"model":"llama3","messages":[{"role":"user","content":"hi"}],"stream":false,
+            "keep_alive":"5m","options":{"num_predict":12,"temperature":0.5,"stop":["a"]}}"#;
+        let inspected = inspected(body, Route::OllamaChat);
+        assert!(matches!(inspected.model, Cow::Borrowed("llama3")));
+        assert_eq!(inspected.stream, Some(false));
+        assert_eq!(inspected.keep_alive.map(RawValue::get), Some("\"5m\""));
+        assert!(!inspected.is_empty);
+        assert_eq!(inspected.tokens_max, Some(12));
+    }
+
+    #[test]
+    fn an_empty_request_is_seen_on_each_route() {
+        for (rest, route) in [
+            ("", Route::OllamaChat),
+            (r#","messages":[ ]"#, Route::OllamaChat),
+            (r#","messages":null"#, Route::OllamaChat),
+            (r#","prompt":"""#, Route::OllamaGenerate),
+            (r#","input":"""#, Route::OllamaEmbed),
+            (r#","input":[]"#, Route::OllamaEmbed),
+            (r#","messages":[1]"#, Route::OllamaEmbeddings),
+        ] {
+            let body = format!(r#"{{"model":"m"{rest}}}"#);
+            assert!(inspected(&body, route).is_empty, "{body}");
+        }
+        let body = r#"{"model":"m","prompt":"a","input":["a"]}"#;
+        for route in [Route::OllamaGenerate, Route::OllamaEmbed, Route::OllamaEmbeddings] {
+            assert!(!inspected(body, route).is_empty);
+        }
+    }
+
+    #[test]
+    fn a_model_must_be_named_by_a_string() {
+        for body in
+            ["{}", r#"{"model":null}"#, r#"{"model":""}"#, r#"{"model":" "}"#, r#"{"name":"m"}"#]
+        {
+            assert_eq!(refusal(body, Route::OllamaChat).0, Code::ModelRequired, "{body}");
+            assert_eq!(refusal(body, Route::OpenAiChat).0, Code::ModelRequired, "{body}");
+        }
+        assert_eq!(refusal(r#"{"model":1}"#, Route::OllamaChat).0, Code::InvalidRequest);
+        assert_eq!(refusal(r#"{"model":["m"]}"#, Route::OpenAiChat).0, Code::InvalidRequest);
+    }
+
+    #[test]
+    fn show_takes_the_legacy_name_and_no_two_models() {
+        assert_eq!(inspected(r#"{"name":"m"}"#, Route::OllamaShow).model, "m");
+        assert_eq!(inspected(r#"{"name":"m","model":"m"}"#, Route::OllamaShow).model, "m");
+        let (code, field) = refusal(r#"{"name":"a","model":"b"}"#, Route::OllamaShow);
+        assert_eq!((code, field.as_str()), (Code::AmbiguousField, "name"));
+        assert_eq!(
+            refusal(r#"{"name":"","model":"b"}"#, Route::OllamaShow).0,
+            Code::AmbiguousField
+        );
+    }
+
+    #[test]
+    fn a_field_in_two_readings_is_refused_at_both_levels() {
+        for name in FIELDS {
+            let twice = format!(r#"{{"model":"m","{name}":null,"{name}":null}}"#);
+            let cased = format!(r#"{{"model":"m","{}":null}}"#, name.to_uppercase());
+            for body in [twice, cased] {
+                let (code, field) = refusal(&body, Route::OllamaGenerate);
+                assert_eq!((code, field.as_str()), (Code::AmbiguousField, name), "{body}");
+            }
+        }
+        for options in
+            [r#"{"num_ctx":1,"num_ctx":2}"#, r#"{"NUM_CTX":2}"#, r#"{"num_ctx":1,"Num_ctx":2}"#]
+        {
+            let body = format!(r#"{{"model":"m","options":{options}}}"#);
+            let (code, field) = refusal(&body, Route::OllamaChat);
+            assert_eq!((code, field.as_str()), (Code::AmbiguousField, "options.num_ctx"), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_option_of_a_wrong_type_never_reaches_the_upstream() {
+        for (options, field) in [
+            (r#"[]"#, "options"),
+            (r#"{"seed":"1"}"#, "options.seed"),
+            (r#"{"num_predict":1.5}"#, "options.num_predict"),
+            (r#"{"temperature":"hot"}"#, "options.temperature"),
+            (r#"{"use_mmap":1}"#, "options.use_mmap"),
+            (r#"{"stop":"a"}"#, "options.stop"),
+            (r#"{"stop":[1]}"#, "options.stop"),
+        ] {
+            let body = format!(r#"{{"model":"m","options":{options}}}"#);
+            let (code, at) = refusal(&body, Route::OllamaChat);
+            assert_eq!((code, at.as_str()), (Code::InvalidRequest, field), "{body}");
+        }
+        let body = r#"{"model":"m","options":{"num_predict":3.0,"seed":null,"unknown":{}}}"#;
+        assert_eq!(inspected(body, Route::OllamaChat).tokens_max, Some(3));
+    }
+
+    #[test]
+    fn an_openai_body_says_what_policy_needs() {
+        let body = r#"{"model":"m","messages":[1],"max_tokens":5,"max_completion_tokens":7}"#;
+        let inspected = inspected(body, Route::OpenAiChat);
+        assert_eq!((inspected.tokens_max, inspected.stream), (Some(7), None));
+        assert!(!inspected.is_empty);
     }
 }

@@ -1,33 +1,40 @@
-//! What is told of one model (`/api/show`).
+//! `/api/show`: what a model is, without what its maker wrote into it.
 //!
-//! A model's template, system prompt, parameters and example messages can hold what somebody wrote
-//! in confidence; only what describes the model goes on.
+//! Ollama's reply holds the system prompt, the template, the example messages and the whole
+//! modelfile, which may be another tenant's secret. So the reply is made anew from an allow-list,
+//! and a field that a later version adds stays out until somebody has looked at it.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The fields that go on, in the order in which Ollama writes them.
-const TOLD: [&str; 5] = ["license", "details", "model_info", "capabilities", "modified_at"];
+use super::BadReply;
+use crate::body::Fields;
 
-/// The reply without what is not told.
+/// What is let through: facts of the weights, in the order in which they are written.
+const VISIBLE: [&str; 5] = ["license", "details", "model_info", "capabilities", "modified_at"];
+
+/// The reply with the visible fields only, each as it stood.
 ///
 /// # Errors
-/// Where it is no object.
-pub fn filter(reply: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Reply<'a>(#[serde(borrow)] std::collections::HashMap<String, &'a RawValue>);
-    let Reply(fields) = serde_json::from_slice(reply)?;
-    let mut out = Vec::with_capacity(reply.len());
-    out.push(b'{');
-    for (name, raw) in TOLD.iter().filter_map(|name| Some((name, fields.get(*name)?))) {
-        if out.len() > 1 {
-            out.push(b',');
+/// [`BadReply`] where it is no JSON object, or a visible field stands in it more than once.
+pub fn filter(body: &[u8]) -> Result<String, BadReply> {
+    let fields = Fields::of_body(body, &VISIBLE).map_err(|_| BadReply)?;
+    let visible = VISIBLE.iter().filter_map(|name| Some((*name, fields.get(name)?)));
+    Ok(render(visible))
+}
+
+fn render<'a>(fields: impl Iterator<Item = (&'static str, &'a RawValue)>) -> String {
+    let mut reply = String::from("{");
+    for (at, (name, raw)) in fields.enumerate() {
+        if at > 0 {
+            reply.push(',');
         }
-        out.extend_from_slice(format!("\"{name}\":").as_bytes());
-        out.extend_from_slice(raw.get().as_bytes());
+        reply.push('"');
+        reply.push_str(name);
+        reply.push_str("\":");
+        reply.push_str(raw.get());
     }
-    out.push(b'}');
-    Ok(out)
+    reply.push('}');
+    reply
 }
 
 #[cfg(test)]
@@ -35,14 +42,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_in_confidence_is_not_told() -> Result<(), serde_json::Error> {
-        let reply = br#"{"modelfile":"FROM x","template":"t","system":"s","details":{"family":"f"},
-            "capabilities":["tools"],"messages":[],"new_field":"n"}"#;
-        assert_eq!(
-            filter(reply)?,
-            br#"{"details":{"family":"f"},"capabilities":["tools"]}"#.to_vec()
+    fn what_a_maker_wrote_does_not_pass() {
+        let body = br#"{"modelfile":"SECRET","parameters":"SECRET","template":"SECRET",
+            "system":"SECRET","messages":[{"content":"SECRET"}],"adapter":"SECRET",
+            "details":{"family":"llama","parent_model":""},"model_info":{"general.size":1.50},
+            "capabilities":["completion"],"modified_at":"2026-01-02T03:04:05Z","license":"MIT"}"#;
+        let expected = concat!(
+            r#"{"license":"MIT","details":{"family":"llama","parent_model":""},"#,
+            r#""model_info":{"general.size":1.50},"capabilities":["completion"],"#,
+            r#""modified_at":"2026-01-02T03:04:05Z"}"#
         );
-        assert!(filter(b"[]").is_err());
-        Ok(())
+        assert_eq!(filter(body).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_reply() {
+        assert_eq!(filter(b"{}").as_deref(), Ok("{}"));
+        for body in ["", "[]", "x", r#"{"details":1,"details":2}"#] {
+            assert_eq!(filter(body.as_bytes()), Err(BadReply), "{body}");
+        }
     }
 }

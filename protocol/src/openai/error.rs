@@ -1,33 +1,23 @@
-//! Error bodies, in both dialects.
+//! The body of an error, in OpenAI's dialect and in Ollama's.
 
-use serde::Serialize;
+use serde_json::json;
 
 use crate::error::Code;
 
-#[derive(Serialize)]
-struct Body<'a> {
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    message: &'a str,
-    r#type: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
-
-/// OpenAI's shape: all four fields are always there.
+/// `{"error":{"message","type","param","code"}}`: all four are always there, because SDKs read them
+/// without asking.
 #[must_use]
 pub fn openai_error(code: Code, message: &str, param: Option<&str>) -> String {
-    let error = Error { message, r#type: code.kind(), param, code: code.as_str() };
-    serde_json::to_string(&Body { error }).unwrap_or_default()
+    json!({
+        "error": { "message": message, "type": code.kind(), "param": param, "code": code.as_str() }
+    })
+    .to_string()
 }
 
-/// Ollama's shape: one string. Its clients fail on anything else.
+/// `{"error":"…"}`: always a string, because Ollama's clients fail on anything else.
 #[must_use]
 pub fn ollama_error(message: &str) -> String {
-    serde_json::json!({ "error": message }).to_string()
+    json!({ "error": message }).to_string()
 }
 
 #[cfg(test)]
@@ -35,11 +25,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_shapes_are_what_the_clients_expect() {
+    fn each_dialect_has_its_shape() {
         assert_eq!(
-            openai_error(Code::ModelNotFound, "No \"m\".", Some("model")),
-            r#"{"error":{"message":"No \"m\".","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#
+            openai_error(Code::InvalidRequest, "a \"b\"\n", Some("messages[0]")),
+            r#"{"error":{"message":"a \"b\"\n","type":"invalid_request_error","param":"messages[0]","code":"invalid_request"}}"#
         );
-        assert_eq!(ollama_error("no"), r#"{"error":"no"}"#);
+        assert_eq!(
+            openai_error(Code::Internal, "x", None),
+            r#"{"error":{"message":"x","type":"server_error","param":null,"code":"internal_error"}}"#
+        );
+        assert_eq!(ollama_error("a \"b\""), r#"{"error":"a \"b\""}"#);
     }
 }

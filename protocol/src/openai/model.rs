@@ -1,9 +1,12 @@
-//! Models, as `/v1/models` tells of them.
+//! The list of models and its objects, as `/v1/models` gives them.
 
 use serde::Serialize;
 
+/// Who owns a model that names nobody: what Ollama says of its own library.
+const OWNER_DEFAULT: &str = "library";
+
 /// One model.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModelObject {
     id: String,
     object: &'static str,
@@ -11,8 +14,8 @@ pub struct ModelObject {
     owned_by: String,
 }
 
-/// A list of them.
-#[derive(Debug, Serialize)]
+/// The list of models. An empty one is `[]`, where Ollama writes `null`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModelList {
     object: &'static str,
     data: Vec<ModelObject>,
@@ -21,12 +24,10 @@ pub struct ModelList {
 // === impl ModelObject ===
 
 impl ModelObject {
-    /// `name` is canonical; `created` is in seconds since 1970. The owner is its namespace.
+    /// The model of this name, created (or changed) at that time, in seconds since 1970.
     #[must_use]
     pub fn new(name: &str, created: i64) -> Self {
-        let owner = name.rsplit_once('/').map_or("library", |(path, _)| {
-            path.rsplit_once('/').map_or(path, |(_, namespace)| namespace)
-        });
+        let owner = name.rsplit('/').nth(1).unwrap_or(OWNER_DEFAULT);
         Self { id: name.to_owned(), object: "model", created, owned_by: owner.to_owned() }
     }
 }
@@ -34,9 +35,27 @@ impl ModelObject {
 // === impl ModelList ===
 
 impl ModelList {
-    /// An empty list is `[]` and never null.
+    /// The list of these models.
     #[must_use]
     pub fn new(data: Vec<ModelObject>) -> Self {
         Self { object: "list", data }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_what_the_sdks_read() {
+        let models = vec![ModelObject::new("llama3:latest", 7), ModelObject::new("h/ns/m:q4", 0)];
+        let expected = concat!(
+            r#"{"object":"list","data":["#,
+            r#"{"id":"llama3:latest","object":"model","created":7,"owned_by":"library"},"#,
+            r#"{"id":"h/ns/m:q4","object":"model","created":0,"owned_by":"ns"}]}"#
+        );
+        assert_eq!(serde_json::to_string(&ModelList::new(models)).unwrap(), expected);
+        let empty = serde_json::to_string(&ModelList::new(vec![])).unwrap();
+        assert_eq!(empty, r#"{"object":"list","data":[]}"#);
     }
 }

@@ -1,208 +1,167 @@
-//! A whole native reply → `chat.completion`.
+//! A whole reply of `/api/chat` as a completion of OpenAI's.
 
-use std::borrow::Cow;
+use bytes::BufMut;
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use super::{calls, finish_reason};
+use crate::{
+    json::{splice_list, splice_string, write_string},
+    ollama::reply::{Line, is_filled},
+    usage::Usage,
+};
 
-use crate::usage::Usage;
-
-/// What the upstream does not know of a reply.
-#[derive(Clone, Debug)]
+/// What the gateway says of a reply, in place of the model server.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyMeta {
-    /// `chatcmpl-…`, unique.
+    /// The id of the completion (`chatcmpl-…`).
     pub id: String,
-    /// Seconds since 1970.
+    /// When it was made, in seconds since 1970.
     pub created: i64,
-    /// The model, as the client spelled it.
+    /// The model, as the client is to see it.
     pub model: String,
 }
 
-/// What came is no reply.
+/// Why a reply cannot be translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the upstream's reply cannot be understood")]
-pub struct ReplyError;
-
-/// A native reply, or a line of a streamed one.
-#[derive(Deserialize)]
-pub(super) struct NativeReply<'a> {
-    #[serde(borrow)]
-    pub(super) message: Option<NativeMessage<'a>>,
-    #[serde(default)]
-    pub(super) done: bool,
-    #[serde(borrow)]
-    pub(super) done_reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) logprobs: Option<&'a RawValue>,
-    #[serde(default)]
-    pub(super) prompt_eval_count: u64,
-    #[serde(default)]
-    pub(super) eval_count: u64,
+pub enum ReplyError {
+    /// It is no JSON object of the shape that is promised.
+    #[error("the reply is not what the model server's API promises")]
+    NotJson,
+    /// It says that the model server failed.
+    #[error("the model server reported an error")]
+    UpstreamError,
+    /// It does not say that it is done: the model stopped in the middle.
+    #[error("the reply broke off")]
+    BrokenOff,
 }
 
-#[derive(Default, Deserialize)]
-pub(super) struct NativeMessage<'a> {
-    #[serde(borrow, default)]
-    pub(super) content: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub(super) thinking: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub(super) tool_calls: Vec<NativeCall<'a>>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct NativeCall<'a> {
-    pub(super) id: Option<String>,
-    #[serde(borrow)]
-    pub(super) function: NativeFunction<'a>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct NativeFunction<'a> {
-    #[serde(borrow)]
-    pub(super) name: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) arguments: Option<&'a RawValue>,
-}
-
-/// A tool call, as OpenAI writes it.
-#[derive(Serialize)]
-pub(super) struct ToolCall<'a> {
-    index: usize,
-    id: Cow<'a, str>,
-    r#type: &'static str,
-    function: ToolFunction<'a>,
-}
-
-#[derive(Serialize)]
-struct ToolFunction<'a> {
-    name: &'a str,
-    arguments: &'a str,
-}
-
-#[derive(Serialize)]
-pub(super) struct Logprobs<'a> {
-    pub(super) content: &'a RawValue,
-}
-
-#[derive(Serialize)]
-pub(super) struct UsageBody {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: i64,
-    model: &'a str,
-    system_fingerprint: &'static str,
-    choices: [Choice<'a>; 1],
-    usage: UsageBody,
-}
-
-#[derive(Serialize)]
-struct Choice<'a> {
-    index: usize,
-    message: Message<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<Logprobs<'a>>,
-    finish_reason: &'static str,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    reasoning: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    reasoning_content: &'a str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<ToolCall<'a>>,
-}
-
-/// What OpenAI calls the build that answered; Ollama writes the same.
-pub(super) const FINGERPRINT: &str = "fp_ollama";
-
-/// Translates a whole reply. Thinking goes out as `reasoning` (Ollama's and OpenRouter's word) and as
-/// `reasoning_content` (vLLM's and DeepSeek's): clients read the one or the other.
+/// Translates a whole reply, and tells what it used.
+///
+/// Thinking goes out under both of its names, as in a stream (see [`super::chat_stream`]).
 ///
 /// # Errors
-/// [`ReplyError`] where it is no reply, or an error.
+/// [`ReplyError`] where it is no whole reply. Nothing of it may reach the client then.
 pub fn chat_reply(native: &[u8], meta: &ReplyMeta) -> Result<(Vec<u8>, Usage), ReplyError> {
-    let reply: NativeReply<'_> = serde_json::from_slice(native).map_err(|_| ReplyError)?;
-    if reply.error.is_some() {
-        return Err(ReplyError);
+    let line = Line::read(native).ok_or(ReplyError::NotJson)?;
+    if line.error.is_some() {
+        return Err(ReplyError::UpstreamError);
     }
-    let message = reply.message.ok_or(ReplyError)?;
-    let usage =
-        Usage { prompt: reply.prompt_eval_count, completion: reply.eval_count, estimated: false };
-    let tool_calls: Vec<_> = message
-        .tool_calls
-        .iter()
-        .enumerate()
-        .map(|(index, call)| ToolCall::new(call, index, &meta.id))
-        .collect();
-    let finish_reason = finish_reason(reply.done_reason.as_deref(), !tool_calls.is_empty());
-    let completion = Completion {
-        id: &meta.id,
-        object: "chat.completion",
-        created: meta.created,
-        model: &meta.model,
-        system_fingerprint: FINGERPRINT,
-        choices: [Choice {
-            index: 0,
-            message: Message {
-                role: "assistant",
-                content: &message.content,
-                reasoning: &message.thinking,
-                reasoning_content: &message.thinking,
-                tool_calls,
-            },
-            logprobs: reply.logprobs.map(|content| Logprobs { content }),
-            finish_reason,
-        }],
-        usage: usage.into(),
+    if line.done != Some(true) {
+        return Err(ReplyError::BrokenOff);
+    }
+    let usage = Usage {
+        prompt: line.prompt_tokens(),
+        completion: line.produced_tokens(),
+        estimated: false,
     };
-    Ok((serde_json::to_vec(&completion).map_err(|_| ReplyError)?, usage))
+    let mut out = Vec::with_capacity(native.len() + 512);
+    write_head(meta, "chat.completion", &mut out);
+    out.put_slice(b"{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");
+    write_message(&line, meta, &mut out).ok_or(ReplyError::NotJson)?;
+    out.put_slice(b"],\"usage\":");
+    write_usage(usage, &mut out);
+    out.put_u8(b'}');
+    Ok((out, usage))
 }
 
-/// OpenAI's word for why a reply ended.
-pub(super) fn finish_reason(done_reason: Option<&str>, called: bool) -> &'static str {
-    match done_reason {
-        Some("length") => "length",
-        _ if called => "tool_calls",
-        _ => "stop",
+/// What follows the role, up to the end of the choice; `None` where something is not what it must
+/// be.
+fn write_message(line: &Line<'_>, meta: &ReplyMeta, out: &mut Vec<u8>) -> Option<()> {
+    let message = line.message?;
+    match message.content {
+        Some(content) => splice_string(content.get(), out)?,
+        None => out.put_slice(b"\"\""),
     }
-}
-
-// === impl ToolCall ===
-
-impl<'a> ToolCall<'a> {
-    /// `index` counts the calls of the whole reply; an id that is missing is made from the reply's.
-    pub(super) fn new(call: &'a NativeCall<'a>, index: usize, reply_id: &str) -> Self {
-        let id = match &call.id {
-            Some(id) if !id.is_empty() => Cow::Borrowed(id.as_str()),
-            _ => Cow::Owned(format!("call_{}_{index}", reply_id.trim_start_matches("chatcmpl-"))),
-        };
-        let arguments = call.function.arguments.map_or("{}", RawValue::get);
-        let arguments = if arguments == "null" { "{}" } else { arguments };
-        let function = ToolFunction { name: &call.function.name, arguments };
-        Self { index, id, r#type: "function", function }
+    if let Some(thinking) = message.thinking.filter(|raw| is_filled(Some(raw))) {
+        out.put_slice(b",\"reasoning\":");
+        splice_string(thinking.get(), out)?;
+        out.put_slice(b",\"reasoning_content\":");
+        splice_string(thinking.get(), out)?;
     }
+    let mut has_calls = false;
+    if let Some(raw) = message.tool_calls.filter(|raw| is_filled(Some(raw))) {
+        out.put_slice(b",\"tool_calls\":");
+        has_calls = calls::write(raw, &meta.id, 0, out)? > 0;
+    }
+    out.put_slice(b"}");
+    if let Some(logprobs) = line.logprobs.filter(|raw| is_filled(Some(raw))) {
+        out.put_slice(b",\"logprobs\":{\"content\":");
+        splice_list(logprobs.get(), out)?;
+        out.put_u8(b'}');
+    }
+    out.put_slice(b",\"finish_reason\":");
+    write_string(finish_reason(line.done_reason.as_deref(), has_calls), out);
+    out.put_u8(b'}');
+    Some(())
 }
 
-impl From<Usage> for UsageBody {
-    fn from(usage: Usage) -> Self {
-        Self {
-            prompt_tokens: usage.prompt,
-            completion_tokens: usage.completion,
-            total_tokens: usage.total(),
+/// Writes a completion or a chunk up to its first choice.
+pub(super) fn write_head(meta: &ReplyMeta, object: &str, out: &mut impl BufMut) {
+    out.put_slice(b"{\"id\":");
+    write_string(&meta.id, out);
+    out.put_slice(b",\"object\":");
+    write_string(object, out);
+    out.put_slice(b",\"created\":");
+    out.put_slice(meta.created.to_string().as_bytes());
+    out.put_slice(b",\"model\":");
+    write_string(&meta.model, out);
+    out.put_slice(b",\"system_fingerprint\":\"fp_ollama\",\"choices\":[");
+}
+
+/// Writes a usage object.
+pub(super) fn write_usage(usage: Usage, out: &mut impl BufMut) {
+    let Usage { prompt, completion, .. } = usage;
+    let total = usage.total();
+    let text = format!(
+        r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total}}}"#
+    );
+    out.put_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn meta() -> ReplyMeta {
+        ReplyMeta { id: "chatcmpl-1".to_owned(), created: 1, model: "m".to_owned() }
+    }
+
+    fn fault(native: &str) -> ReplyError {
+        chat_reply(native.as_bytes(), &meta()).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_no_whole_reply_is_never_a_completion() {
+        for native in
+            ["", "x", "[]", r#"{"done":true}"#, r#"{"message":{"content":1},"done":true}"#]
+        {
+            assert_eq!(fault(native), ReplyError::NotJson, "{native}");
+        }
+        assert_eq!(fault(r#"{"error":"boom"}"#), ReplyError::UpstreamError);
+        for native in ["{}", r#"{"message":{"content":"half"},"done":false}"#] {
+            assert_eq!(fault(native), ReplyError::BrokenOff, "{native}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_arrives_as_it_was(content in any::<String>(), thinking in any::<String>()) {
+            let native = serde_json::json!({
+                "message": { "role": "assistant", "content": content, "thinking": thinking },
+                "done": true, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 4,
+            });
+            let (bytes, usage) = chat_reply(native.to_string().as_bytes(), &meta()).unwrap();
+            let reply: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let message = &reply["choices"][0]["message"];
+            prop_assert_eq!(&message["content"], &content);
+            if thinking.is_empty() {
+                prop_assert!(message.get("reasoning").is_none());
+            } else {
+                prop_assert_eq!(&message["reasoning"], &thinking);
+                prop_assert_eq!(&message["reasoning_content"], &thinking);
+            }
+            prop_assert_eq!(usage.total(), 7);
         }
     }
 }

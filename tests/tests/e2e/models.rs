@@ -103,7 +103,12 @@ async fn a_tenants_rule_holds_until_a_key_has_its_own(setup: Setup) {
 #[tokio::test]
 async fn cloud_models_are_refused_unless_allowed() {
     let script = || Script {
-        models: vec![Model::named("gpt-oss:20b-cloud"), Model::named("llama3.2")],
+        models: vec![
+            Model::named("gpt-oss:20b-cloud"),
+            Model::named("llama3.2"),
+            // It runs elsewhere, whatever it is called.
+            Model { remote_host: "https://ollama.com".to_owned(), ..Model::named("mine") },
+        ],
         ..Script::default()
     };
     let gateway = TestGateway::with(Setup { script: script(), ..Setup::default() }).await;
@@ -114,12 +119,16 @@ async fn cloud_models_are_refused_unless_allowed() {
                 .await;
         assert_eq!((reply.status.as_u16(), reply.code()), (403, "cloud_model_blocked".to_owned()));
     }
+    let reply =
+        post(gateway.address, "/v1/chat/completions", Some(&gateway.key), &ask_for("mine")).await;
+    assert_eq!((reply.status.as_u16(), reply.code()), (404, "model_not_found".to_owned()));
     let allowed = settings([("NEURONETZ_CATALOG_ALLOW_CLOUD_MODELS", "true")]);
     let gateway = TestGateway::with(Setup { script: script(), ..allowed }).await;
-    assert_eq!(listed(&gateway, &gateway.key).await.len(), 2);
-    let body = ask_for("gpt-oss:20b-cloud");
-    let reply = post(gateway.address, "/api/chat", Some(&gateway.key), &body).await;
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(listed(&gateway, &gateway.key).await.len(), 3);
+    for model in ["gpt-oss:20b-cloud", "mine"] {
+        let reply = post(gateway.address, "/api/chat", Some(&gateway.key), &ask_for(model)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,113 @@
+//! The body of `/api/chat`, as it is written for an upstream.
+//!
+//! Only what is set is written: a temperature that the client did not give must not be sent, because
+//! it would override the one in the Modelfile. None of these types has a `Debug`: they are prompts.
+
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Everything but the model, which is written before it.
+#[derive(Serialize)]
+pub(crate) struct Body<'a> {
+    pub(crate) messages: Vec<Message<'a>>,
+    /// Always written: Ollama streams where it is missing.
+    pub(crate) stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) format: Option<Format<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tools: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) think: Option<Think>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logprobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) top_logprobs: Option<i64>,
+    pub(crate) options: Options<'a>,
+}
+
+#[derive(Default, Serialize)]
+pub(crate) struct Message<'a> {
+    pub(crate) role: Cow<'a, str>,
+    pub(crate) content: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) thinking: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) images: Vec<Image<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<ToolCall<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_name: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_call_id: Option<Cow<'a, str>>,
+}
+
+/// An image in base64: the end of a `data:` URI, which is too large to be copied.
+pub(crate) struct Image<'a> {
+    pub(crate) uri: Cow<'a, str>,
+    /// Where the data begins in `uri`.
+    pub(crate) start: usize,
+}
+
+#[derive(Serialize)]
+pub(crate) struct ToolCall<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<Cow<'a, str>>,
+    pub(crate) function: Function<'a>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Function<'a> {
+    pub(crate) index: usize,
+    pub(crate) name: Cow<'a, str>,
+    /// An object, in the client's order and spelling.
+    pub(crate) arguments: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Format<'a> {
+    Word(&'static str),
+    Schema(&'a RawValue),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Think {
+    Switch(bool),
+    Level(&'static str),
+}
+
+#[derive(Default, Serialize)]
+pub(crate) struct Options<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) num_predict: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) temperature: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) top_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frequency_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) presence_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stop: Vec<Cow<'a, str>>,
+}
+
+// === impl Image ===
+
+impl Image<'_> {
+    /// The data alone.
+    pub(crate) fn data(&self) -> &str {
+        self.uri.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl Serialize for Image<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.data())
+    }
+}

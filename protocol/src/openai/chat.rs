@@ -1,0 +1,121 @@
+//! The messages of a request to `/v1/chat/completions`, borrowed from its body.
+//!
+//! Values whose type the client may choose stay as text until it is known which it chose.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::body::Text;
+
+#[derive(Deserialize)]
+pub(crate) struct Message<'a> {
+    #[serde(borrow)]
+    pub(crate) role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) tool_call_id: Option<&'a RawValue>,
+}
+
+/// A piece of a message's content.
+#[derive(Deserialize)]
+pub(crate) struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) image_url: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) input_audio: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ImageUrl<'a> {
+    #[serde(borrow)]
+    pub(crate) url: Text<'a>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct InputAudio<'a> {
+    #[serde(borrow)]
+    pub(crate) data: Text<'a>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ToolCall<'a> {
+    #[serde(borrow)]
+    pub(crate) id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) function: Function<'a>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Function<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) arguments: Option<Text<'a>>,
+}
+
+/// What is read of a tool: the rest passes as it stands.
+#[derive(Deserialize)]
+pub(crate) struct Tool<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) function: Option<ToolFunction<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ToolFunction<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct StreamOptions {
+    pub(crate) include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Reasoning<'a> {
+    #[serde(borrow)]
+    pub(crate) effort: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ResponseFormat<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) json_schema: Option<JsonSchema<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct JsonSchema<'a> {
+    #[serde(borrow)]
+    pub(crate) schema: Option<&'a RawValue>,
+}
+
+/// One text, or several.
+pub(crate) fn texts(raw: &RawValue) -> Option<Vec<Cow<'_, str>>> {
+    if raw.get().starts_with('"') {
+        let Text(text) = serde_json::from_str(raw.get()).ok()?;
+        return Some(vec![text]);
+    }
+    let texts: Vec<Text<'_>> = serde_json::from_str(raw.get()).ok()?;
+    Some(texts.into_iter().map(|Text(text)| text).collect())
+}
