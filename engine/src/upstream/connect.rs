@@ -58,6 +58,8 @@ pub enum ConnectError {
 pub struct Connection {
     /// Where requests go in.
     pub sender: SendRequest<Full<Bytes>>,
+    /// No call is under way on it.
+    pub idle: bool,
     task: AbortHandle,
     left: Arc<OnceLock<Instant>>,
 }
@@ -113,9 +115,11 @@ impl Origin {
 // === impl Connection ===
 
 impl Drop for Connection {
-    /// The time until the socket is closed is a metric.
+    /// In the middle of a call the time until the socket is closed is a metric.
     fn drop(&mut self) {
-        let _ = self.left.set(Instant::now());
+        if !self.idle {
+            let _ = self.left.set(Instant::now());
+        }
         self.task.abort();
     }
 }
@@ -167,7 +171,7 @@ impl Connector {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Connection { sender, task: task.abort_handle(), left })
+        Ok(Connection { sender, idle: true, task: task.abort_handle(), left })
     }
 }
 

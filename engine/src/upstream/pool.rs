@@ -71,7 +71,8 @@ impl Pool {
     }
 
     /// Wraps a new connection, so that it comes back here.
-    pub fn lend(self: &Arc<Self>, connection: Connection, origin: Origin) -> Loan {
+    pub fn lend(self: &Arc<Self>, mut connection: Connection, origin: Origin) -> Loan {
+        connection.idle = false;
         Loan { connection, origin, pool: Arc::downgrade(self) }
     }
 
@@ -91,7 +92,8 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn put(&self, origin: Origin, connection: Connection) {
+    fn put(&self, origin: Origin, mut connection: Connection) {
+        connection.idle = true;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.entry(origin).or_default();
         if kept.len() < self.per_origin_max {

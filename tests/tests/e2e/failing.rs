@@ -154,6 +154,11 @@ async fn a_client_that_leaves_ends_the_upstreams_work_and_is_charged_by_estimate
         (gateway.metric("gateway_cancel_seconds_count").await > 1.9).then_some(())
     })
     .await;
+    // Connections that had nothing to do, or were read to their end, do not count.
+    post(gateway.address, "/api/chat", Some(&gateway.key), &whole_chat("hi")).await;
+    gateway.ollama.stop().await;
+    let cancelled = gateway.metric("gateway_cancel_seconds_count").await;
+    assert!((cancelled - 2.0).abs() < 0.1, "{cancelled}");
     assert!(gateway.metric("gateway_streams_open").await < 0.1);
 }
 
