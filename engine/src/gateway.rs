@@ -338,13 +338,9 @@ impl Gateway {
         name: &ModelName,
     ) -> Result<Arc<Model>, Refusal> {
         // Who may not is told so, whether or not it is known which models there are.
-        let judge =
-            |exists| authorize::model(&principal.models, name, self.allow_cloud_models, exists);
-        judge(true)?;
+        authorize::model(&principal.models, name, self.allow_cloud_models)?;
         let snapshot = self.handles.catalog.current()?;
-        let model = snapshot.find(name);
-        judge(model.is_some())?;
-        model.cloned().ok_or(Refusal::Denied(authorize::Denied::NotFound))
+        snapshot.find(name).cloned().ok_or(Refusal::Denied(authorize::Denied::NotFound))
     }
 
     /// The upstreams that answered their last poll.
@@ -359,7 +355,7 @@ impl Effective<'_> {
     /// By name.
     pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.snapshot.models().filter(|model| {
-            authorize::model(&self.principal.models, &model.name, self.allow_cloud, true).is_ok()
+            authorize::model(&self.principal.models, &model.name, self.allow_cloud).is_ok()
         })
     }
 }

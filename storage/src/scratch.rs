@@ -50,6 +50,14 @@ impl Scratch {
         self.allow_connections(true).await
     }
 
+    /// Runs a statement in it, as another program would.
+    ///
+    /// # Errors
+    /// As [`Scratch::on`].
+    pub async fn run(&self, statement: &str) -> Result<()> {
+        execute(&self.url, statement.to_owned()).await
+    }
+
     async fn allow_connections(&self, allow: bool) -> Result<()> {
         execute(&self.server, format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", self.name))
             .await
@@ -73,7 +81,7 @@ impl Drop for Scratch {
 
 async fn execute(server: &str, statement: String) -> Result<()> {
     let mut connection = PgConnection::connect(server).await?;
-    // The name is made above of digits and letters.
+    // Names are made above of digits and letters; the rest is a test's own.
     sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())

@@ -192,13 +192,20 @@ impl TestGateway {
         self.storage.upstreams.add(upstream).await.unwrap_or_else(|e| panic!("{e}"));
     }
 
+    /// Its Postgres.
+    ///
+    /// # Panics
+    /// Where it is on SQLite.
+    pub fn scratch(&self) -> &Scratch {
+        self.scratch.as_ref().unwrap_or_else(|| panic!("it is on SQLite"))
+    }
+
     /// Takes its Postgres away.
     ///
     /// # Panics
     /// Where it is not on Postgres.
     pub async fn lose_database(&self) {
-        let scratch = self.scratch.as_ref().unwrap_or_else(|| panic!("it is on SQLite"));
-        scratch.cut_off().await.unwrap_or_else(|e| panic!("{e}"));
+        self.scratch().cut_off().await.unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Gives it back.
@@ -206,8 +213,7 @@ impl TestGateway {
     /// # Panics
     /// Where it is not on Postgres.
     pub async fn find_database(&self) {
-        let scratch = self.scratch.as_ref().unwrap_or_else(|| panic!("it is on SQLite"));
-        scratch.restore().await.unwrap_or_else(|e| panic!("{e}"));
+        self.scratch().restore().await.unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// What `/metrics` says of a line that begins so; 0 where it says nothing.

@@ -47,7 +47,7 @@ pub(super) async fn run(
     };
     let allowed = |name: &ModelName| {
         let cloud = config.catalog.allow_cloud_models;
-        rule.as_ref().is_none_or(|rule| authorize::model(rule, name, cloud, true).is_ok())
+        rule.as_ref().is_none_or(|rule| authorize::model(rule, name, cloud).is_ok())
     };
     let answers = upstream::ask(config, upstream::all(storage, config).await?).await?;
     let asked = answers.len();

@@ -41,6 +41,22 @@ async fn a_revocation_with_a_cut_ends_the_streams_of_its_key_and_of_no_other(set
     drop(other);
 }
 
+/// An outside console knows one table and one column.
+#[tokio::test]
+async fn a_row_that_another_program_inserts_revokes_a_key() {
+    let gateway = TestGateway::with(crate::on(true)).await;
+    let (key, text) = gateway.key(None).await;
+    assert_eq!(get(gateway.address, "/v1/models", Some(&text)).await.status, 200);
+    let insert = format!("INSERT INTO gateway.revocations (key_id) VALUES ('{}')", key.id);
+    gateway.scratch().run(&insert).await.unwrap();
+    let refused = eventually("the refusal", || async {
+        let reply = get(gateway.address, "/v1/models", Some(&text)).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (401, "key_revoked".to_owned()));
+}
+
 async fn upstreams_come_and_go(setup: Setup) {
     let gateway = TestGateway::with(setup).await;
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
