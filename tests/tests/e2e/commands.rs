@@ -1,11 +1,17 @@
 //! The command line, as a script would use it.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
 
+use futures_util::future::join_all;
+use scripted_ollama::{Script, Scripted};
 use serde_json::{Value, json};
-use tests::{TestGateway, get, patience::eventually, post};
+use tests::{Open, TestGateway, get, patience::eventually, post};
 
-use crate::whole_chat;
+use crate::{chat, whole_chat};
 
 /// The commands on one database.
 struct Shell {
@@ -157,36 +163,76 @@ async fn models_upstreams_audit_and_usage_are_read() {
     assert!(shell.text("usage").contains("Nothing has been used"));
 }
 
-/// A server that is started as a user starts it, with commands beside it.
+/// A server that is started as a user starts it.
+struct Server {
+    process: Child,
+    log: PathBuf,
+    address: SocketAddr,
+}
+
+impl Server {
+    async fn start(shell: &Shell) -> Self {
+        let log = shell.directory.path().join("log");
+        let process = shell
+            .command("serve")
+            .env("NEURONETZ_LISTEN", "127.0.0.1:0")
+            .env("NEURONETZ_ADMIN_LISTEN", "127.0.0.1:0")
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let address = eventually("the address", || async {
+            let said = std::fs::read_to_string(&log).unwrap();
+            let (_, rest) = said.split_once("listening on http://")?;
+            rest.split([' ', ';', '\n']).next()?.parse().ok()
+        })
+        .await;
+        Self { process, log, address }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn terminate(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    /// Waits for its end, which must be in order.
+    async fn ends_in_order(&mut self) {
+        let process = &mut self.process;
+        let ended = eventually("the end", || {
+            let ended = process.try_wait().unwrap();
+            async move { ended }
+        })
+        .await;
+        assert_eq!(ended.code(), Some(0), "{}", self.text());
+        assert!(self.text().contains("stopped in order"), "{}", self.text());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn ollama() -> Scripted {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    Scripted::start(Script::default(), loopback).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_hears_commands_and_ends_in_order() {
-    let ollama = scripted_ollama::Scripted::start(
-        scripted_ollama::Script::default(),
-        std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-    )
-    .await
-    .unwrap();
+    let ollama = ollama().await;
     let shell = Shell::new(&format!("http://{}", ollama.address()));
-    let log = shell.directory.path().join("log");
-    let mut server = shell
-        .command("serve")
-        .env("NEURONETZ_LISTEN", "127.0.0.1:0")
-        .env("NEURONETZ_ADMIN_LISTEN", "127.0.0.1:0")
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    let text = || std::fs::read_to_string(&log).unwrap();
-    let address = eventually("the address", || async {
-        let said = text();
-        let (_, rest) = said.split_once("listening on http://")?;
-        rest.split([' ', ';', '\n']).next()?.parse().ok()
-    })
-    .await;
+    let mut server = Server::start(&shell).await;
     shell.text("tenant create acme --allow-all-models");
     let made = shell.json("key create --tenant acme");
     let key = made["key"].as_str().unwrap();
     for _ in 0..3 {
-        let reply = post(address, "/api/chat", Some(key), &whole_chat("one two")).await;
+        let reply = post(server.address, "/api/chat", Some(key), &whole_chat("one two")).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
     let events = eventually("the audit", || async {
@@ -204,16 +250,34 @@ async fn a_server_hears_commands_and_ends_in_order() {
     assert_eq!((&usage[0]["of"], &usage[0]["prompt"]), (&json!("llama3.2:latest"), &json!(6)));
     shell.text(&format!("key revoke {}", made["id"].as_str().unwrap()));
     eventually("the revocation", || async {
-        (get(address, "/v1/models", Some(key)).await.status == 401).then_some(())
+        (get(server.address, "/v1/models", Some(key)).await.status == 401).then_some(())
     })
     .await;
-    let term = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
-    assert!(term.success());
-    let ended = eventually("the end", || {
-        let ended = server.try_wait().unwrap();
-        async move { ended }
-    })
-    .await;
-    assert_eq!(ended.code(), Some(0), "{}", text());
-    assert!(text().contains("stopped in order") && !text().contains(&key[16..]), "{}", text());
+    server.terminate();
+    server.ends_in_order().await;
+    assert!(!server.text().contains(&key[16..]), "{}", server.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_fifty_streams_loses_no_row() {
+    let ollama = ollama().await;
+    let shell = Shell::new(&format!("http://{}", ollama.address()));
+    shell.text("tenant create acme --allow-all-models");
+    let key = shell.json("key create --tenant acme")["key"].as_str().unwrap().to_owned();
+    let mut server = Server::start(&shell).await;
+    let body = chat("[[chunks 30]] [[pace 50]]");
+    let mut streams =
+        join_all((0..50).map(|_| Open::post(server.address, "/api/chat", &key, &body))).await;
+    for stream in &mut streams {
+        stream.until("This").await;
+    }
+    server.terminate();
+    let ends = join_all(streams.into_iter().map(Open::end)).await;
+    assert!(ends.iter().all(|end| end.contains("\"done\":true")), "{ends:?}");
+    server.ends_in_order().await;
+    let events = shell.json("audit query --tenant acme --limit 1000");
+    let events = events.as_array().unwrap();
+    let whole = |event: &Value| event["outcome"] == "completed" && event["completion_tokens"] == 30;
+    assert_eq!(events.len(), 50);
+    assert!(events.iter().all(whole), "{events:?}");
 }
