@@ -26,6 +26,7 @@ mod measure;
 pub mod ports;
 mod restart;
 mod root;
+pub mod rules;
 pub mod sweeper;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,17 @@
+//! The rules of admission: pure, without a runtime, without a clock of their own.
+//!
+//! | file | the rule |
+//! |---|---|
+//! | [`moment`] | time as rules see it |
+//! | [`window`] | so many in any sixty seconds |
+//! | [`slots`] | so many at once |
+//! | [`budget`] | so many tokens in a period |
+//! | [`breaker`] | whether an upstream is asked at all |
+//! | [`fair_queue`] | who is next, fair over tenants |
+
+pub mod breaker;
+pub mod budget;
+pub mod fair_queue;
+pub mod moment;
+pub mod slots;
+pub mod window;
