@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! root ── supervises; an actor that fails too often takes the process down, with a reason
+//!  ├─ tenant     one per tenant that is active: its limits and those of its keys
 //!  ├─ audit      what happened: a bounded ring, stored in batches
 //!  ├─ catalog    which upstream serves which model
 //!  ├─ upstream   one per model server: polls it, knows how it is
@@ -20,6 +21,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
 mod address;
+pub mod admission;
 pub mod audit;
 pub mod catalog;
 mod measure;
@@ -28,6 +30,7 @@ mod restart;
 mod root;
 pub mod rules;
 pub mod sweeper;
+pub mod tenant;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
@@ -54,6 +57,8 @@ pub struct Arguments {
 /// Settings of each kind of actor.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// Admission's.
+    pub admission: admission::Settings,
     /// The audit's.
     pub audit: audit::Settings,
     /// The catalog's.
@@ -67,6 +72,8 @@ pub struct Settings {
 /// The ways to the actors.
 #[derive(Clone)]
 pub struct Handles {
+    /// Who is let in.
+    pub admission: admission::Handle,
     /// What happened.
     pub audit: audit::Handle,
     /// Which upstream serves which model.
@@ -108,6 +115,7 @@ pub async fn start(arguments: Arguments) -> Result<System, StartError> {
         .await
         .map_err(|error| StartError(error.to_string()))?;
     handles.upstreams.bind(root.clone());
+    handles.admission.bind(root.clone());
     handles.upstreams.set(upstreams).await;
     Ok(System { handles, root, failed })
 }

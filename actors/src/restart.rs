@@ -24,11 +24,21 @@ impl Restarts {
     /// Restarting what cannot live only hides the fault: past the limit, the cause is handed back,
     /// and the supervisor fails with it.
     pub(crate) fn spend(&mut self, cause: ActorProcessingErr) -> Result<(), ActorProcessingErr> {
-        if self.window_start.elapsed() > WINDOW {
+        if self.are_past() {
             *self = Self::new();
         }
         self.spent += 1;
-        if self.spent > RESTARTS_MAX { Err(cause) } else { Ok(()) }
+        if self.are_spent() { Err(cause) } else { Ok(()) }
+    }
+
+    /// Whether there were too many.
+    pub(crate) fn are_spent(&self) -> bool {
+        self.spent > RESTARTS_MAX && !self.are_past()
+    }
+
+    /// Whether they no longer count.
+    pub(crate) fn are_past(&self) -> bool {
+        self.window_start.elapsed() > WINDOW
     }
 }
 

@@ -1,19 +1,25 @@
 //! The supervisor: starts the actors, restarts what fails, and gives up with a reason.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
+use protocol::id::TenantId;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use storage::upstreams::Upstream as Record;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Handles, STOP_TIMEOUT,
     address::{Published, unpublished},
+    admission::{self, Registry},
     audit::{self, Audit},
     catalog::{self, Catalog},
     measure,
     restart::Restarts,
     sweeper::{self, Sweeper},
+    tenant::{self, Tenant},
     upstream::{self, Upstream, Views},
 };
 
@@ -22,6 +28,8 @@ pub(crate) struct Root;
 pub(crate) enum Message {
     /// From now on these are the upstreams.
     SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()> },
+    /// The actor of a tenant, started where there is none; none where it fails again and again.
+    StartTenant { tenant: TenantId, reply: RpcReplyPort<Option<ActorRef<tenant::Message>>> },
     /// The beginning of the end: only the audit goes on.
     StopAllButAudit { reply: RpcReplyPort<()> },
 }
@@ -38,6 +46,8 @@ pub(crate) struct Children {
     catalog: (catalog::Arguments, Published<catalog::Message>),
     catalog_handle: catalog::Handle,
     views: Arc<Views>,
+    tenant: tenant::Arguments,
+    tenants: Arc<Registry>,
 }
 
 pub(crate) struct State {
@@ -47,6 +57,8 @@ pub(crate) struct State {
     sweeper: Option<ActorRef<sweeper::Message>>,
     upstreams: BTreeMap<String, Running>,
     restarts: BTreeMap<&'static str, Restarts>,
+    /// Of the tenants whose actors have failed lately.
+    tenant_restarts: HashMap<TenantId, Restarts>,
 }
 
 struct Running {
@@ -70,7 +82,9 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
     let (snapshot, reader) = watch::channel(Arc::default());
     let catalog_handle = catalog::Handle::new(&settings.catalog, reader, catalog_address);
     let views = Arc::<Views>::default();
+    let tenants = Arc::<Registry>::default();
     let handles = Handles {
+        admission: admission::Handle::new(Arc::clone(&tenants)),
         audit: audit_handle,
         catalog: catalog_handle.clone(),
         upstreams: upstream::Directory::new(Arc::clone(&views)),
@@ -80,6 +94,11 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
         catalog: (catalog::Arguments { snapshot }, published_catalog),
         catalog_handle,
         views,
+        tenant: tenant::Arguments {
+            epoch: Instant::now(),
+            idle_after: settings.admission.idle_after,
+        },
+        tenants,
     };
     (handles, children)
 }
@@ -103,6 +122,7 @@ impl Actor for Root {
             sweeper: None,
             upstreams: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            tenant_restarts: HashMap::new(),
         };
         let me = myself.get_cell();
         state.start_audit(&me).await?;
@@ -122,6 +142,9 @@ impl Actor for Root {
             Message::SetUpstreams { upstreams, reply } => {
                 state.set_upstreams(upstreams, &myself.get_cell()).await?;
                 let _ = reply.send(());
+            }
+            Message::StartTenant { tenant, reply } => {
+                let _ = reply.send(state.tenant(tenant, &myself.get_cell()).await);
             }
             Message::StopAllButAudit { reply } => {
                 state.stop_all_but_audit().await;
@@ -149,9 +172,11 @@ impl Actor for Root {
             }
             // A child that ends on purpose is no reason to end its supervisor, which is what ractor
             // does unless told otherwise.
-            SupervisionEvent::ActorTerminated(..)
-            | SupervisionEvent::ActorStarted(_)
-            | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
+            SupervisionEvent::ActorTerminated(who, ..) => {
+                state.children.tenants.forget_cell(&who);
+                Ok(())
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
         }
     }
 }
@@ -166,6 +191,13 @@ impl State {
         me: &ActorCell,
     ) -> Result<(), ActorProcessingErr> {
         tracing::error!(%cause, "an actor failed; it is started again");
+        if let Some(tenant) = self.children.tenants.forget_cell(who) {
+            measure::restarted("tenant");
+            // What is left of its restarts decides when it is asked for next.
+            let restarts = self.tenant_restarts.entry(tenant).or_insert_with(Restarts::new);
+            let _ = restarts.spend(cause);
+            return Ok(());
+        }
         let kind = if self.children.audit.1.is(who) {
             "audit"
         } else if self.children.catalog.1.is(who) {
@@ -201,6 +233,29 @@ impl State {
             running.actor = actor;
         }
         Ok(())
+    }
+
+    /// The actor of a tenant. One that has failed too often is not started until that is past; the
+    /// others have nothing to do with it.
+    async fn tenant(
+        &mut self,
+        tenant: TenantId,
+        me: &ActorCell,
+    ) -> Option<ActorRef<tenant::Message>> {
+        if let Some(running) = self.children.tenants.find(tenant) {
+            return Some(running);
+        }
+        self.tenant_restarts.retain(|_, restarts| !restarts.are_past());
+        if self.tenant_restarts.get(&tenant).is_some_and(Restarts::are_spent) {
+            return None;
+        }
+        let arguments = self.children.tenant.clone();
+        let started = Actor::spawn_linked(None, Tenant, arguments, me.clone()).await;
+        let (actor, _) = started
+            .inspect_err(|error| tracing::error!(%error, "a tenant's actor does not start"))
+            .ok()?;
+        self.children.tenants.publish(tenant, actor.clone());
+        Some(actor)
     }
 
     async fn start_audit(&self, me: &ActorCell) -> Result<(), ActorProcessingErr> {
@@ -284,6 +339,9 @@ impl State {
         }
         for (_, running) in std::mem::take(&mut self.upstreams) {
             let _ = running.actor.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        }
+        for tenant in self.children.tenants.take_all() {
+            tenant.stop(None);
         }
         if let Some(catalog) = self.children.catalog.1.current() {
             let _ = catalog.stop_and_wait(None, Some(STOP_TIMEOUT)).await;

@@ -7,8 +7,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
+use identity::limits::Limits;
 use jiff::Timestamp;
-use protocol::{id::RequestId, name::ModelName, outcome::Outcome, route::Route, usage::Usage};
+use protocol::{
+    id::{KeyId, RequestId, TenantId},
+    name::ModelName,
+    outcome::Outcome,
+    route::Route,
+    usage::Usage,
+};
 use storage::{
     Error,
     audit::{Audit, AuditEvent, AuditQuery},
@@ -20,10 +28,13 @@ use uuid::Uuid;
 
 use crate::{
     Arguments, Settings, Stopped, System,
+    admission::Denied,
     audit::Saturated,
     catalog::Unavailable,
     ports::{Clock, DiscoveredModel, ProbeError, Prober},
+    rules::account::{Wait, What},
     start,
+    tenant::{Ask, Scope},
 };
 
 /// A database of audit events that fails on request.
@@ -197,6 +208,133 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
     });
     assert!(held.await.is_ok(), "{what}");
+}
+
+// === admission ===
+
+fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Limits) -> Ask {
+    let (tenant, key) = (TenantId(Uuid::from_u128(tenant)), KeyId(Uuid::from_u128(key)));
+    Ask { tenant, key, tenant_limits, key_limits, tokens: 10 }
+}
+
+fn rpm(limit: u64) -> Limits {
+    Limits { rpm: Some(limit), ..Limits::default() }
+}
+
+fn at_once(limit: u64) -> Limits {
+    Limits { concurrency: Some(limit), ..Limits::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_at_once_get_what_there_is_and_no_more() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let asks = (0..1_000_u128).map(|number| admission.admit(ask(1, number % 7, rpm(100), rpm(20))));
+    let all = join_all(asks).await;
+    let granted: Vec<_> = all.iter().filter_map(|one| one.as_ref().ok()).collect();
+    assert_eq!(granted.len(), 100);
+    let refused = all.iter().filter_map(|one| one.as_ref().err());
+    for denied in refused {
+        let Denied::Limit(refused) = denied else { panic!("{denied:?}") };
+        assert_eq!(refused.by.what, What::Requests);
+        assert!(
+            matches!(refused.by.wait, Wait::For(wait) if wait <= Duration::from_millis(60_500))
+        );
+    }
+    assert_eq!(admission.running(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_refuses_the_other_does_not_lose() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let first = admission.admit(ask(1, 1, rpm(3), rpm(1))).await.unwrap();
+    for _ in 0..50 {
+        let Err(Denied::Limit(refused)) = admission.admit(ask(1, 1, rpm(3), rpm(1))).await else {
+            panic!("let in")
+        };
+        assert_eq!((refused.scope, refused.gauges.requests.unwrap().remaining), (Scope::Key, 0));
+    }
+    for key in [2, 3] {
+        let _ = admission.admit(ask(1, key, rpm(3), rpm(1))).await.unwrap();
+    }
+    let Err(Denied::Limit(refused)) = admission.admit(ask(1, 4, rpm(3), rpm(1))).await else {
+        panic!("let in")
+    };
+    assert_eq!(refused.scope, Scope::Tenant);
+    drop(first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_comes_back_however_a_request_ends() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let one = || admission.admit(ask(1, 1, at_once(1), Limits::default()));
+    for round in 0..50 {
+        let mut permit = one().await.unwrap_or_else(|denied| panic!("{round}: {denied:?}"));
+        assert!(one().await.is_err());
+        if round % 2 == 0 {
+            permit.settle(5);
+        }
+        drop(permit);
+        // A caller that leaves before it hears takes nothing with it.
+        let mut left = Box::pin(one());
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_corrected_by_what_was_used() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let tpm = Limits { tpm: Some(100), ..Limits::default() };
+    let admit = |tokens| admission.admit(Ask { tokens, ..ask(1, 1, tpm, Limits::default()) });
+    let mut first = admit(90).await.unwrap();
+    let Err(Denied::Limit(refused)) = admit(20).await else { panic!("let in") };
+    assert_eq!((refused.by.what, refused.by.limit), (What::Tokens, 100));
+    first.settle(30);
+    drop(first);
+    let second = admit(70).await.unwrap();
+    assert_eq!(second.gauges.tokens.unwrap().remaining, 0);
+    let Err(Denied::Limit(refused)) = admit(101).await else { panic!("let in") };
+    assert_eq!(refused.by.wait, Wait::Forever);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_message_concerns_one_tenant() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let (sick, well) = (ask(1, 1, rpm(1), Limits::default()), ask(2, 2, rpm(1_000), rpm(1_000)));
+    let mut back = 0;
+    for _ in 0..10 {
+        back += u32::from(admission.admit(sick).await.is_ok());
+        admission.poison(sick.tenant);
+        sleep(Duration::from_millis(50)).await;
+        let _ = admission.admit(well).await.unwrap();
+    }
+    // It was started again as often as is allowed; until that is past nobody can say.
+    assert_eq!(back, 6);
+    assert_eq!(admission.admit(sick).await.map(drop), Err(Denied::Unavailable));
+    let failed = timeout(Duration::from_millis(10), stage.system.failed());
+    assert!(failed.await.is_err(), "one tenant's actor is no reason to end");
+    sleep(Duration::from_secs(61)).await;
+    assert!(admission.admit(sick).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_tenant_is_let_go_and_nothing_is_forgotten_that_counts() {
+    let mut settings = Settings::default();
+    settings.admission.idle_after = Duration::from_secs(1);
+    let stage = Stage::new(settings, &[]).await;
+    let admission = &stage.system.handles.admission;
+    let held = admission.admit(ask(1, 1, at_once(1), Limits::default())).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(admission.running(), 1, "a request is under way");
+    drop(held);
+    eventually("the end", || admission.running() == 0).await;
+    assert!(admission.admit(ask(1, 1, at_once(1), Limits::default())).await.is_ok());
 }
 
 // === audit ===

@@ -46,6 +46,7 @@ pub struct Gateway {
     pub(crate) server: config::Server,
     pub(crate) upstream: config::Upstream,
     pub(crate) allow_cloud_models: bool,
+    pub(crate) completion_tokens_default: u64,
     /// The upstreams of the configuration.
     pub(crate) configured: Vec<Upstream>,
     pub(crate) storage: Storage,
@@ -168,6 +169,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         bodies: arrival::Limits::new(&server),
         upstream: config.upstream,
         allow_cloud_models: config.catalog.allow_cloud_models,
+        completion_tokens_default: config.limits.completion_tokens_default,
         configured,
         storage,
         keyring,
@@ -303,6 +305,7 @@ pub(crate) fn configured(settings: &config::Upstream, clock: &dyn Clock) -> Vec<
 fn settings(config: &Config) -> actors::Settings {
     let Config { audit, catalog, .. } = config;
     let mut settings = actors::Settings::default();
+    settings.admission.idle_after = config.limits.idle_after;
     settings.audit.places_max = audit.places_max;
     settings.audit.batch_events_max = audit.batch_events_max;
     settings.audit.batch_wait = audit.batch_wait;

@@ -122,6 +122,12 @@ catalogue! {
         "The gateway does not accept compressed bodies.";
     TooManyAttempts = "too_many_attempts", 429, Client, "rate_limit_error", true,
         "Too many keys with this prefix are being verified.";
+    RateLimitRequests = "rate_limit_requests", 429, Client, "rate_limit_error", true,
+        "The limit of requests per minute is reached.";
+    RateLimitTokens = "rate_limit_tokens", 429, Client, "rate_limit_error", true,
+        "The limit of tokens per minute is reached.";
+    Concurrency = "concurrency", 429, Client, "rate_limit_error", true,
+        "The limit of requests at once is reached.";
     HeadersTooLarge = "headers_too_large", 431, Client, "invalid_request_error", false,
         "The header fields are larger than the gateway accepts.";
     Internal = "internal_error", 500, Gateway, "server_error", true,
@@ -134,6 +140,8 @@ catalogue! {
         "The API key cannot be checked right now.";
     CatalogUnavailable = "catalog_unavailable", 503, Gateway, "server_error", true,
         "It is not known right now which models there are.";
+    LimitsUnavailable = "limits_unavailable", 503, Gateway, "server_error", true,
+        "The limits cannot be checked right now.";
     AuditSaturated = "audit_saturated", 503, Gateway, "server_error", true,
         "The request could not be recorded right now.";
     Overloaded = "overloaded", 503, Gateway, "server_error", true,

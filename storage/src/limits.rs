@@ -1,45 +1,11 @@
 //! The limits of a tenant or a key, as they are stored.
 
-use serde::Serialize;
+pub use identity::limits::{Budget, LimitPeriod, Limits};
 
 use crate::{
     column::Count,
     error::{Error, Result},
 };
-
-/// Over which period a budget counts, in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitPeriod {
-    /// From midnight to midnight.
-    Day,
-    /// From the first of the month.
-    Month,
-    /// In all.
-    Total,
-}
-
-/// Limits; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Limits {
-    /// Requests per minute.
-    pub rpm: Option<u64>,
-    /// Tokens per minute.
-    pub tpm: Option<u64>,
-    /// Requests at once.
-    pub concurrency: Option<u64>,
-    /// Tokens per period.
-    pub budget: Option<Budget>,
-}
-
-/// So many tokens per period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Budget {
-    /// Tokens, prompt and completion together.
-    pub tokens: u64,
-    /// The period they are for.
-    pub period: LimitPeriod,
-}
 
 /// The columns of `tenant_limits` and `key_limits`.
 pub(crate) struct LimitColumns {
@@ -72,31 +38,6 @@ macro_rules! put_limits {
     };
 }
 pub(crate) use put_limits;
-
-// === impl LimitPeriod ===
-
-impl LimitPeriod {
-    /// The word that stands for it in the database, on the command line and in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Day => "day",
-            Self::Month => "month",
-            Self::Total => "total",
-        }
-    }
-
-    /// The period of that word, if there is one.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "day" => Some(Self::Day),
-            "month" => Some(Self::Month),
-            "total" => Some(Self::Total),
-            _ => None,
-        }
-    }
-}
 
 // === impl LimitColumns ===
 

@@ -5,10 +5,12 @@
 //! | [`moment`] | time as rules see it |
 //! | [`window`] | so many in any sixty seconds |
 //! | [`slots`] | so many at once |
+//! | [`account`] | windows and slots of one party |
 //! | [`budget`] | so many tokens in a period |
 //! | [`breaker`] | whether an upstream is asked at all |
 //! | [`fair_queue`] | who is next, fair over tenants |
 
+pub mod account;
 pub mod breaker;
 pub mod budget;
 pub mod fair_queue;

@@ -77,15 +77,24 @@ impl Window {
         self.taken.back().map_or(now, |(step, _)| forgotten_at(*step))
     }
 
+    /// Whether an amount could be taken.
+    ///
+    /// # Errors
+    /// As [`Window::take`].
+    pub fn check(&mut self, amount: u64, now: Moment) -> Result<(), Refused> {
+        if amount > self.remaining(now) {
+            return Err(Refused { at: self.granted_at(amount) });
+        }
+        Ok(())
+    }
+
     /// Takes an amount, or nothing at all.
     ///
     /// # Errors
     /// [`Refused`], with the moment at which it would be granted.
     pub fn take(&mut self, amount: u64, now: Moment) -> Result<Taken, Refused> {
-        let now = self.forget(now);
-        if amount > self.limit.saturating_sub(self.used) {
-            return Err(Refused { at: self.granted_at(amount) });
-        }
+        self.check(amount, now)?;
+        let now = self.latest;
         let step = now.millis() / STEP_MS;
         self.add(step, amount);
         Ok(Taken { step, amount })

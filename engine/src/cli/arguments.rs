@@ -7,7 +7,7 @@ use protocol::{
     id::{KeyId, TenantId},
     name::ModelName,
 };
-use storage::{Storage, keys::Key, tenants::Tenant};
+use storage::{Storage, keys::Key, limits::Limits, tenants::Tenant};
 
 use super::failure::Failure;
 
@@ -22,6 +22,24 @@ pub(super) struct Models {
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     models: Option<Vec<String>>,
 }
+
+/// Limits, each a number or `none`.
+#[derive(Args)]
+pub(super) struct LimitFlags {
+    /// Requests per minute, or `none`.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    rpm: Option<Limit>,
+    /// Tokens per minute, or `none`.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    tpm: Option<Limit>,
+    /// Requests at once, or `none`.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    concurrency: Option<Limit>,
+}
+
+/// A limit, or none.
+#[derive(Clone, Copy)]
+struct Limit(Option<u64>);
 
 /// A moment: `2026-11-23T12:00:00Z`, or how long before (or after) now, as `24h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +63,56 @@ impl Models {
         };
         let names = names.iter().filter(|name| !name.trim().is_empty());
         Ok(Some(ModelRule::Only(names.map(parse).collect::<Result<_, _>>()?)))
+    }
+}
+
+// === impl LimitFlags ===
+
+impl LimitFlags {
+    /// Whether any was given.
+    pub(super) fn is_given(&self) -> bool {
+        self.rpm.is_some() || self.tpm.is_some() || self.concurrency.is_some()
+    }
+
+    /// The limits with those that were given in their places.
+    pub(super) fn over(&self, limits: Limits) -> Limits {
+        let given = |flag: Option<Limit>, before| flag.map_or(before, |Limit(limit)| limit);
+        Limits {
+            rpm: given(self.rpm, limits.rpm),
+            tpm: given(self.tpm, limits.tpm),
+            concurrency: given(self.concurrency, limits.concurrency),
+            ..limits
+        }
+    }
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    text.parse().map(|limit| Limit(Some(limit))).map_err(|_| "give a number, or none".to_owned())
+}
+
+/// The limits as people read them.
+pub(super) fn limits_text(limits: &Limits) -> String {
+    let named =
+        [(limits.rpm, "requests/min"), (limits.tpm, "tokens/min"), (limits.concurrency, "at once")];
+    let given = named.into_iter().filter_map(|(limit, of)| Some(format!("{} {of}", limit?)));
+    let text = given.collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
+/// Limits as JSON; null where there is none.
+#[derive(serde::Serialize)]
+pub(super) struct LimitsView {
+    rpm: Option<u64>,
+    tpm: Option<u64>,
+    concurrency: Option<u64>,
+}
+
+impl From<&Limits> for LimitsView {
+    fn from(limits: &Limits) -> Self {
+        Self { rpm: limits.rpm, tpm: limits.tpm, concurrency: limits.concurrency }
     }
 }
 

@@ -17,7 +17,9 @@ use storage::{
 };
 
 use super::{
-    arguments::{self, Models, ModelsView, Moment, models_text},
+    arguments::{
+        self, LimitFlags, LimitsView, Models, ModelsView, Moment, limits_text, models_text,
+    },
     failure::Failure,
     output::{Out, Row, date},
 };
@@ -38,6 +40,8 @@ pub(super) enum Command {
         /// When it ends: a moment, or a duration from now, as 30d.
         #[arg(long, value_parser = Moment::parse, value_name = "WHEN")]
         expires: Option<Moment>,
+        #[command(flatten)]
+        limits: LimitFlags,
     },
     /// Lists keys, without their secrets.
     List {
@@ -65,6 +69,8 @@ pub(super) enum Command {
         /// When it ends: a moment, a duration from now, or `never`.
         #[arg(long, value_parser = expiry, value_name = "WHEN")]
         expires: Option<Expiry>,
+        #[command(flatten)]
+        limits: LimitFlags,
     },
     /// Makes a new key in the place of one, which goes on for a while.
     Rotate {
@@ -105,12 +111,15 @@ struct View {
     status: &'static str,
     /// Its own word on models; null where the tenant's counts.
     models: Option<ModelsView>,
+    limits: LimitsView,
     expires_at: Option<Timestamp>,
     created_at: Timestamp,
     revoked_at: Option<Timestamp>,
     rotated_to: Option<String>,
     #[serde(skip)]
     rule: Option<ModelRule>,
+    #[serde(skip)]
+    limits_text: String,
 }
 
 pub(super) async fn run(
@@ -120,7 +129,7 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     let shown = match command {
-        Command::Create { tenant, name, models, expires } => {
+        Command::Create { tenant, name, models, expires, limits } => {
             let tenant = arguments::tenant(storage, &tenant).await?;
             let (new, secret) = minted(settings, |prefix, hash| {
                 Ok(NewKey {
@@ -129,7 +138,7 @@ pub(super) async fn run(
                     prefix,
                     hash,
                     models: models.rule()?,
-                    limits: Limits::default(),
+                    limits: limits.over(Limits::default()),
                     log_prompts: false,
                     expires_at: expires.map(Moment::hence),
                     at: Timestamp::now(),
@@ -140,15 +149,17 @@ pub(super) async fn run(
         }
         Command::List { tenant } => return list(storage, tenant.as_deref(), out).await,
         Command::Show { id } => arguments::key(storage, &id).await?,
-        Command::Set { id, name, models, inherit_models, expires } => {
+        Command::Set { id, name, models, inherit_models, expires, limits } => {
             let own = models.rule()?.map(Some);
+            let key = arguments::key(storage, &id).await?;
             let change = KeyChange {
                 name,
+                limits: limits.is_given().then(|| limits.over(key.limits)),
                 models: if inherit_models { Some(None) } else { own },
                 expires_at: expires.map(Expiry::moment),
                 ..KeyChange::default()
             };
-            set(storage, &id, change).await?
+            set(storage, &key, change).await?
         }
         Command::Rotate { id, grace } => {
             let old = arguments::key(storage, &id).await?;
@@ -176,13 +187,13 @@ async fn list(storage: &Storage, tenant: Option<&str>, out: &mut Out<'_>) -> Res
     Ok(out.rows(&views, "There are no keys yet: neuronetz key create --tenant NAME")?)
 }
 
-async fn set(storage: &Storage, id: &str, change: KeyChange) -> Result<Key, Failure> {
-    if change.name.is_none() && change.models.is_none() && change.expires_at.is_none() {
-        let what =
-            "say what to set: --name, --models, --allow-all-models, --inherit-models or --expires";
+async fn set(storage: &Storage, key: &Key, change: KeyChange) -> Result<Key, Failure> {
+    let KeyChange { name, models, limits, log_prompts: _, expires_at } = &change;
+    if name.is_none() && models.is_none() && limits.is_none() && expires_at.is_none() {
+        let what = "say what to set: --name, --models, --allow-all-models, --inherit-models, --expires \
+                    or a limit";
         return Err(Failure::Usage(what.to_owned()));
     }
-    let key = arguments::key(storage, id).await?;
     Ok(storage.keys.change(key.id, change).await?)
 }
 
@@ -285,6 +296,8 @@ impl View {
                 KeyStatus::Active => "active",
             },
             models: key.models.as_ref().map(ModelsView::from),
+            limits: LimitsView::from(&key.limits),
+            limits_text: limits_text(&key.limits),
             expires_at: key.expires_at,
             created_at: key.created_at,
             revoked_at: key.revoked_at,
@@ -296,7 +309,7 @@ impl View {
 
 impl Row for View {
     const COLUMNS: &'static [&'static str] =
-        &["PREFIX", "TENANT", "NAME", "STATUS", "MODELS", "EXPIRES", "CREATED", "ID"];
+        &["PREFIX", "TENANT", "NAME", "STATUS", "MODELS", "LIMITS", "EXPIRES", "CREATED", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -305,6 +318,7 @@ impl Row for View {
             self.name.clone(),
             self.status.to_owned(),
             self.rule.as_ref().map_or_else(|| "tenant's".to_owned(), models_text),
+            self.limits_text.clone(),
             self.expires_at.map_or_else(|| "never".to_owned(), date),
             date(self.created_at),
             self.id.clone(),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`serve`] | `serve`, `demo` share it |
 //! | [`demo`] | `demo` |
-//! | [`tenant`], [`key`], [`upstream`], [`model`] | what is stored, and what upstreams say |
+//! | [`tenant`], [`key`], [`limits`], [`upstream`], [`model`] | what is stored, and what upstreams say |
 //! | [`audit`], [`usage`] | what happened, and what it came to |
 //! | [`setup`] | `check-config`, `migrate`, `healthcheck`, `completions`, `man` |
 //! | [`arguments`], [`output`], [`failure`] | what is read, printed and said when it fails |
@@ -25,6 +25,7 @@ mod audit;
 mod demo;
 mod failure;
 mod key;
+mod limits;
 mod model;
 mod output;
 mod serve;
@@ -74,6 +75,9 @@ enum Command {
     /// API keys of tenants.
     #[command(subcommand)]
     Key(key::Command),
+    /// Limits of tenants and keys.
+    #[command(subcommand)]
+    Limits(limits::Command),
     /// Model servers.
     #[command(subcommand)]
     Upstream(upstream::Command),
@@ -139,6 +143,9 @@ impl Context<'_> {
             Command::Key(command) => {
                 let config = self.config()?;
                 key::run(&open(&config).await?, &config.keys, command, &mut self.out).await
+            }
+            Command::Limits(command) => {
+                limits::run(&self.storage().await?, command, &mut self.out).await
             }
             Command::Upstream(command) => {
                 let config = self.config()?;

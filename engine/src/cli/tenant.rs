@@ -11,7 +11,7 @@ use storage::{
 };
 
 use super::{
-    arguments::{self, Models, ModelsView, models_text},
+    arguments::{self, LimitFlags, LimitsView, Models, ModelsView, limits_text, models_text},
     failure::Failure,
     output::{Out, Row},
 };
@@ -27,6 +27,8 @@ pub(super) enum Command {
         name: String,
         #[command(flatten)]
         models: Models,
+        #[command(flatten)]
+        limits: LimitFlags,
     },
     /// Lists all tenants.
     List,
@@ -44,6 +46,8 @@ pub(super) enum Command {
         new_name: Option<String>,
         #[command(flatten)]
         models: Models,
+        #[command(flatten)]
+        limits: LimitFlags,
     },
     /// Refuses every request of its keys, until it is resumed.
     Suspend {
@@ -69,9 +73,12 @@ struct View {
     suspended: bool,
     #[serde(flatten)]
     models: ModelsView,
+    limits: LimitsView,
     created_at: Timestamp,
     #[serde(skip)]
     rule: ModelRule,
+    #[serde(skip)]
+    limits_text: String,
 }
 
 pub(super) async fn run(
@@ -80,22 +87,29 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     let changed = match command {
-        Command::Create { name, models } => create(storage, name, &models).await?,
+        Command::Create { name, models, limits } => {
+            create(storage, name, &models, limits.over(Limits::default())).await?
+        }
         Command::List => {
             let views: Vec<_> = storage.tenants.list().await?.into_iter().map(View::from).collect();
             let none = "There are no tenants yet: neuronetz tenant create NAME --allow-all-models";
             return Ok(out.rows(&views, none)?);
         }
         Command::Show { name } => arguments::tenant(storage, &name).await?,
-        Command::Set { name, new_name, models } => {
+        Command::Set { name, new_name, models, limits } => {
             let models = models.rule()?;
-            if new_name.is_none() && models.is_none() {
-                let what = "say what to set: --name, --models or --allow-all-models";
+            if new_name.is_none() && models.is_none() && !limits.is_given() {
+                let what = "say what to set: --name, --models, --allow-all-models or a limit";
                 return Err(Failure::Usage(what.to_owned()));
             }
-            let name_checked = new_name.map(checked).transpose()?;
-            let change = TenantChange { name: name_checked, models, ..TenantChange::default() };
-            self::change(storage, &name, change).await?
+            let tenant = arguments::tenant(storage, &name).await?;
+            let change = TenantChange {
+                name: new_name.map(checked).transpose()?,
+                models,
+                limits: limits.is_given().then(|| limits.over(tenant.limits)),
+                ..TenantChange::default()
+            };
+            storage.tenants.change(tenant.id, change).await?
         }
         Command::Suspend { name } => change(storage, &name, suspended(true)).await?,
         Command::Resume { name } => change(storage, &name, suspended(false)).await?,
@@ -109,11 +123,16 @@ pub(super) async fn run(
     Ok(out.one(&View::from(changed))?)
 }
 
-async fn create(storage: &Storage, name: String, models: &Models) -> Result<Tenant, Failure> {
+async fn create(
+    storage: &Storage,
+    name: String,
+    models: &Models,
+    limits: Limits,
+) -> Result<Tenant, Failure> {
     let new = NewTenant {
         name: checked(name)?,
         models: models.rule()?.unwrap_or_default(),
-        limits: Limits::default(),
+        limits,
         at: Timestamp::now(),
     };
     Ok(storage.tenants.create(new).await?)
@@ -149,6 +168,8 @@ impl From<Tenant> for View {
             name: tenant.name,
             suspended: tenant.suspended,
             models: ModelsView::from(&tenant.models),
+            limits: LimitsView::from(&tenant.limits),
+            limits_text: limits_text(&tenant.limits),
             created_at: tenant.created_at,
             rule: tenant.models,
         }
@@ -156,13 +177,15 @@ impl From<Tenant> for View {
 }
 
 impl Row for View {
-    const COLUMNS: &'static [&'static str] = &["NAME", "STATUS", "MODELS", "CREATED", "ID"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "STATUS", "MODELS", "LIMITS", "CREATED", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             if self.suspended { "suspended" } else { "active" }.to_owned(),
             models_text(&self.rule),
+            self.limits_text.clone(),
             super::output::date(self.created_at),
             self.id.clone(),
         ]

@@ -8,7 +8,7 @@ use std::{
 use protocol::secret::Secret;
 
 use super::{
-    Admin, Audit, Catalog, Config, Database, Environment, Keys, Log, Mistakes, Server, Tls,
+    Admin, Audit, Catalog, Config, Database, Environment, Keys, Limits, Log, Mistakes, Server, Tls,
     Upstream, env, values::Values,
 };
 
@@ -62,6 +62,10 @@ impl Config {
                 poll_interval: values.duration("catalog.poll_interval"),
                 stale_after: values.duration("catalog.stale_after"),
                 allow_cloud_models: values.switch("catalog.allow_cloud_models"),
+            },
+            limits: Limits {
+                completion_tokens_default: values.number("limits.completion_tokens_default"),
+                idle_after: values.duration("limits.idle_after"),
             },
             audit: audit(&mut values),
             log: Log { level: values.word("log.level"), json: values.word("log.format") == "json" },

@@ -40,6 +40,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// The catalog.
     pub catalog: Catalog,
+    /// Limits.
+    pub limits: Limits,
     /// The audit.
     pub audit: Audit,
     /// The log.
@@ -132,6 +134,14 @@ pub struct Catalog {
     pub poll_interval: Duration,
     pub stale_after: Duration,
     pub allow_cloud_models: bool,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Limits {
+    pub completion_tokens_default: u64,
+    pub idle_after: Duration,
 }
 
 /// `[audit]`

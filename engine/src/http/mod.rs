@@ -9,12 +9,14 @@
 //! | [`router`] | which endpoint a path means |
 //! | [`arrival`] | a request's body, streamed in within its limits |
 //! | [`body`] | an answer's body |
+//! | `limits` | how limits are told |
 //! | [`refusal`] | the one place where a refusal becomes HTTP |
 
 pub mod arrival;
 pub mod body;
 pub mod connection;
 mod io;
+pub(crate) mod limits;
 pub mod listener;
 pub mod refusal;
 pub mod router;

@@ -6,9 +6,15 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use actors::{audit::Saturated, catalog};
+use actors::{
+    admission,
+    audit::Saturated,
+    catalog,
+    rules::account::{Wait, What},
+    tenant::{Refused, Scope},
+};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::{authorize::Denied, presented::NotPresented};
 use protocol::{
     error::{Code, Side},
@@ -17,7 +23,7 @@ use protocol::{
     route::Dialect,
 };
 
-use super::body::ReplyBody;
+use super::{body::ReplyBody, limits};
 use crate::{
     clock::request_id,
     keyring, telemetry,
@@ -26,6 +32,9 @@ use crate::{
 
 /// What a client is asked to wait before it tries again, where nothing more exact is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The SDKs wait for a minute and no longer; told of more, some try again at once.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Why a request goes no further.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +63,9 @@ pub enum Refusal {
     /// It is not known which models there are.
     #[error(transparent)]
     Catalog(#[from] catalog::Unavailable),
+    /// Its limits do not let it in.
+    #[error(transparent)]
+    Admission(#[from] admission::Denied),
     /// It could not be recorded.
     #[error(transparent)]
     Audit(#[from] Saturated),
@@ -153,6 +165,12 @@ impl Refusal {
             Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
             Self::Denied(Denied::NotFound) => Code::ModelNotFound,
             Self::Catalog(_) => Code::CatalogUnavailable,
+            Self::Admission(admission::Denied::Limit(refused)) => match refused.by.what {
+                What::Requests => Code::RateLimitRequests,
+                What::Tokens => Code::RateLimitTokens,
+                What::Concurrency => Code::Concurrency,
+            },
+            Self::Admission(admission::Denied::Unavailable) => Code::LimitsUnavailable,
             Self::Audit(_) => Code::AuditSaturated,
             Self::Stopping => Code::ShuttingDown,
             Self::Call(CallError::Connect(_) | CallError::ConnectTimeout) => {
@@ -185,6 +203,9 @@ impl Refusal {
             Self::Body(error) => {
                 Told { code, message: error.message.clone(), param: error.field.as_deref() }
             }
+            Self::Admission(admission::Denied::Limit(refused)) => {
+                Told { code, message: limited(refused).into(), param: None }
+            }
             Self::Denied(_) | Self::UpstreamStatus(404) => {
                 Told { code, message: code.message().into(), param: Some("model") }
             }
@@ -206,6 +227,15 @@ impl Refusal {
         }
         let mut response = respond(code, &message, param, dialect);
         let headers = response.headers_mut();
+        if let Self::Admission(admission::Denied::Limit(refused)) = self {
+            limits::tell(refused.gauges, headers);
+            match refused.by.wait {
+                Wait::For(wait) => retry_after(wait, headers),
+                Wait::Unknown => {}
+                // Whoever tried again would hear the same.
+                Wait::Forever => never_retry(headers),
+            }
+        }
         if let Self::Head(HeadFault::Method(allowed)) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
@@ -245,11 +275,47 @@ fn respond(
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if code.retryable() && matches!(code.status(), 429 | 503) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
-        let millis = HeaderValue::from(u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX));
-        headers.insert("retry-after-ms", millis);
+        retry_after(RETRY_AFTER, headers);
     }
     response
+}
+
+/// Says when to try again. Whole seconds are rounded up, so that nobody comes too early.
+fn retry_after(wait: Duration, headers: &mut HeaderMap) {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000)));
+    headers.insert("retry-after-ms", HeaderValue::from(millis));
+    if wait > RETRY_WAIT_MAX {
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+}
+
+fn never_retry(headers: &mut HeaderMap) {
+    headers.remove(header::RETRY_AFTER);
+    headers.remove("retry-after-ms");
+    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+}
+
+/// Which limit it was, for people.
+fn limited(refused: &Refused) -> String {
+    let whose = match refused.scope {
+        Scope::Tenant => "tenant",
+        Scope::Key => "key",
+    };
+    let limit = refused.by.limit;
+    let of_what = match refused.by.what {
+        What::Requests => "requests per minute",
+        What::Tokens => "tokens per minute",
+        What::Concurrency => "requests at once",
+    };
+    match refused.by.wait {
+        Wait::Forever => {
+            format!("This request needs more than the {whose}'s limit of {limit} {of_what}.")
+        }
+        Wait::For(_) | Wait::Unknown => {
+            format!("The {whose}'s limit of {limit} {of_what} is reached.")
+        }
+    }
 }
 
 fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> String {

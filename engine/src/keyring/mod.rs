@@ -322,6 +322,8 @@ fn principal(credential: &Credential) -> Principal {
         tenant_name: tenant.name.clone(),
         key: key.id,
         models: ModelRule::effective(&tenant.models, key.models.as_ref()).clone(),
+        tenant_limits: tenant.limits,
+        key_limits: key.limits,
         expires_at: key.expires_at,
     }
 }

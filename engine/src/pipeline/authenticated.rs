@@ -102,22 +102,25 @@ fn inference(
     record: &mut Record,
 ) -> Result<Inference, Refusal> {
     let Arrived { bytes, room } = arrived;
-    let (asked, form, stream, body, text_bytes) = if route == Route::OpenAiChat {
+    let (asked, form, stream, body, text_bytes, tokens_max) = if route == Route::OpenAiChat {
         let request = chat_request::chat_request(&bytes).map_err(Refusal::Body)?;
         let form =
             Form::OpenAi { model: request.model.clone(), include_usage: request.include_usage };
-        (request.model, form, request.stream, request.native.into(), request.text_bytes)
+        let (text_bytes, tokens_max) = (request.text_bytes, request.tokens_max);
+        (request.model, form, request.stream, request.native.into(), text_bytes, tokens_max)
     } else {
         let inspected = request::inspect(&bytes, route).map_err(Refusal::Body)?;
         let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
         let stream = streams && inspected.stream.unwrap_or(true);
-        let (asked, text_bytes) = (inspected.model.into_owned(), inspected.text_bytes);
-        (asked, Form::Native, stream, bytes, text_bytes)
+        let (text_bytes, tokens_max) = (inspected.text_bytes, inspected.tokens_max);
+        let asked = inspected.model.into_owned();
+        (asked, Form::Native, stream, bytes, text_bytes, tokens_max)
     };
     let name = ModelName::parse(&asked).map_err(|_| Refusal::Body(invalid_name()))?;
     let model = gateway.permitted(principal, &name)?;
     record.model(&model.name);
-    Ok(Inference { route, model, form, stream, body, text_bytes, room })
+    let tokens_max = tokens_max.and_then(|most| u64::try_from(most).ok());
+    Ok(Inference { route, model, form, stream, body, text_bytes, tokens_max, room })
 }
 
 fn invalid_name() -> BodyError {

@@ -81,7 +81,7 @@ async fn walk(
 ) -> Result<Response<ReplyBody>, Refusal> {
     let authenticated = received.authenticate(gateway, record).await?;
     let authorized = authenticated.authorize(gateway, record).await?;
-    let admitted = authorized.admit(gateway, record)?;
+    let admitted = authorized.admit(gateway, record).await?;
     match admitted.route(gateway)? {
         routed::Way::Here(here) => {
             let response = api::answer(here, gateway, record.id()).await?;

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actors::audit::Place;
+use actors::{audit::Place, rules::account::Gauges, tenant::Permit};
 use http::Response;
 use identity::principal::Principal;
 use protocol::{
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     gateway::Gateway,
-    http::{body::ReplyBody, refusal::Refusal},
+    http::{body::ReplyBody, limits, refusal::Refusal},
     telemetry::Ended,
 };
 
@@ -31,13 +31,15 @@ pub struct Record {
     gateway: Arc<Gateway>,
     principal: Option<Arc<Principal>>,
     place: Option<Place>,
+    permit: Option<Permit>,
     event: AuditEvent,
     opened: Instant,
 }
 
 /// Ties the record to the answer: it is settled when the answer's body is done with.
-pub fn attach(response: Response<ReplyBody>, mut record: Record) -> Response<ReplyBody> {
+pub fn attach(mut response: Response<ReplyBody>, mut record: Record) -> Response<ReplyBody> {
     record.event.status = response.status().as_u16();
+    limits::tell(record.gauges(), response.headers_mut());
     response.map(|body| body.with(record))
 }
 
@@ -51,6 +53,7 @@ impl Record {
             gateway: Arc::clone(gateway),
             principal: None,
             place: None,
+            permit: None,
             event: AuditEvent {
                 request,
                 at: gateway.clock.now(),
@@ -86,6 +89,17 @@ impl Record {
     /// There is room to write it down.
     pub fn admit(&mut self, place: Place) {
         self.place = Some(place);
+    }
+
+    /// Its limits let it in.
+    pub fn permit(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// How its limits stood when they let it in.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        self.permit.as_ref().map(|permit| permit.gauges).unwrap_or_default()
     }
 
     /// The model that was found.
@@ -146,6 +160,9 @@ impl Drop for Record {
             total: self.event.total,
         }
         .emit();
+        if let Some(mut permit) = self.permit.take() {
+            permit.settle(self.event.usage.total());
+        }
         let audit = &self.gateway.handles.audit;
         let place = match self.place.take() {
             Some(place) => Some(place),

@@ -31,7 +31,7 @@ use tokio::time::{Duration, Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
-    authorized::{Form, Inference},
+    authorized::{BYTES_PER_TOKEN, Form, Inference},
     settled::Record,
 };
 use crate::{
@@ -42,9 +42,6 @@ use crate::{
     telemetry,
     upstream::client::{Reply, ReplyStream, UnderWay},
 };
-
-/// How many bytes of a prompt are taken for one token where the upstream never said.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// A reply that is on its way.
 pub struct Streaming(Kind);
@@ -110,7 +107,7 @@ impl Streaming {
         under_way: UnderWay,
         cut: Cut,
     ) -> Self {
-        let prompt = prompt_estimate(&inference);
+        let prompt = inference.prompt_estimate();
         let form = match inference.form {
             Form::Native => Relayed::Native(NativeStream::default()),
             Form::OpenAi { model, include_usage } => Relayed::Chat {
@@ -128,8 +125,8 @@ impl Streaming {
     /// [`Refusal::UpstreamReply`] where it is no reply.
     pub(super) fn whole(reply: &Bytes, inference: &Inference) -> Result<Self, Refusal> {
         let counted = |said| {
-            let produced = if generates(inference.route) { reply.len() as u64 } else { 0 };
-            or_estimate(Some(said), prompt_estimate(inference), || {
+            let produced = if inference.generates() { reply.len() as u64 } else { 0 };
+            or_estimate(Some(said), inference.prompt_estimate(), || {
                 produced.div_ceil(BYTES_PER_TOKEN)
             })
         };
@@ -390,15 +387,6 @@ fn or_estimate(said: Option<Usage>, prompt: u64, produced: impl FnOnce() -> u64)
         Some(said) if prompt == 0 => said,
         _ => Usage { prompt, completion: produced(), estimated: true },
     }
-}
-
-/// Whether the reply is made of tokens.
-fn generates(route: Route) -> bool {
-    matches!(route, Route::OllamaChat | Route::OllamaGenerate | Route::OpenAiChat)
-}
-
-fn prompt_estimate(inference: &Inference) -> u64 {
-    inference.text_bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 fn meta(model: String) -> ReplyMeta {

@@ -7,11 +7,13 @@
 //! | [`hashing`] | what is stored of a key, and how it is compared |
 //! | [`principal`] | the proven identity that a request carries |
 //! | [`models`] | the rule that says which models a principal may use |
+//! | [`limits`] | how much a principal may do |
 //! | [`authorize`] | the decision on one model |
 
 pub mod api_key;
 pub mod authorize;
 pub mod hashing;
+pub mod limits;
 pub mod models;
 pub mod presented;
 pub mod principal;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};
 
-use crate::models::ModelRule;
+use crate::{limits::Limits, models::ModelRule};
 
 /// A key that has been verified, with what was known of it and its tenant at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub struct Principal {
     pub key: KeyId,
     /// Which models it may use: the key's word, else the tenant's.
     pub models: ModelRule,
+    /// The limits of its tenant.
+    pub tenant_limits: Limits,
+    /// The limits of the key itself; both hold.
+    pub key_limits: Limits,
     /// When the key stops being valid, if ever.
     pub expires_at: Option<Timestamp>,
 }

@@ -69,7 +69,17 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
     assert_eq!(shell.json("tenant suspend acme")["suspended"], json!(true));
     assert_eq!(shell.json("tenant resume acme")["suspended"], json!(false));
 
-    let made = shell.json("key create --tenant acme --name ci --models llama3.2 --expires 30d");
+    let limits = |view: &Value| view["limits"].clone();
+    let set = shell.json("tenant set acme --rpm 60 --concurrency 4");
+    assert_eq!(limits(&set), json!({ "rpm": 60, "tpm": null, "concurrency": 4 }));
+    let shown = shell.json("limits set --tenant acme --rpm none --tpm 9000");
+    assert_eq!(
+        (&shown["rpm"], &shown["tpm"], &shown["concurrency"]),
+        (&Value::Null, &json!(9000), &json!(4))
+    );
+    assert!(shell.text("limits show --tenant acme").contains("9000 tokens/min, 4 at once"));
+    let made =
+        shell.json("key create --tenant acme --name ci --rpm 7 --models llama3.2 --expires 30d");
     let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
     assert!(identity::api_key::PresentedKey::parse(key).is_ok());
     assert!(made["expires_at"].is_string());
@@ -84,6 +94,7 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
         (&json!("cd"), &Value::Null, &Value::Null)
     );
 
+    assert_eq!(limits(&set), json!({ "rpm": 7, "tpm": null, "concurrency": null }));
     let rotated = shell.json(&format!("key rotate {id} --grace 1h"));
     assert_ne!(rotated["id"], json!(id));
     assert_eq!(rotated["name"], json!("cd"));
@@ -106,6 +117,9 @@ fn exit_codes_mean_something() {
         ("tenant create a/b", 2, "no name of a tenant"),
         ("tenant show nobody", 3, "there is no tenant nobody"),
         ("tenant set acme", 2, "say what to set"),
+        ("limits set --tenant acme", 2, "say what to set"),
+        ("limits show", 2, "--tenant"),
+        ("tenant create x --rpm many", 2, "give a number, or none"),
         ("key show nz_nothing", 3, "there is no key"),
         ("key create --tenant nobody", 3, "there is no tenant"),
         ("key create --tenant acme --expires soon", 2, "give a moment"),

@@ -7,6 +7,7 @@
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `failing` | upstreams and clients that fail |
+//! | `limits` | limits of tenants and keys |
 //! | `models` | what is discovered, and who may use it |
 //! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
 //! | `changes` | what other processes change |
@@ -19,6 +20,7 @@ mod changes;
 mod commands;
 mod failing;
 mod input;
+mod limits;
 mod models;
 mod native;
 mod openai;

@@ -1,0 +1,155 @@
+//! The door of the tenants' actors: finds the one that decides, starts it on its first use.
+//!
+//! An actor that has been idle ends by itself; one that fails is started again when it is asked for
+//! next. Where a tenant's fails again and again, that tenant is refused for a while, and no other.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use protocol::id::TenantId;
+use ractor::{ActorRef, MessagingErr, rpc::CallResult};
+
+use crate::{
+    root,
+    tenant::{Ask, Message, Permit, Refused},
+};
+
+/// How long a decision may take. It takes microseconds; what takes longer has failed.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often an actor is looked for that ended just before it was asked.
+const TRIES: usize = 3;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a tenant's actor stays with nothing to do.
+    pub idle_after: Duration,
+}
+
+/// The one way to admission.
+#[derive(Clone)]
+pub struct Handle {
+    registry: Arc<Registry>,
+    root: Arc<OnceLock<ActorRef<root::Message>>>,
+}
+
+/// Why a request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A limit says no.
+    #[error("a limit is reached")]
+    Limit(Refused),
+    /// Nobody can say.
+    #[error("the limits cannot be checked")]
+    Unavailable,
+}
+
+/// The tenants' actors that are running.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<HashMap<TenantId, ActorRef<Message>>>);
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { idle_after: Duration::from_secs(600) }
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, root: Arc::default() }
+    }
+
+    pub(crate) fn bind(&self, root: ActorRef<root::Message>) {
+        let _ = self.root.set(root);
+    }
+
+    /// Asks for a permit.
+    ///
+    /// # Errors
+    /// [`Denied`]; where nobody can say, the answer is no.
+    pub async fn admit(&self, ask: Ask) -> Result<Permit, Denied> {
+        for _ in 0..TRIES {
+            let actor = match self.registry.find(ask.tenant) {
+                Some(actor) => actor,
+                None => self.start(ask.tenant).await?,
+            };
+            let message = |reply| Message::Admit { ask: Box::new(ask), reply };
+            match actor.call(message, Some(DECISION_TIMEOUT)).await {
+                Ok(CallResult::Success(decided)) => return decided.map_err(Denied::Limit),
+                Ok(CallResult::Timeout) => return Err(Denied::Unavailable),
+                // It ended before it could answer: the next one begins anew.
+                Ok(CallResult::SenderError) | Err(MessagingErr::ChannelClosed) => {
+                    self.registry.forget(ask.tenant, &actor);
+                }
+                Err(_) => return Err(Denied::Unavailable),
+            }
+        }
+        Err(Denied::Unavailable)
+    }
+
+    async fn start(&self, tenant: TenantId) -> Result<ActorRef<Message>, Denied> {
+        let root = self.root.get().ok_or(Denied::Unavailable)?;
+        let message = |reply| root::Message::StartTenant { tenant, reply };
+        match root.call(message, Some(DECISION_TIMEOUT)).await {
+            Ok(CallResult::Success(Some(actor))) => Ok(actor),
+            _ => Err(Denied::Unavailable),
+        }
+    }
+
+    /// How many tenants' actors are running.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.registry.lock().len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn poison(&self, tenant: TenantId) {
+        if let Some(actor) = self.registry.find(tenant) {
+            let _ = actor.cast(Message::Poison);
+        }
+    }
+}
+
+// === impl Registry ===
+
+impl Registry {
+    pub(crate) fn find(&self, tenant: TenantId) -> Option<ActorRef<Message>> {
+        self.lock().get(&tenant).cloned()
+    }
+
+    pub(crate) fn publish(&self, tenant: TenantId, actor: ActorRef<Message>) {
+        self.lock().insert(tenant, actor);
+    }
+
+    /// The actor of a tenant is no more, unless another one has taken its place.
+    pub(crate) fn forget(&self, tenant: TenantId, actor: &ActorRef<Message>) {
+        let mut actors = self.lock();
+        if actors.get(&tenant).is_some_and(|current| current.get_id() == actor.get_id()) {
+            actors.remove(&tenant);
+        }
+    }
+
+    /// The tenant whose actor this was, which is no more.
+    pub(crate) fn forget_cell(&self, who: &ractor::ActorCell) -> Option<TenantId> {
+        let mut actors = self.lock();
+        let found = actors.iter().find(|(_, actor)| actor.get_id() == who.get_id());
+        let tenant = *found?.0;
+        actors.remove(&tenant);
+        Some(tenant)
+    }
+
+    pub(crate) fn take_all(&self) -> Vec<ActorRef<Message>> {
+        std::mem::take(&mut *self.lock()).into_values().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, ActorRef<Message>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

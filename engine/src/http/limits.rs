@@ -1,0 +1,66 @@
+//! How limits are told: the header fields that OpenAI's SDKs read.
+
+use std::time::Duration;
+
+use actors::rules::account::{Gauge, Gauges};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Says how the windows stand; of a window without a limit nothing.
+pub(crate) fn tell(gauges: Gauges, headers: &mut HeaderMap) {
+    const REQUESTS: [HeaderName; 3] = [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ];
+    const TOKENS: [HeaderName; 3] = [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ];
+    for (names, gauge) in [(REQUESTS, gauges.requests), (TOKENS, gauges.tokens)] {
+        let Some(Gauge { limit, remaining, reset }) = gauge else { continue };
+        let [limit_name, remaining_name, reset_name] = names;
+        headers.insert(limit_name, HeaderValue::from(limit));
+        headers.insert(remaining_name, HeaderValue::from(remaining));
+        if let Ok(reset) = HeaderValue::from_str(&span(reset)) {
+            headers.insert(reset_name, reset);
+        }
+    }
+}
+
+/// A duration as OpenAI writes it: `12ms`, `1s`, `6m0s`, `2m59.56s`.
+pub(crate) fn span(span: Duration) -> String {
+    let millis = span.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    if millis < 1_000 {
+        return format!("{millis}ms");
+    }
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let fraction = format!("{:03}", rest % 1_000);
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{}{point}{fraction}s", rest / 1_000);
+    if minutes == 0 { seconds } else { format!("{minutes}m{seconds}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_openai_does() {
+        for (millis, text) in [
+            (0, "0s"),
+            (12, "12ms"),
+            (1_000, "1s"),
+            (1_050, "1.05s"),
+            (60_000, "1m0s"),
+            (360_000, "6m0s"),
+            (179_560, "2m59.56s"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+}
