@@ -1,6 +1,7 @@
 """openai-python against the gateway."""
 
 import os
+import threading
 import unittest
 
 import openai
@@ -105,6 +106,32 @@ class Refusals(unittest.TestCase):
         with self.assertRaises(openai.InternalServerError) as caught:
             client().chat.completions.create(model=MODEL, messages=failing)
         self.assertEqual(caught.exception.code, "upstream_failed")
+
+
+class Limits(unittest.TestCase):
+    KEY = os.environ["GATEWAY_KEY_SINGLE"]
+
+    def test_without_retries_it_is_a_rate_limit_error(self):
+        slow = [{"role": "user", "content": "[[chunks 200]] [[pace 20]]"}]
+        with client(self.KEY).chat.completions.create(model=MODEL, messages=slow, stream=True) as stream:
+            next(iter(stream))
+            with self.assertRaises(openai.RateLimitError) as caught:
+                client(self.KEY).chat.completions.create(model=MODEL, messages=MESSAGES)
+            self.assertEqual(caught.exception.code, "concurrency")
+            self.assertEqual(caught.exception.response.headers["retry-after-ms"], "1000")
+
+    def test_with_retries_it_backs_off_and_succeeds(self):
+        patient = openai.OpenAI(base_url=URL, api_key=self.KEY, max_retries=8, timeout=30)
+        slow = [{"role": "user", "content": "[[chunks 60]] [[pace 20]]"}]
+        stream = client(self.KEY).chat.completions.create(model=MODEL, messages=slow, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        rest = threading.Thread(target=lambda: list(chunks))
+        rest.start()
+        raw = patient.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES)
+        rest.join()
+        self.assertEqual(raw.parse().choices[0].message.content, SAID)
+        self.assertGreaterEqual(raw.retries_taken, 1)
 
 
 class Asynchronous(unittest.IsolatedAsyncioTestCase):
