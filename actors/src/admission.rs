@@ -14,7 +14,7 @@ use ractor::{ActorRef, MessagingErr, rpc::CallResult};
 
 use crate::{
     root,
-    tenant::{Ask, Message, Permit, Refused},
+    tenant::{Ask, Asked, Denied, Message, Permit},
 };
 
 /// How long a decision may take. It takes microseconds; what takes longer has failed.
@@ -34,17 +34,6 @@ pub struct Settings {
 pub struct Handle {
     registry: Arc<Registry>,
     root: Arc<OnceLock<ActorRef<root::Message>>>,
-}
-
-/// Why a request is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// A limit says no.
-    #[error("a limit is reached")]
-    Limit(Refused),
-    /// Nobody can say.
-    #[error("the limits cannot be checked")]
-    Unavailable,
 }
 
 /// The tenants' actors that are running.
@@ -80,9 +69,9 @@ impl Handle {
                 Some(actor) => actor,
                 None => self.start(ask.tenant).await?,
             };
-            let message = |reply| Message::Admit { ask: Box::new(ask), reply };
+            let message = |reply| Message::Admit(Box::new(Asked { ask, reply }));
             match actor.call(message, Some(DECISION_TIMEOUT)).await {
-                Ok(CallResult::Success(decided)) => return decided.map_err(Denied::Limit),
+                Ok(CallResult::Success(decided)) => return decided,
                 Ok(CallResult::Timeout) => return Err(Denied::Unavailable),
                 // It ended before it could answer: the next one begins anew.
                 Ok(CallResult::SenderError) | Err(MessagingErr::ChannelClosed) => {

@@ -16,7 +16,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::Actor;
-use storage::{audit::Audit, upstreams::Upstream};
+use storage::{audit::Audit, ledger::Ledger, upstreams::Upstream};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +42,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Arguments {
     /// Where what happened lasts.
     pub audit: Arc<dyn Audit>,
+    /// Where it is written how much has been used.
+    pub ledger: Arc<dyn Ledger>,
     /// How upstreams are asked.
     pub prober: Arc<dyn ports::Prober>,
     /// The clock on the wall.

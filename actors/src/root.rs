@@ -46,7 +46,8 @@ pub(crate) struct Children {
     catalog: (catalog::Arguments, Published<catalog::Message>),
     catalog_handle: catalog::Handle,
     views: Arc<Views>,
-    tenant: tenant::Arguments,
+    /// The beginning of the time of all tenants.
+    epoch: Instant,
     tenants: Arc<Registry>,
 }
 
@@ -94,10 +95,7 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
         catalog: (catalog::Arguments { snapshot }, published_catalog),
         catalog_handle,
         views,
-        tenant: tenant::Arguments {
-            epoch: Instant::now(),
-            idle_after: settings.admission.idle_after,
-        },
+        epoch: Instant::now(),
         tenants,
     };
     (handles, children)
@@ -249,7 +247,14 @@ impl State {
         if self.tenant_restarts.get(&tenant).is_some_and(Restarts::are_spent) {
             return None;
         }
-        let arguments = self.children.tenant.clone();
+        let arguments = tenant::Arguments {
+            tenant,
+            epoch: self.children.epoch,
+            clock: Arc::clone(&self.arguments.clock),
+            ledger: Arc::clone(&self.arguments.ledger),
+            tasks: self.arguments.tasks.clone(),
+            idle_after: self.arguments.settings.admission.idle_after,
+        };
         let started = Actor::spawn_linked(None, Tenant, arguments, me.clone()).await;
         let (actor, _) = started
             .inspect_err(|error| tracing::error!(%error, "a tenant's actor does not start"))

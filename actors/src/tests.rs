@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use identity::limits::Limits;
+use identity::limits::{Budget, LimitPeriod, Limits};
 use jiff::Timestamp;
 use protocol::{
     id::{KeyId, RequestId, TenantId},
@@ -20,6 +20,7 @@ use protocol::{
 use storage::{
     Error,
     audit::{Audit, AuditEvent, AuditQuery},
+    ledger::{Ledger, LedgerQuery, LedgerSum},
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -28,13 +29,12 @@ use uuid::Uuid;
 
 use crate::{
     Arguments, Settings, Stopped, System,
-    admission::Denied,
     audit::Saturated,
     catalog::Unavailable,
     ports::{Clock, DiscoveredModel, ProbeError, Prober},
-    rules::account::{Wait, What},
+    rules::account::{Need, Wait, What},
     start,
-    tenant::{Ask, Scope},
+    tenant::{Ask, Denied, Scope},
 };
 
 /// A database of audit events that fails on request.
@@ -47,6 +47,9 @@ struct Stored {
     is_away: bool,
     forgotten: Vec<Timestamp>,
     prepared: usize,
+    used: u64,
+    used_by_key: u64,
+    asked: Vec<LedgerQuery>,
 }
 
 impl Database {
@@ -95,6 +98,23 @@ impl Audit for Database {
     async fn forget_before(&self, at: Timestamp) -> storage::Result<u64> {
         self.with(|stored| stored.forgotten.push(at));
         Ok(0)
+    }
+}
+
+#[async_trait]
+impl Ledger for Database {
+    async fn sums(&self, query: LedgerQuery) -> storage::Result<Vec<LedgerSum>> {
+        // What takes its time elsewhere does here, too.
+        sleep(Duration::from_millis(5)).await;
+        self.with(|stored| {
+            if stored.is_away {
+                return Err(Error::Url);
+            }
+            stored.asked.push(query);
+            let used = if query.key.is_some() { stored.used_by_key } else { stored.used };
+            let of = String::new();
+            Ok(vec![LedgerSum { of, requests: 1, prompt: used, completion: 0, estimated: 0 }])
+        })
     }
 }
 
@@ -151,6 +171,7 @@ impl Stage {
         let tasks = TaskTracker::new();
         let system = start(Arguments {
             audit: database.clone(),
+            ledger: database.clone(),
             prober: servers.clone(),
             clock: Arc::new(Noon),
             settings,
@@ -214,7 +235,11 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Limits) -> Ask {
     let (tenant, key) = (TenantId(Uuid::from_u128(tenant)), KeyId(Uuid::from_u128(key)));
-    Ask { tenant, key, tenant_limits, key_limits, tokens: 10 }
+    Ask { tenant, key, tenant_limits, key_limits, need: need(10) }
+}
+
+fn need(tokens: u64) -> Need {
+    Need { tokens, tokens_max: tokens }
 }
 
 fn rpm(limit: u64) -> Limits {
@@ -290,7 +315,8 @@ async fn tokens_are_corrected_by_what_was_used() {
     let stage = Stage::new(Settings::default(), &[]).await;
     let admission = &stage.system.handles.admission;
     let tpm = Limits { tpm: Some(100), ..Limits::default() };
-    let admit = |tokens| admission.admit(Ask { tokens, ..ask(1, 1, tpm, Limits::default()) });
+    let admit =
+        |tokens| admission.admit(Ask { need: need(tokens), ..ask(1, 1, tpm, Limits::default()) });
     let mut first = admit(90).await.unwrap();
     let Err(Denied::Limit(refused)) = admit(20).await else { panic!("let in") };
     assert_eq!((refused.by.what, refused.by.limit), (What::Tokens, 100));
@@ -300,6 +326,56 @@ async fn tokens_are_corrected_by_what_was_used() {
     assert_eq!(second.gauges.tokens.unwrap().remaining, 0);
     let Err(Denied::Limit(refused)) = admit(101).await else { panic!("let in") };
     assert_eq!(refused.by.wait, Wait::Forever);
+}
+
+fn daily(tokens: u64) -> Limits {
+    Limits { budget: Some(Budget { tokens, period: LimitPeriod::Day }), ..Limits::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_at_once_never_pass_a_budget_for_a_hundred() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    stage.database.with(|stored| stored.used = 500);
+    let admission = &stage.system.handles.admission;
+    let asks = (0..500_u128).map(|key| {
+        let limits = Limits::default();
+        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+    });
+    let mut granted: Vec<_> = join_all(asks).await.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(granted.len(), 100);
+    // The ledger was read once for all of them.
+    let asked = stage.database.with(|stored| stored.asked.clone());
+    assert_eq!((asked.len(), asked[0].key), (1, None));
+    assert_eq!(asked[0].since, Some("2026-11-23T00:00:00Z".parse().unwrap()));
+    // Half of what each had set aside comes back, and lets half as many more in.
+    granted.iter_mut().for_each(|permit| permit.settle(50));
+    drop(granted);
+    let again = (0..500_u128).map(|key| {
+        let limits = Limits::default();
+        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+    });
+    let again = join_all(again).await;
+    assert_eq!(again.iter().filter(|one| one.is_ok()).count(), 50);
+    let Some(Err(Denied::Limit(refused))) = again.last() else { panic!("let in") };
+    assert_eq!((refused.by.what, refused.by.limit), (What::Budget(LimitPeriod::Day), 10_500));
+    assert_eq!(refused.gauges.budget.unwrap().remaining, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_ledger_cannot_be_read_nobody_can_say() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    stage.database.away(true);
+    let limited = ask(1, 1, Limits::default(), daily(1_000));
+    assert_eq!(admission.admit(limited).await.map(drop), Err(Denied::Unavailable));
+    // Who has no budget does not need it.
+    assert!(admission.admit(ask(1, 2, rpm(5), Limits::default())).await.is_ok());
+    stage.database.away(false);
+    stage.database.with(|stored| stored.used_by_key = 995);
+    let Err(Denied::Limit(refused)) = admission.admit(limited).await else { panic!("let in") };
+    assert_eq!((refused.scope, refused.gauges.budget.unwrap().remaining), (Scope::Key, 5));
+    let small = Ask { need: need(5), ..limited };
+    assert!(admission.admit(small).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

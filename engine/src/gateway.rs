@@ -141,6 +141,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let stored = storage.upstreams.list().await?;
     let system = actors::start(actors::Arguments {
         audit: Arc::clone(&storage.audit),
+        ledger: Arc::clone(&storage.ledger),
         prober: Arc::new(Probe::new(Arc::clone(&client), config.catalog.allow_cloud_models)),
         clock: Arc::clone(&outside.clock),
         settings: settings(&config),

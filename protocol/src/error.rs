@@ -128,6 +128,8 @@ catalogue! {
         "The limit of tokens per minute is reached.";
     Concurrency = "concurrency", 429, Client, "rate_limit_error", true,
         "The limit of requests at once is reached.";
+    BudgetExhausted = "budget_exhausted", 429, Client, "insufficient_quota", false,
+        "The budget of tokens is used up.";
     HeadersTooLarge = "headers_too_large", 431, Client, "invalid_request_error", false,
         "The header fields are larger than the gateway accepts.";
     Internal = "internal_error", 500, Gateway, "server_error", true,

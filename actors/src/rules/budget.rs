@@ -11,12 +11,12 @@
 
 use std::collections::HashMap;
 
+use identity::limits::LimitPeriod;
 use jiff::{
     Timestamp, ToSpan,
     civil::{DateTime, Time},
     tz::Offset,
 };
-use storage::limits::LimitPeriod;
 
 /// The tally of one budget.
 #[derive(Clone, Debug)]
@@ -97,6 +97,18 @@ impl Budget {
         self.limit
     }
 
+    /// Which kind of period it is for.
+    #[must_use]
+    pub fn period(&self) -> LimitPeriod {
+        self.period
+    }
+
+    /// When the period that a moment is in began.
+    #[must_use]
+    pub fn start_of(period: LimitPeriod, at: Timestamp) -> Timestamp {
+        Span::of(period, at).start
+    }
+
     /// When the next period begins, if ever.
     pub fn reset_at(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.roll_over(now);
@@ -115,14 +127,20 @@ impl Budget {
         self.settled
     }
 
+    /// Whether tokens could be set aside.
+    ///
+    /// # Errors
+    /// As [`Budget::reserve`].
+    pub fn check(&mut self, tokens: u64, now: Timestamp) -> Result<(), Refused> {
+        if tokens > self.remaining(now) { Err(self.refused(tokens)) } else { Ok(()) }
+    }
+
     /// Sets tokens aside for a request that begins, or none at all.
     ///
     /// # Errors
     /// [`Refused`], with the beginning of the next period.
     pub fn reserve(&mut self, tokens: u64, now: Timestamp) -> Result<Reserved, Refused> {
-        if tokens > self.remaining(now) {
-            return Err(self.refused(tokens));
-        }
+        self.check(tokens, now)?;
         let number = self.next;
         self.next += 1;
         self.reserved += tokens;

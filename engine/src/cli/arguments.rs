@@ -1,7 +1,10 @@
 //! What several commands take.
 
 use clap::Args;
-use identity::models::ModelRule;
+use identity::{
+    limits::{Budget, LimitPeriod},
+    models::ModelRule,
+};
 use jiff::Timestamp;
 use protocol::{
     id::{KeyId, TenantId},
@@ -35,6 +38,23 @@ pub(super) struct LimitFlags {
     /// Requests at once, or `none`.
     #[arg(long, value_parser = limit, value_name = "N")]
     concurrency: Option<Limit>,
+    /// Tokens per period, or `none`.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    budget_tokens: Option<Limit>,
+    /// The period of the budget. Default: as it is, or else a month.
+    #[arg(long, value_enum, value_name = "PERIOD")]
+    budget_period: Option<Period>,
+}
+
+/// A period of a budget, in UTC.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Period {
+    /// From midnight to midnight.
+    Day,
+    /// From the first of the month.
+    Month,
+    /// All time.
+    Total,
 }
 
 /// A limit, or none.
@@ -66,12 +86,23 @@ impl Models {
     }
 }
 
+impl From<Period> for LimitPeriod {
+    fn from(period: Period) -> Self {
+        match period {
+            Period::Day => Self::Day,
+            Period::Month => Self::Month,
+            Period::Total => Self::Total,
+        }
+    }
+}
+
 // === impl LimitFlags ===
 
 impl LimitFlags {
     /// Whether any was given.
     pub(super) fn is_given(&self) -> bool {
-        self.rpm.is_some() || self.tpm.is_some() || self.concurrency.is_some()
+        let limits = [self.rpm, self.tpm, self.concurrency, self.budget_tokens];
+        limits.iter().any(Option::is_some) || self.budget_period.is_some()
     }
 
     /// The limits with those that were given in their places.
@@ -81,9 +112,16 @@ impl LimitFlags {
             rpm: given(self.rpm, limits.rpm),
             tpm: given(self.tpm, limits.tpm),
             concurrency: given(self.concurrency, limits.concurrency),
-            ..limits
+            budget: budget(self.budget_tokens, self.budget_period, limits.budget),
         }
     }
+}
+
+fn budget(tokens: Option<Limit>, period: Option<Period>, before: Option<Budget>) -> Option<Budget> {
+    let tokens = tokens.map_or(before.map(|budget| budget.tokens), |Limit(limit)| limit)?;
+    let kept = || before.map_or(LimitPeriod::Month, |budget| budget.period);
+    let period = period.map_or_else(kept, LimitPeriod::from);
+    Some(Budget { tokens, period })
 }
 
 fn limit(text: &str) -> Result<Limit, String> {
@@ -98,7 +136,15 @@ pub(super) fn limits_text(limits: &Limits) -> String {
     let named =
         [(limits.rpm, "requests/min"), (limits.tpm, "tokens/min"), (limits.concurrency, "at once")];
     let given = named.into_iter().filter_map(|(limit, of)| Some(format!("{} {of}", limit?)));
-    let text = given.collect::<Vec<_>>().join(", ");
+    let budget = limits.budget.map(|budget| {
+        let period = match budget.period {
+            LimitPeriod::Day => "/day",
+            LimitPeriod::Month => "/month",
+            LimitPeriod::Total => " in all",
+        };
+        format!("{} tokens{period}", budget.tokens)
+    });
+    let text = given.chain(budget).collect::<Vec<_>>().join(", ");
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
@@ -108,11 +154,19 @@ pub(super) struct LimitsView {
     rpm: Option<u64>,
     tpm: Option<u64>,
     concurrency: Option<u64>,
+    budget_tokens: Option<u64>,
+    budget_period: Option<LimitPeriod>,
 }
 
 impl From<&Limits> for LimitsView {
     fn from(limits: &Limits) -> Self {
-        Self { rpm: limits.rpm, tpm: limits.tpm, concurrency: limits.concurrency }
+        Self {
+            rpm: limits.rpm,
+            tpm: limits.tpm,
+            concurrency: limits.concurrency,
+            budget_tokens: limits.budget.map(|budget| budget.tokens),
+            budget_period: limits.budget.map(|budget| budget.period),
+        }
     }
 }
 

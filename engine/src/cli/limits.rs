@@ -2,7 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use storage::{Storage, keys::KeyChange, limits::Limits, tenants::TenantChange};
+use storage::{
+    Storage,
+    keys::{Key, KeyChange},
+    limits::Limits,
+    tenants::{Tenant, TenantChange},
+};
 
 use super::{
     arguments::{self, LimitFlags, LimitsView, limits_text},
@@ -49,59 +54,98 @@ struct View {
     text: String,
 }
 
+/// A tenant or a key, with its limits.
+pub(super) enum Party {
+    Tenant(Box<Tenant>),
+    Key(Box<Key>),
+}
+
 pub(super) async fn run(
     storage: &Storage,
     command: Command,
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
-    let (whose, flags) = match command {
-        Command::Show { whose } => (whose, None),
+    let party = match command {
+        Command::Show { whose } => whose.party(storage).await?,
         Command::Set { limits, .. } if !limits.is_given() => {
-            let what = "say what to set: --rpm, --tpm or --concurrency";
+            let what = "say what to set: --rpm, --tpm, --concurrency or --budget-tokens";
             return Err(Failure::Usage(what.to_owned()));
         }
-        Command::Set { whose, limits } => (whose, Some(limits)),
+        Command::Set { whose, limits } => {
+            let party = whose.party(storage).await?;
+            let limits = limits.over(*party.limits());
+            party.set(storage, limits).await?
+        }
     };
-    let view = match (&whose.tenant, &whose.key) {
-        (Some(named), _) => of_tenant(storage, named, flags).await?,
-        (None, Some(named)) => of_key(storage, named, flags).await?,
-        (None, None) => return Err(Failure::Usage("give --tenant or --key".to_owned())),
-    };
-    Ok(out.one(&view)?)
+    Ok(out.one(&View::of(&party))?)
 }
 
-async fn of_tenant(
-    storage: &Storage,
-    named: &str,
-    flags: Option<LimitFlags>,
-) -> Result<View, Failure> {
-    let mut tenant = arguments::tenant(storage, named).await?;
-    if let Some(flags) = flags {
-        let limits = Some(flags.over(tenant.limits));
-        let change = TenantChange { limits, ..TenantChange::default() };
-        tenant = storage.tenants.change(tenant.id, change).await?;
+// === impl Whose ===
+
+impl Whose {
+    pub(super) async fn party(&self, storage: &Storage) -> Result<Party, Failure> {
+        match (&self.tenant, &self.key) {
+            (Some(named), _) => {
+                Ok(Party::Tenant(Box::new(arguments::tenant(storage, named).await?)))
+            }
+            (None, Some(named)) => Ok(Party::Key(Box::new(arguments::key(storage, named).await?))),
+            (None, None) => Err(Failure::Usage("give --tenant or --key".to_owned())),
+        }
     }
-    Ok(View::new("tenant", tenant.name, &tenant.limits))
 }
 
-async fn of_key(
-    storage: &Storage,
-    named: &str,
-    flags: Option<LimitFlags>,
-) -> Result<View, Failure> {
-    let mut key = arguments::key(storage, named).await?;
-    if let Some(flags) = flags {
-        let limits = Some(flags.over(key.limits));
-        key = storage.keys.change(key.id, KeyChange { limits, ..KeyChange::default() }).await?;
+// === impl Party ===
+
+impl Party {
+    pub(super) fn limits(&self) -> &Limits {
+        match self {
+            Self::Tenant(tenant) => &tenant.limits,
+            Self::Key(key) => &key.limits,
+        }
     }
-    Ok(View::new("key", key.prefix, &key.limits))
+
+    pub(super) async fn set(self, storage: &Storage, limits: Limits) -> Result<Self, Failure> {
+        let limits = Some(limits);
+        Ok(match self {
+            Self::Tenant(tenant) => {
+                let change = TenantChange { limits, ..TenantChange::default() };
+                Self::Tenant(Box::new(storage.tenants.change(tenant.id, change).await?))
+            }
+            Self::Key(key) => {
+                let change = KeyChange { limits, ..KeyChange::default() };
+                Self::Key(Box::new(storage.keys.change(key.id, change).await?))
+            }
+        })
+    }
+
+    /// `tenant` or `key`.
+    pub(super) fn scope(&self) -> &'static str {
+        match self {
+            Self::Tenant(_) => "tenant",
+            Self::Key(_) => "key",
+        }
+    }
+
+    /// The tenant's name, or the key's prefix.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Tenant(tenant) => &tenant.name,
+            Self::Key(key) => &key.prefix,
+        }
+    }
 }
 
 // === impl View ===
 
 impl View {
-    fn new(scope: &'static str, of: String, limits: &Limits) -> Self {
-        Self { scope, of, limits: LimitsView::from(limits), text: limits_text(limits) }
+    fn of(party: &Party) -> Self {
+        let limits = party.limits();
+        Self {
+            scope: party.scope(),
+            of: party.name().to_owned(),
+            limits: LimitsView::from(limits),
+            text: limits_text(limits),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`serve`] | `serve`, `demo` share it |
 //! | [`demo`] | `demo` |
-//! | [`tenant`], [`key`], [`limits`], [`upstream`], [`model`] | what is stored, and what upstreams say |
+//! | [`tenant`], [`key`], [`limits`], [`budget`], [`upstream`], [`model`] | what is stored, and what upstreams say |
 //! | [`audit`], [`usage`] | what happened, and what it came to |
 //! | [`setup`] | `check-config`, `migrate`, `healthcheck`, `completions`, `man` |
 //! | [`arguments`], [`output`], [`failure`] | what is read, printed and said when it fails |
@@ -22,6 +22,7 @@ use crate::config::{Config, env::Environment};
 
 mod arguments;
 mod audit;
+mod budget;
 mod demo;
 mod failure;
 mod key;
@@ -78,6 +79,9 @@ enum Command {
     /// Limits of tenants and keys.
     #[command(subcommand)]
     Limits(limits::Command),
+    /// Budgets of tokens, and how much of them is used.
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// Model servers.
     #[command(subcommand)]
     Upstream(upstream::Command),
@@ -146,6 +150,9 @@ impl Context<'_> {
             }
             Command::Limits(command) => {
                 limits::run(&self.storage().await?, command, &mut self.out).await
+            }
+            Command::Budget(command) => {
+                budget::run(&self.storage().await?, command, &mut self.out).await
             }
             Command::Upstream(command) => {
                 let config = self.config()?;

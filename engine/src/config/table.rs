@@ -134,8 +134,8 @@ table! {
         "How long an upstream's list of models counts; after that its models are refused.";
     catalog.allow_cloud_models, Kind::Switch, "false",
         "Let through models whose name sends the request to Ollama's cloud.";
-    limits.completion_tokens_default, Kind::Number(0, 1_000_000), "1024",
-        "Tokens that a reply is expected to have, for limits of tokens, where the client names no most.";
+    limits.completion_tokens_default, Kind::Number(1, 1_000_000), "1024",
+        "Tokens that a reply is expected to have where the client names no most; under a budget it gets no more.";
     limits.idle_after, Kind::Duration(1_000, DAY), "10m",
         "How long the limits of a tenant that asks for nothing are kept in memory.";
     audit.places_max, Kind::Number(1, 10_000_000), "65536",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actors::rules::account::{Gauge, Gauges};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Says how the windows stand; of a window without a limit nothing.
+/// Says how the limits stand; where there is none, nothing.
 pub(crate) fn tell(gauges: Gauges, headers: &mut HeaderMap) {
     const REQUESTS: [HeaderName; 3] = [
         HeaderName::from_static("x-ratelimit-limit-requests"),
@@ -17,18 +17,24 @@ pub(crate) fn tell(gauges: Gauges, headers: &mut HeaderMap) {
         HeaderName::from_static("x-ratelimit-remaining-tokens"),
         HeaderName::from_static("x-ratelimit-reset-tokens"),
     ];
-    for (names, gauge) in [(REQUESTS, gauges.requests), (TOKENS, gauges.tokens)] {
+    const BUDGET: [HeaderName; 3] = [
+        HeaderName::from_static("x-budget-limit-tokens"),
+        HeaderName::from_static("x-budget-remaining-tokens"),
+        HeaderName::from_static("x-budget-reset"),
+    ];
+    let all = [(REQUESTS, gauges.requests), (TOKENS, gauges.tokens), (BUDGET, gauges.budget)];
+    for (names, gauge) in all {
         let Some(Gauge { limit, remaining, reset }) = gauge else { continue };
         let [limit_name, remaining_name, reset_name] = names;
         headers.insert(limit_name, HeaderValue::from(limit));
         headers.insert(remaining_name, HeaderValue::from(remaining));
-        if let Ok(reset) = HeaderValue::from_str(&span(reset)) {
+        if let Some(Ok(reset)) = reset.map(|reset| HeaderValue::from_str(&span(reset))) {
             headers.insert(reset_name, reset);
         }
     }
 }
 
-/// A duration as OpenAI writes it: `12ms`, `1s`, `6m0s`, `2m59.56s`.
+/// A duration as OpenAI (and Go) writes it: `12ms`, `1s`, `6m0s`, `2m59.56s`, `12h0m0s`.
 pub(crate) fn span(span: Duration) -> String {
     let millis = span.as_millis();
     if millis == 0 {
@@ -37,12 +43,16 @@ pub(crate) fn span(span: Duration) -> String {
     if millis < 1_000 {
         return format!("{millis}ms");
     }
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
     let fraction = format!("{:03}", rest % 1_000);
     let fraction = fraction.trim_end_matches('0');
     let point = if fraction.is_empty() { "" } else { "." };
     let seconds = format!("{}{point}{fraction}s", rest / 1_000);
-    if minutes == 0 { seconds } else { format!("{minutes}m{seconds}") }
+    match (hours, minutes) {
+        (0, 0) => seconds,
+        (0, _) => format!("{minutes}m{seconds}"),
+        _ => format!("{hours}h{minutes}m{seconds}"),
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +69,7 @@ mod tests {
             (60_000, "1m0s"),
             (360_000, "6m0s"),
             (179_560, "2m59.56s"),
+            (43_200_000, "12h0m0s"),
         ] {
             assert_eq!(span(Duration::from_millis(millis)), text);
         }

@@ -7,15 +7,14 @@
 use std::{borrow::Cow, time::Duration};
 
 use actors::{
-    admission,
     audit::Saturated,
     catalog,
     rules::account::{Wait, What},
-    tenant::{Refused, Scope},
+    tenant::{self, Refused, Scope},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use identity::{authorize::Denied, presented::NotPresented};
+use identity::{authorize::Denied, limits::LimitPeriod, presented::NotPresented};
 use protocol::{
     error::{Code, Side},
     id::RequestId,
@@ -65,7 +64,7 @@ pub enum Refusal {
     Catalog(#[from] catalog::Unavailable),
     /// Its limits do not let it in.
     #[error(transparent)]
-    Admission(#[from] admission::Denied),
+    Admission(#[from] tenant::Denied),
     /// It could not be recorded.
     #[error(transparent)]
     Audit(#[from] Saturated),
@@ -165,12 +164,13 @@ impl Refusal {
             Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
             Self::Denied(Denied::NotFound) => Code::ModelNotFound,
             Self::Catalog(_) => Code::CatalogUnavailable,
-            Self::Admission(admission::Denied::Limit(refused)) => match refused.by.what {
+            Self::Admission(tenant::Denied::Limit(refused)) => match refused.by.what {
                 What::Requests => Code::RateLimitRequests,
                 What::Tokens => Code::RateLimitTokens,
                 What::Concurrency => Code::Concurrency,
+                What::Budget(_) => Code::BudgetExhausted,
             },
-            Self::Admission(admission::Denied::Unavailable) => Code::LimitsUnavailable,
+            Self::Admission(tenant::Denied::Unavailable) => Code::LimitsUnavailable,
             Self::Audit(_) => Code::AuditSaturated,
             Self::Stopping => Code::ShuttingDown,
             Self::Call(CallError::Connect(_) | CallError::ConnectTimeout) => {
@@ -203,7 +203,7 @@ impl Refusal {
             Self::Body(error) => {
                 Told { code, message: error.message.clone(), param: error.field.as_deref() }
             }
-            Self::Admission(admission::Denied::Limit(refused)) => {
+            Self::Admission(tenant::Denied::Limit(refused)) => {
                 Told { code, message: limited(refused).into(), param: None }
             }
             Self::Denied(_) | Self::UpstreamStatus(404) => {
@@ -227,7 +227,7 @@ impl Refusal {
         }
         let mut response = respond(code, &message, param, dialect);
         let headers = response.headers_mut();
-        if let Self::Admission(admission::Denied::Limit(refused)) = self {
+        if let Self::Admission(tenant::Denied::Limit(refused)) = self {
             limits::tell(refused.gauges, headers);
             match refused.by.wait {
                 Wait::For(wait) => retry_after(wait, headers),
@@ -307,6 +307,9 @@ fn limited(refused: &Refused) -> String {
         What::Requests => "requests per minute",
         What::Tokens => "tokens per minute",
         What::Concurrency => "requests at once",
+        What::Budget(LimitPeriod::Day) => "tokens per day",
+        What::Budget(LimitPeriod::Month) => "tokens per month",
+        What::Budget(LimitPeriod::Total) => "tokens in all",
     };
     match refused.by.wait {
         Wait::Forever => {

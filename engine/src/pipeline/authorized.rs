@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use actors::{rules::account::Need, tenant};
 use bytes::Bytes;
 use identity::principal::Principal;
-use protocol::{name::ModelName, route::Route};
+use protocol::{name::ModelName, ollama::request::with_tokens_max, route::Route};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{admitted::Admitted, settled::Record};
@@ -12,6 +13,9 @@ use crate::{gateway::Gateway, http::refusal::Refusal};
 
 /// How many bytes of a prompt are taken for one token where the upstream never said.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
+/// For a budget, which must not be passed, a token is taken for no more bytes than this. Rare writing
+/// has tokens of two bytes and less; what a prompt has besides its text (roles, names) makes up for it.
+const BYTES_PER_TOKEN_MIN: u64 = 2;
 
 /// What is asked.
 pub enum Ask {
@@ -80,17 +84,26 @@ impl Authorized {
     ///
     /// # Errors
     /// Where the audit is full, a limit is reached, or the limits cannot be checked.
-    pub async fn admit(self, gateway: &Gateway, record: &mut Record) -> Result<Admitted, Refusal> {
+    pub async fn admit(
+        mut self,
+        gateway: &Gateway,
+        record: &mut Record,
+    ) -> Result<Admitted, Refusal> {
         record.admit(gateway.handles.audit.reserve()?);
-        if let Ask::Inference(inference) = &self.ask {
-            let ask = actors::tenant::Ask {
-                tenant: self.principal.tenant,
-                key: self.principal.key,
-                tenant_limits: self.principal.tenant_limits,
-                key_limits: self.principal.key_limits,
-                tokens: inference.tokens(gateway.completion_tokens_default),
+        if let Ask::Inference(inference) = &mut self.ask {
+            let principal = &self.principal;
+            let default = gateway.completion_tokens_default;
+            let ask = tenant::Ask {
+                tenant: principal.tenant,
+                key: principal.key,
+                tenant_limits: principal.tenant_limits,
+                key_limits: principal.key_limits,
+                need: inference.need(default),
             };
             record.permit(gateway.handles.admission.admit(ask).await?);
+            if principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some() {
+                inference.keep_to(default)?;
+            }
         }
         Ok(Admitted::new(self.principal, self.ask))
     }
@@ -111,11 +124,24 @@ impl Inference {
         matches!(self.route, Route::OllamaChat | Route::OllamaGenerate | Route::OpenAiChat)
     }
 
-    /// The tokens that it is expected to use at the most. Without a word of the client's the reply is
-    /// expected to have `completion_default`.
-    fn tokens(&self, completion_default: u64) -> u64 {
+    /// What it needs. Without a word of the client's the reply is expected to have
+    /// `completion_default` tokens.
+    fn need(&self, completion_default: u64) -> Need {
         let completion =
             if self.generates() { self.tokens_max.unwrap_or(completion_default) } else { 0 };
-        self.prompt_estimate().saturating_add(completion)
+        let prompt_max = self.text_bytes.div_ceil(BYTES_PER_TOKEN_MIN);
+        Need {
+            tokens: self.prompt_estimate().saturating_add(completion),
+            tokens_max: prompt_max.saturating_add(completion),
+        }
+    }
+
+    /// Holds the upstream to what was set aside, where the client named no most of its own.
+    fn keep_to(&mut self, completion_default: u64) -> Result<(), Refusal> {
+        if self.generates() && self.tokens_max.is_none() {
+            let body = with_tokens_max(&self.body, completion_default).map_err(Refusal::Body)?;
+            self.body = body.into();
+        }
+        Ok(())
     }
 }

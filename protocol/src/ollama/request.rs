@@ -182,6 +182,38 @@ fn inspect_openai(body: &[u8]) -> Result<Inspected<'_>, BodyError> {
     })
 }
 
+/// A native body that asks for no more than so many tokens, whatever else it says. What is added stands
+/// last, and of several fields of one name Ollama takes the last.
+///
+/// # Errors
+/// As [`inspect`], where it is no body that [`inspect`] would take.
+pub fn with_tokens_max(body: &[u8], most: u64) -> Result<Vec<u8>, BodyError> {
+    let fields = Fields::of_body(body, &FIELDS)?;
+    let field = format!("\"num_predict\":{most}}}");
+    let body = body.trim_ascii();
+    let mut out = Vec::with_capacity(body.len() + field.len() + 16);
+    match fields.get("options") {
+        Some(options) => {
+            // The value is a part of the body: where it ends, its last brace stands.
+            let end =
+                options.get().as_ptr().addr() - body.as_ptr().addr() + options.get().len() - 1;
+            let is_empty = options.get().trim_matches(['{', '}']).trim().is_empty();
+            out.extend_from_slice(&body[..end]);
+            out.extend_from_slice(if is_empty { b"" } else { b"," });
+            out.extend_from_slice(field.as_bytes());
+            out.extend_from_slice(&body[end + 1..]);
+        }
+        None => {
+            // A body that names a model has a field already.
+            out.extend_from_slice(&body[..body.len() - 1]);
+            out.extend_from_slice(b",\"options\":{");
+            out.extend_from_slice(field.as_bytes());
+            out.push(b'}');
+        }
+    }
+    Ok(out)
+}
+
 /// The bytes of a value without what is an image in it: whatever is long and has no quote.
 pub(crate) fn text_bytes(raw: &RawValue) -> u64 {
     let text = raw.get();
@@ -214,6 +246,26 @@ mod tests {
 
     fn inspected(body: &str, route: Route) -> Inspected<'_> {
         inspect(body.as_bytes(), route).unwrap_or_else(|error| panic!("{body}: {error}"))
+    }
+
+    #[test]
+    fn a_most_is_added_where_ollama_reads_it_last() {
+        for (body, expected) in [
+            (r#"{"model":"a"}"#, r#"{"model":"a","options":{"num_predict":7}}"#),
+            (
+                r#" {"model":"a","options":null} "#,
+                r#"{"model":"a","options":null,"options":{"num_predict":7}}"#,
+            ),
+            (r#"{"options":{ },"model":"a"}"#, r#"{"options":{ "num_predict":7},"model":"a"}"#),
+            (
+                r#"{"options":{"num_predict":-1,"stop":["}"]} ,"model":"a"}"#,
+                r#"{"options":{"num_predict":-1,"stop":["}"],"num_predict":7} ,"model":"a"}"#,
+            ),
+        ] {
+            let made = with_tokens_max(body.as_bytes(), 7).unwrap();
+            assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
+        }
+        assert!(with_tokens_max(b"[]", 7).is_err());
     }
 
     #[test]

@@ -71,7 +71,10 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
 
     let limits = |view: &Value| view["limits"].clone();
     let set = shell.json("tenant set acme --rpm 60 --concurrency 4");
-    assert_eq!(limits(&set), json!({ "rpm": 60, "tpm": null, "concurrency": 4 }));
+    assert_eq!(
+        limits(&set),
+        json!({ "rpm": 60, "tpm": null, "concurrency": 4, "budget_tokens": null, "budget_period": null })
+    );
     let shown = shell.json("limits set --tenant acme --rpm none --tpm 9000");
     assert_eq!(
         (&shown["rpm"], &shown["tpm"], &shown["concurrency"]),
@@ -79,7 +82,7 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
     );
     assert!(shell.text("limits show --tenant acme").contains("9000 tokens/min, 4 at once"));
     let made =
-        shell.json("key create --tenant acme --name ci --rpm 7 --models llama3.2 --expires 30d");
+        shell.json("key create --tenant acme --name ci --rpm 7 --budget-tokens 500 --budget-period day --models llama3.2 --expires 30d");
     let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
     assert!(identity::api_key::PresentedKey::parse(key).is_ok());
     assert!(made["expires_at"].is_string());
@@ -94,7 +97,19 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
         (&json!("cd"), &Value::Null, &Value::Null)
     );
 
-    assert_eq!(limits(&set), json!({ "rpm": 7, "tpm": null, "concurrency": null }));
+    assert_eq!(
+        limits(&set),
+        json!({ "rpm": 7, "tpm": null, "concurrency": null, "budget_tokens": 500, "budget_period": "day" })
+    );
+    let budget = shell.json(&format!("budget show --key {id}"));
+    assert_eq!(
+        (&budget["tokens"], &budget["used"], &budget["period"]),
+        (&json!(500), &json!(0), &json!("day"))
+    );
+    let budget = shell.json(&format!("budget set --key {id} --tokens 900"));
+    assert_eq!((&budget["remaining"], &budget["period"]), (&json!(900), &json!("month")));
+    assert!(budget["resets_at"].is_string());
+    assert!(shell.text("budget set --tenant acme --tokens none").contains("never"));
     let rotated = shell.json(&format!("key rotate {id} --grace 1h"));
     assert_ne!(rotated["id"], json!(id));
     assert_eq!(rotated["name"], json!("cd"));

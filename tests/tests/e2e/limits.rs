@@ -3,7 +3,11 @@
 use futures_util::future::join_all;
 use protocol::{error::Code, outcome::Outcome};
 use serde_json::json;
-use storage::{keys::KeyChange, limits::Limits, tenants::TenantChange};
+use storage::{
+    keys::KeyChange,
+    limits::{Budget, LimitPeriod, Limits},
+    tenants::TenantChange,
+};
 use tests::{Open, Reply, Setup, TestGateway, patience::eventually, post};
 
 use crate::{chat, on_both, settings, whole_chat, with};
@@ -11,6 +15,8 @@ use crate::{chat, on_both, settings, whole_chat, with};
 on_both! {
     exactly_as_many_as_the_limit_are_let_in,
     a_changed_limit_is_seen,
+    five_hundred_streams_never_pass_a_budget,
+    a_budget_is_read_from_the_ledger_by_whoever_starts_next,
 }
 
 const PATH: &str = "/v1/chat/completions";
@@ -148,9 +154,96 @@ async fn tokens_are_set_aside_and_corrected() {
     assert!(reply.header("retry-after").is_empty() && reply.text().contains("needs more than"));
 }
 
+fn daily(tokens: u64) -> Limits {
+    Limits { budget: Some(Budget { tokens, period: LimitPeriod::Day }), ..Limits::default() }
+}
+
+async fn five_hundred_streams_never_pass_a_budget(setup: Setup) {
+    let gateway = TestGateway::with(setup).await;
+    // A request sets aside half the bytes of its prompt and ten tokens, and may use all of those.
+    let key = limited(&gateway, daily(3_000)).await;
+    let body = with(
+        with(chat("[[chunks 50]] [[pace 20]]"), "stream", json!(true)),
+        "max_tokens",
+        json!(10),
+    );
+    let asked = (0..500).map(|_| post(gateway.address, PATH, Some(&key), &body));
+    let replies = join_all(asked).await;
+    let granted = replies.iter().filter(|reply| reply.status == 200).count();
+    assert!((20..300).contains(&granted), "{granted}");
+    for reply in replies.iter().filter(|reply| reply.status != 200) {
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (429, "budget_exhausted"));
+        assert_eq!(reply.header("x-budget-limit-tokens"), "3000");
+        assert_eq!(reply.header("x-should-retry"), "false");
+        assert!(reply.text().contains("tokens per day is reached"), "{}", reply.text());
+    }
+    let events = gateway.audited(500).await;
+    let used: u64 = events.iter().map(|event| event.usage.total()).sum();
+    assert!(used <= 3_000, "{used} of 3000");
+    assert!(events.iter().all(|event| event.usage.completion <= 10));
+}
+
+async fn a_budget_is_read_from_the_ledger_by_whoever_starts_next(setup: Setup) {
+    let gateway = TestGateway::with(setup).await;
+    let (key, text) = gateway.key(None).await;
+    for _ in 0..5 {
+        assert_eq!(ask(&gateway, &text, "one two").await.status, 200);
+    }
+    gateway.audited(5).await;
+    // 5 × 9 tokens have been used before there was a budget.
+    let change = KeyChange { limits: Some(daily(100)), ..KeyChange::default() };
+    gateway.storage.keys.change(key.id, change).await.unwrap();
+    let small = with(whole_chat("hi"), "max_tokens", json!(5));
+    let told = eventually("the budget", || async {
+        let reply = post(gateway.address, PATH, Some(&text), &small).await;
+        let left = reply.header("x-budget-remaining-tokens");
+        (!left.is_empty()).then_some(reply)
+    })
+    .await;
+    assert_eq!(told.status, 200, "{}", told.text());
+    let left: u64 = told.header("x-budget-remaining-tokens").parse().unwrap();
+    assert!(left < 55, "{left} of 100 are left after 45 were used");
+    assert!(told.header("x-budget-reset").ends_with('s'));
+}
+
+#[tokio::test]
+async fn under_a_budget_a_reply_gets_no_more_than_was_set_aside() {
+    let gateway =
+        TestGateway::with(settings([("NEURONETZ_LIMITS_COMPLETION_TOKENS_DEFAULT", "4")])).await;
+    let key = limited(&gateway, daily(10_000)).await;
+    let native = with(whole_chat("one two three"), "options", json!({ "num_predict": -1 }));
+    for (path, body) in
+        [("/api/chat", &native), ("/api/chat", &whole_chat("hi")), (PATH, &whole_chat("hi"))]
+    {
+        let reply = post(gateway.address, path, Some(&key), body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(reply.text().contains("\"length\""), "{path}: {}", reply.text());
+    }
+    let events = gateway.audited(3).await;
+    assert!(events.iter().all(|event| event.usage.completion == 4), "{events:#?}");
+    // Without a budget the same passes as it is.
+    let reply = post(gateway.address, "/api/chat", Some(&gateway.key), &native).await;
+    assert!(!reply.text().contains("\"length\""), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn where_the_ledger_is_away_a_budget_cannot_be_checked() {
+    let setup = settings([("NEURONETZ_DATABASE_ACQUIRE_TIMEOUT", "200ms")]);
+    let gateway = TestGateway::with(Setup { postgres: true, ..setup }).await;
+    let key = limited(&gateway, daily(1_000)).await;
+    // The key is known, what it has used is not.
+    assert_eq!(tests::get(gateway.address, "/v1/models", Some(&key)).await.status, 200);
+    gateway.lose_database().await;
+    let reply = ask(&gateway, &key, "hi").await;
+    // Whichever is noticed first: that nobody knows the usage, or that nobody hears of revocations.
+    let codes = ["limits_unavailable", "identity_unavailable"];
+    assert!(reply.status == 503 && codes.contains(&reply.code().as_str()), "{}", reply.text());
+}
+
 #[tokio::test]
 async fn without_limits_nothing_is_told_of_them() {
     let gateway = TestGateway::start().await;
     let reply = ask(&gateway, &gateway.key, "hi").await;
     assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("x-ratelimit")));
+    assert!(reply.header("x-budget-limit-tokens").is_empty());
 }
