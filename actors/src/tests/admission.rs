@@ -1,0 +1,183 @@
+//! Tenants: who is let in.
+
+use super::*;
+
+fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Limits) -> Ask {
+    let (tenant, key) = (TenantId(Uuid::from_u128(tenant)), KeyId(Uuid::from_u128(key)));
+    Ask { tenant, key, tenant_limits, key_limits, need: need(10) }
+}
+
+fn need(tokens: u64) -> Need {
+    Need { tokens, tokens_max: tokens }
+}
+
+fn rpm(limit: u64) -> Limits {
+    Limits { rpm: Some(limit), ..Limits::default() }
+}
+
+fn at_once(limit: u64) -> Limits {
+    Limits { concurrency: Some(limit), ..Limits::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_at_once_get_what_there_is_and_no_more() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let asks = (0..1_000_u128).map(|number| admission.admit(ask(1, number % 7, rpm(100), rpm(20))));
+    let all = join_all(asks).await;
+    let granted: Vec<_> = all.iter().filter_map(|one| one.as_ref().ok()).collect();
+    assert_eq!(granted.len(), 100);
+    let refused = all.iter().filter_map(|one| one.as_ref().err());
+    for denied in refused {
+        let Denied::Limit(refused) = denied else { panic!("{denied:?}") };
+        assert_eq!(refused.by.what, What::Requests);
+        assert!(
+            matches!(refused.by.wait, Wait::For(wait) if wait <= Duration::from_millis(60_500))
+        );
+    }
+    assert_eq!(admission.running(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_refuses_the_other_does_not_lose() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let first = admission.admit(ask(1, 1, rpm(3), rpm(1))).await.unwrap();
+    for _ in 0..50 {
+        let Err(Denied::Limit(refused)) = admission.admit(ask(1, 1, rpm(3), rpm(1))).await else {
+            panic!("let in")
+        };
+        assert_eq!((refused.scope, refused.gauges.requests.unwrap().remaining), (Scope::Key, 0));
+    }
+    for key in [2, 3] {
+        let _ = admission.admit(ask(1, key, rpm(3), rpm(1))).await.unwrap();
+    }
+    let Err(Denied::Limit(refused)) = admission.admit(ask(1, 4, rpm(3), rpm(1))).await else {
+        panic!("let in")
+    };
+    assert_eq!(refused.scope, Scope::Tenant);
+    drop(first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_comes_back_however_a_request_ends() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let one = || admission.admit(ask(1, 1, at_once(1), Limits::default()));
+    for round in 0..50 {
+        let mut permit = one().await.unwrap_or_else(|denied| panic!("{round}: {denied:?}"));
+        assert!(one().await.is_err());
+        if round % 2 == 0 {
+            permit.settle(5);
+        }
+        drop(permit);
+        // A caller that leaves before it hears takes nothing with it.
+        let mut left = Box::pin(one());
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_corrected_by_what_was_used() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let tpm = Limits { tpm: Some(100), ..Limits::default() };
+    let admit =
+        |tokens| admission.admit(Ask { need: need(tokens), ..ask(1, 1, tpm, Limits::default()) });
+    let mut first = admit(90).await.unwrap();
+    let Err(Denied::Limit(refused)) = admit(20).await else { panic!("let in") };
+    assert_eq!((refused.by.what, refused.by.limit), (What::Tokens, 100));
+    first.settle(30);
+    drop(first);
+    let second = admit(70).await.unwrap();
+    assert_eq!(second.gauges.tokens.unwrap().remaining, 0);
+    let Err(Denied::Limit(refused)) = admit(101).await else { panic!("let in") };
+    assert_eq!(refused.by.wait, Wait::Forever);
+}
+
+fn daily(tokens: u64) -> Limits {
+    Limits { budget: Some(Budget { tokens, period: LimitPeriod::Day }), ..Limits::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_at_once_never_pass_a_budget_for_a_hundred() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    stage.database.with(|stored| stored.used = 500);
+    let admission = &stage.system.handles.admission;
+    let asks = (0..500_u128).map(|key| {
+        let limits = Limits::default();
+        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+    });
+    let mut granted: Vec<_> = join_all(asks).await.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(granted.len(), 100);
+    // The ledger was read once for all of them.
+    let asked = stage.database.with(|stored| stored.asked.clone());
+    assert_eq!((asked.len(), asked[0].key), (1, None));
+    assert_eq!(asked[0].since, Some("2026-11-23T00:00:00Z".parse().unwrap()));
+    // Half of what each had set aside comes back, and lets half as many more in.
+    granted.iter_mut().for_each(|permit| permit.settle(50));
+    drop(granted);
+    let again = (0..500_u128).map(|key| {
+        let limits = Limits::default();
+        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+    });
+    let again = join_all(again).await;
+    assert_eq!(again.iter().filter(|one| one.is_ok()).count(), 50);
+    let Some(Err(Denied::Limit(refused))) = again.last() else { panic!("let in") };
+    assert_eq!((refused.by.what, refused.by.limit), (What::Budget(LimitPeriod::Day), 10_500));
+    assert_eq!(refused.gauges.budget.unwrap().remaining, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_ledger_cannot_be_read_nobody_can_say() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    stage.database.away(true);
+    let limited = ask(1, 1, Limits::default(), daily(1_000));
+    assert_eq!(admission.admit(limited).await.map(drop), Err(Denied::Unavailable));
+    // Who has no budget does not need it.
+    assert!(admission.admit(ask(1, 2, rpm(5), Limits::default())).await.is_ok());
+    stage.database.away(false);
+    stage.database.with(|stored| stored.used_by_key = 995);
+    let Err(Denied::Limit(refused)) = admission.admit(limited).await else { panic!("let in") };
+    assert_eq!((refused.scope, refused.gauges.budget.unwrap().remaining), (Scope::Key, 5));
+    let small = Ask { need: need(5), ..limited };
+    assert!(admission.admit(small).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_message_concerns_one_tenant() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let (sick, well) = (ask(1, 1, rpm(1), Limits::default()), ask(2, 2, rpm(1_000), rpm(1_000)));
+    let mut back = 0;
+    for _ in 0..10 {
+        back += u32::from(admission.admit(sick).await.is_ok());
+        admission.poison(sick.tenant);
+        sleep(Duration::from_millis(50)).await;
+        let _ = admission.admit(well).await.unwrap();
+    }
+    // It was started again as often as is allowed; until that is past nobody can say.
+    assert_eq!(back, 6);
+    assert_eq!(admission.admit(sick).await.map(drop), Err(Denied::Unavailable));
+    let failed = timeout(Duration::from_millis(10), stage.system.failed());
+    assert!(failed.await.is_err(), "one tenant's actor is no reason to end");
+    sleep(Duration::from_secs(61)).await;
+    assert!(admission.admit(sick).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_tenant_is_let_go_and_nothing_is_forgotten_that_counts() {
+    let mut settings = Settings::default();
+    settings.admission.idle_after = Duration::from_secs(1);
+    let stage = Stage::new(settings, &[]).await;
+    let admission = &stage.system.handles.admission;
+    let held = admission.admit(ask(1, 1, at_once(1), Limits::default())).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(admission.running(), 1, "a request is under way");
+    drop(held);
+    eventually("the end", || admission.running() == 0).await;
+    assert!(admission.admit(ask(1, 1, at_once(1), Limits::default())).await.is_ok());
+}

@@ -1,0 +1,237 @@
+//! The actors as the engine sees them, on a database and upstreams that do what a test says.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use identity::limits::{Budget, LimitPeriod, Limits};
+use jiff::Timestamp;
+use protocol::{
+    id::{KeyId, RequestId, TenantId},
+    name::ModelName,
+    outcome::Outcome,
+    route::Route,
+    usage::Usage,
+};
+use storage::{
+    Error,
+    audit::{Audit, AuditEvent, AuditQuery},
+    ledger::{Ledger, LedgerQuery, LedgerSum},
+    upstreams::{Upstream, UpstreamKind},
+};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::{
+    Arguments, Settings, Stopped, System,
+    audit::Saturated,
+    catalog::Unavailable,
+    ports::{Clock, DiscoveredModel, ProbeError, Prober},
+    rules::account::{Need, Wait, What},
+    start,
+    tenant::{Ask, Denied, Scope},
+};
+
+mod admission;
+mod audit;
+mod catalog;
+mod sweeper;
+
+/// A database of audit events that fails on request.
+#[derive(Default)]
+struct Database(Mutex<Stored>);
+
+#[derive(Default)]
+struct Stored {
+    batches: Vec<(Instant, Vec<u128>)>,
+    is_away: bool,
+    forgotten: Vec<Timestamp>,
+    prepared: usize,
+    used: u64,
+    used_by_key: u64,
+    asked: Vec<LedgerQuery>,
+}
+
+impl Database {
+    fn with<T>(&self, change: impl FnOnce(&mut Stored) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn away(&self, is_away: bool) {
+        self.with(|stored| stored.is_away = is_away);
+    }
+
+    fn batches(&self) -> Vec<Vec<u128>> {
+        self.with(|stored| stored.batches.iter().map(|(_, batch)| batch.clone()).collect())
+    }
+
+    /// All that is stored, in its order.
+    fn events(&self) -> Vec<u128> {
+        self.batches().concat()
+    }
+}
+
+#[async_trait]
+impl Audit for Database {
+    async fn append(&self, events: &[AuditEvent]) -> storage::Result<()> {
+        self.with(|stored| {
+            if stored.is_away {
+                return Err(Error::Url);
+            }
+            let numbers = events.iter().map(|event| event.request.0.as_u128()).collect();
+            stored.batches.push((Instant::now(), numbers));
+            Ok(())
+        })
+    }
+
+    async fn query(&self, _query: AuditQuery) -> storage::Result<Vec<AuditEvent>> {
+        Ok(Vec::new())
+    }
+
+    async fn prepare(&self, _from: Timestamp, _until: Timestamp) -> storage::Result<()> {
+        self.with(|stored| {
+            stored.prepared += 1;
+            if stored.is_away { Err(Error::Url) } else { Ok(()) }
+        })
+    }
+
+    async fn forget_before(&self, at: Timestamp) -> storage::Result<u64> {
+        self.with(|stored| stored.forgotten.push(at));
+        Ok(0)
+    }
+}
+
+#[async_trait]
+impl Ledger for Database {
+    async fn sums(&self, query: LedgerQuery) -> storage::Result<Vec<LedgerSum>> {
+        // What takes its time elsewhere does here, too.
+        sleep(Duration::from_millis(5)).await;
+        self.with(|stored| {
+            if stored.is_away {
+                return Err(Error::Url);
+            }
+            stored.asked.push(query);
+            let used = if query.key.is_some() { stored.used_by_key } else { stored.used };
+            let of = String::new();
+            Ok(vec![LedgerSum { of, requests: 1, prompt: used, completion: 0, estimated: 0 }])
+        })
+    }
+}
+
+/// Upstreams by name, with their models; who is not among them does not answer.
+#[derive(Default)]
+struct Servers(Mutex<BTreeMap<String, Vec<&'static str>>>);
+
+impl Servers {
+    fn set(&self, name: &str, models: Option<&[&'static str]>) {
+        let mut servers = self.0.lock().unwrap();
+        match models {
+            Some(models) => drop(servers.insert(name.to_owned(), models.to_vec())),
+            None => drop(servers.remove(name)),
+        }
+    }
+}
+
+#[async_trait]
+impl Prober for Servers {
+    async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
+        let servers = self.0.lock().unwrap();
+        let models = servers.get(&upstream.name).ok_or(ProbeError::Unreachable)?;
+        let discovered = |name: &&str| DiscoveredModel {
+            name: ModelName::parse(name).unwrap(),
+            reported: (*name).to_owned(),
+            entry: "{}".into(),
+            modified_at: None,
+        };
+        Ok(models.iter().map(discovered).collect())
+    }
+}
+
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    }
+}
+
+struct Stage {
+    system: System,
+    database: Arc<Database>,
+    servers: Arc<Servers>,
+    tasks: TaskTracker,
+}
+
+impl Stage {
+    async fn new(settings: Settings, upstreams: &[&str]) -> Self {
+        let (database, servers) = (Arc::new(Database::default()), Arc::new(Servers::default()));
+        for name in upstreams {
+            servers.set(name, Some(&["llama3"]));
+        }
+        let tasks = TaskTracker::new();
+        let system = start(Arguments {
+            audit: database.clone(),
+            ledger: database.clone(),
+            prober: servers.clone(),
+            clock: Arc::new(Noon),
+            settings,
+            upstreams: upstreams.iter().map(|name| upstream(name)).collect(),
+            tasks: tasks.clone(),
+        })
+        .await
+        .unwrap();
+        Self { system, database, servers, tasks }
+    }
+
+    fn record(&self, number: u128) -> Result<(), Saturated> {
+        self.system.handles.audit.reserve().map(|place| place.record(event(number)))
+    }
+
+    fn models(&self) -> Result<Vec<String>, Unavailable> {
+        let snapshot = self.system.handles.catalog.current()?;
+        Ok(snapshot.models().map(|model| model.name.as_str().to_owned()).collect())
+    }
+}
+
+fn upstream(name: &str) -> Upstream {
+    let url = format!("http://{name}");
+    Upstream { name: name.to_owned(), url, kind: UpstreamKind::Ollama, created_at: Noon.now() }
+}
+
+fn event(number: u128) -> AuditEvent {
+    AuditEvent {
+        request: RequestId(Uuid::from_u128(number)),
+        at: Noon.now(),
+        tenant: None,
+        key: None,
+        model: None,
+        upstream: None,
+        route: Route::OllamaChat,
+        status: 200,
+        outcome: Outcome::Completed,
+        code: None,
+        usage: Usage::default(),
+        first_byte: None,
+        total: Duration::ZERO,
+    }
+}
+
+fn places(places_max: usize) -> Settings {
+    let mut settings = Settings::default();
+    settings.audit.places_max = places_max;
+    settings
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let held = timeout(Duration::from_secs(3_600), async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(held.await.is_ok(), "{what}");
+}
