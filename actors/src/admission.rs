@@ -17,8 +17,9 @@ use crate::{
     tenant::{Ask, Asked, Denied, Message, Permit},
 };
 
-/// How long a decision may take. It takes microseconds; what takes longer has failed.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a decision may take. It takes microseconds, or, where the ledger has to be read first, as
+/// long as a database may.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an actor is looked for that ended just before it was asked.
 const TRIES: usize = 3;
 
