@@ -18,7 +18,7 @@ use identity::limits::{LimitPeriod, Limits};
 use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use storage::ledger::{Ledger, LedgerBy, LedgerQuery};
+use storage::ledger::{Ledger, LedgerBy, LedgerQuery, LedgerSum};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -281,20 +281,12 @@ impl State {
         if !self.reading.insert(key) {
             return;
         }
-        let since = match period {
-            LimitPeriod::Total => None,
-            LimitPeriod::Day | LimitPeriod::Month => {
-                Some(Budget::start_of(period, self.arguments.clock.now()))
-            }
-        };
+        let since = Budget::start_of(period, self.arguments.clock.now());
         let by = if key.is_some() { LedgerBy::Key } else { LedgerBy::Tenant };
         let query = LedgerQuery { by, tenant: Some(self.arguments.tenant), key, since };
         let (ledger, myself) = (Arc::clone(&self.arguments.ledger), myself.clone());
         self.arguments.tasks.spawn(async move {
-            let sums = ledger.sums(query).await;
-            let total =
-                |sum: &storage::ledger::LedgerSum| sum.prompt.saturating_add(sum.completion);
-            let settled = sums.map(|sums| sums.iter().map(total).fold(0, u64::saturating_add));
+            let settled = ledger.sums(query).await.map(|sums| LedgerSum::tokens(&sums));
             let _ = myself.cast(Message::Usage { key, period, settled });
         });
     }

@@ -44,12 +44,6 @@ impl Life {
         *self.phase.borrow()
     }
 
-    /// Where phases can be watched.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-
     /// Moves on to a later phase; an earlier one changes nothing.
     pub fn enter(&self, phase: Phase) {
         self.phase.send_if_modified(|current| {

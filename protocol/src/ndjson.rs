@@ -37,14 +37,7 @@ impl Lines {
     /// Takes a chunk. Ask for lines until there is none before the next one is given: otherwise
     /// what is left has to be copied to stand before it.
     pub fn push(&mut self, chunk: Bytes) {
-        if self.chunk.is_empty() {
-            self.chunk = chunk;
-        } else {
-            let mut both = BytesMut::with_capacity(self.chunk.len() + chunk.len());
-            both.extend_from_slice(&self.chunk);
-            both.extend_from_slice(&chunk);
-            self.chunk = both.freeze();
-        }
+        append(&mut self.chunk, chunk);
     }
 
     /// The next whole line, without its end; `None` until more has been pushed.
@@ -87,6 +80,18 @@ impl Lines {
             line.truncate(line.len() - 1);
         }
         (!line.iter().all(u8::is_ascii_whitespace)).then_some(line)
+    }
+}
+
+/// Puts bytes behind those that have not been looked at; copies only where there are any.
+pub(crate) fn append(chunk: &mut Bytes, more: Bytes) {
+    if chunk.is_empty() {
+        *chunk = more;
+    } else {
+        let mut both = BytesMut::with_capacity(chunk.len() + more.len());
+        both.extend_from_slice(chunk);
+        both.extend_from_slice(&more);
+        *chunk = both.freeze();
     }
 }
 

@@ -9,7 +9,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use memchr::memchr2;
 
-use crate::ndjson::TooLong;
+use crate::ndjson::{TooLong, append};
 
 /// The event that ends a stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -74,14 +74,7 @@ impl Events {
 
     /// Takes a chunk. Ask for events until there is none before the next one is given.
     pub fn push(&mut self, chunk: Bytes) {
-        if self.chunk.is_empty() {
-            self.chunk = chunk;
-        } else {
-            let mut both = BytesMut::with_capacity(self.chunk.len() + chunk.len());
-            both.extend_from_slice(&self.chunk);
-            both.extend_from_slice(&chunk);
-            self.chunk = both.freeze();
-        }
+        append(&mut self.chunk, chunk);
     }
 
     /// The next whole event; `None` until more has been pushed.

@@ -226,15 +226,6 @@ impl TestGateway {
         found.map_or(0.0, |value| value.trim().parse().unwrap_or_else(|e| panic!("{value}: {e}")))
     }
 
-    /// Waits until the catalog knows the models of the upstreams.
-    pub async fn knows_models(&self) {
-        eventually("models", || async {
-            let list = get(self.address, "/api/tags", Some(&self.key)).await;
-            (list.status == 200 && list.json()["models"] != serde_json::json!([])).then_some(())
-        })
-        .await;
-    }
-
     /// The newest audit events of the tenant, once there are so many.
     pub async fn audited(&self, count: usize) -> Vec<AuditEvent> {
         eventually(&format!("{count} audit events"), || async {

@@ -103,10 +103,10 @@ impl Budget {
         self.period
     }
 
-    /// When the period that a moment is in began.
+    /// When the period that a moment is in began; none for all time, which never did.
     #[must_use]
-    pub fn start_of(period: LimitPeriod, at: Timestamp) -> Timestamp {
-        Span::of(period, at).start
+    pub fn start_of(period: LimitPeriod, at: Timestamp) -> Option<Timestamp> {
+        (period != LimitPeriod::Total).then(|| Span::of(period, at).start)
     }
 
     /// When the next period begins, if ever.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use storage::{
     Storage,
-    ledger::{LedgerBy, LedgerQuery},
+    ledger::{LedgerBy, LedgerQuery, LedgerSum},
     limits::{Budget, LimitPeriod, Limits},
 };
 
@@ -94,10 +94,7 @@ impl View {
         let now = Timestamp::now();
         let limit = party.limits().budget;
         let period = limit.map_or(LimitPeriod::Total, |budget| budget.period);
-        let since = match period {
-            LimitPeriod::Total => None,
-            LimitPeriod::Day | LimitPeriod::Month => Some(budget::Budget::start_of(period, now)),
-        };
+        let since = budget::Budget::start_of(period, now);
         let query = match party {
             Party::Tenant(tenant) => {
                 LedgerQuery { by: LedgerBy::Tenant, tenant: Some(tenant.id), key: None, since }
@@ -107,8 +104,7 @@ impl View {
             }
         };
         let sums = storage.ledger.sums(query).await?;
-        let used = sums.iter().map(|sum| sum.prompt.saturating_add(sum.completion));
-        let used = used.fold(0, u64::saturating_add);
+        let used = LedgerSum::tokens(&sums);
         let resets_at =
             limit.and_then(|limit| budget::Budget::new(0, limit.period, 0, now).reset_at(now));
         Ok(Self {

@@ -3,7 +3,6 @@
 use clap::Subcommand;
 use identity::{
     api_key::{self, Minted},
-    hashing::Hashing,
     models::ModelRule,
 };
 use jiff::Timestamp;
@@ -240,11 +239,7 @@ pub(super) fn minted(
     random?;
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|_| no_randomness())?;
-    let hashing = Hashing {
-        memory_kib: settings.argon2_memory_kib,
-        iterations: settings.argon2_iterations,
-        lanes: settings.argon2_lanes,
-    };
+    let hashing = settings.hashing();
     let hash = hashing.hash(&key, &salt).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok((new(prefix, hash)?, key))
 }

@@ -9,6 +9,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use identity::hashing::Hashing;
 use protocol::secret::Secret;
 
 mod check;
@@ -161,6 +162,20 @@ pub struct Audit {
 pub struct Log {
     pub level: &'static str,
     pub json: bool,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// What a hash costs.
+    #[must_use]
+    pub fn hashing(&self) -> Hashing {
+        Hashing {
+            memory_kib: self.argon2_memory_kib,
+            iterations: self.argon2_iterations,
+            lanes: self.argon2_lanes,
+        }
+    }
 }
 
 // === impl Database ===

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::refusal::ArrivalFault;
+use super::{gather::Gathered, refusal::ArrivalFault};
 use crate::config::Server;
 
 /// The unit in which room for bodies is counted, in bytes.
@@ -71,8 +71,7 @@ impl Limits {
             return Err(ArrivalFault::TooLarge);
         }
         let total = Instant::now() + self.total;
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
+        let mut gathered = Gathered::new(announced);
         let mut room: Option<OwnedSemaphorePermit> = None;
         loop {
             let deadline = total.min(Instant::now() + self.gap);
@@ -83,22 +82,14 @@ impl Limits {
                 Ok(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
-            let length = first.len().max(rest.len()) + data.len();
+            let length = gathered.len() + data.len();
             if length > self.bytes_max {
                 return Err(ArrivalFault::TooLarge);
             }
             self.make_room(&mut room, length)?;
-            if length == data.len() {
-                first = data;
-                continue;
-            }
-            if rest.is_empty() {
-                rest.reserve(announced.max(length));
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
+            gathered.push(data);
         }
-        Ok(Arrived { bytes: if rest.is_empty() { first } else { rest.freeze() }, room })
+        Ok(Arrived { bytes: gathered.finish(), room })
     }
 
     fn make_room(

@@ -8,6 +8,7 @@
 //! | `io` | what hyper does not say or show, seen at the edge of a connection |
 //! | [`router`] | which endpoint a path means |
 //! | [`arrival`] | a request's body, streamed in within its limits |
+//! | `gather` | a body that comes in parts, put together |
 //! | [`body`] | an answer's body |
 //! | `limits` | how limits are told |
 //! | [`refusal`] | the one place where a refusal becomes HTTP |
@@ -15,6 +16,7 @@
 pub mod arrival;
 pub mod body;
 pub mod connection;
+pub(crate) mod gather;
 mod io;
 pub(crate) mod limits;
 pub mod listener;

@@ -108,15 +108,10 @@ impl Keyring {
         cache_key: [u8; 32],
         tasks: TaskTracker,
     ) -> Self {
-        let hashing = Hashing {
-            memory_kib: settings.argon2_memory_kib,
-            iterations: settings.argon2_iterations,
-            lanes: settings.argon2_lanes,
-        };
         Self {
             storage,
             clock,
-            hashing,
+            hashing: settings.hashing(),
             fresh_for: settings.cache_ttl,
             cache: Cache::new(cache_key, settings.cache_entries_max),
             flights: Flights::default(),

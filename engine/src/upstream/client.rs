@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use protocol::id::RequestId;
@@ -25,7 +25,7 @@ use super::{
     connect::{ConnectError, Connector, Origin},
     pool::{Loan, Pool, Unsent},
 };
-use crate::config::Upstream as Settings;
+use crate::{config::Upstream as Settings, http::gather::Gathered};
 
 /// What is asked of an upstream.
 pub struct Call<'a> {
@@ -64,8 +64,6 @@ pub enum CallError {
 pub struct Reply {
     /// Status.
     pub status: StatusCode,
-    /// Header fields; they never go to the client.
-    pub headers: HeaderMap,
     /// The body.
     pub body: ReplyStream,
 }
@@ -260,7 +258,7 @@ impl Reply {
     fn new(response: http::Response<Incoming>, loan: Loan) -> Self {
         let (parts, incoming) = response.into_parts();
         let body = ReplyStream { incoming, loan: Some(loan) };
-        Self { status: parts.status, headers: parts.headers, body }
+        Self { status: parts.status, body }
     }
 
     /// Reads the whole body, of at most `bytes_max`, each part within `gap`.
@@ -273,27 +271,18 @@ impl Reply {
         if announced > bytes_max {
             return Err(ReadError::TooLarge);
         }
-        let mut first = Bytes::new();
-        let mut rest = bytes::BytesMut::new();
+        let mut gathered = Gathered::new(announced);
         loop {
             let next = std::future::poll_fn(|cx| self.body.poll_data(cx));
             match timeout(gap, next).await.map_err(|_| ReadError::Stalled)? {
-                None => break,
+                None => return Ok(gathered.finish()),
                 Some(Err(error)) => return Err(error.into()),
-                Some(Ok(data)) if first.is_empty() && rest.is_empty() => first = data,
-                Some(Ok(data)) => {
-                    if rest.is_empty() {
-                        rest.reserve(announced.max(first.len() + data.len()));
-                        rest.extend_from_slice(&first);
-                    }
-                    if rest.len() + data.len() > bytes_max {
-                        return Err(ReadError::TooLarge);
-                    }
-                    rest.extend_from_slice(&data);
+                Some(Ok(data)) if gathered.len() + data.len() > bytes_max => {
+                    return Err(ReadError::TooLarge);
                 }
+                Some(Ok(data)) => gathered.push(data),
             }
         }
-        Ok(if rest.is_empty() { first } else { rest.freeze() })
     }
 }
 

@@ -55,6 +55,17 @@ pub struct LedgerSum {
     pub estimated: u64,
 }
 
+// === impl LedgerSum ===
+
+impl LedgerSum {
+    /// The tokens of several sums together, prompt and completion.
+    #[must_use]
+    pub fn tokens(sums: &[Self]) -> u64 {
+        let each = sums.iter().map(|sum| sum.prompt.saturating_add(sum.completion));
+        each.fold(0, u64::saturating_add)
+    }
+}
+
 /// The ledger.
 #[async_trait]
 pub trait Ledger: Send + Sync {
