@@ -24,6 +24,7 @@ mod address;
 pub mod admission;
 pub mod audit;
 pub mod catalog;
+pub mod directory;
 mod measure;
 pub mod ports;
 mod restart;
@@ -81,7 +82,7 @@ pub struct Handles {
     /// Which upstream serves which model.
     pub catalog: catalog::Handle,
     /// The upstreams, and how they are.
-    pub upstreams: upstream::Directory,
+    pub upstreams: directory::Directory,
 }
 
 /// The running actors.

@@ -16,11 +16,12 @@ use crate::{
     admission::{self, Registry},
     audit::{self, Audit},
     catalog::{self, Catalog},
+    directory::{Directory, Views},
     measure,
     restart::Restarts,
     sweeper::{self, Sweeper},
     tenant::{self, Tenant},
-    upstream::{self, Upstream, Views},
+    upstream::{self, Upstream},
 };
 
 pub(crate) struct Root;
@@ -88,7 +89,7 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
         admission: admission::Handle::new(Arc::clone(&tenants)),
         audit: audit_handle,
         catalog: catalog_handle.clone(),
-        upstreams: upstream::Directory::new(Arc::clone(&views)),
+        upstreams: Directory::new(Arc::clone(&views)),
     };
     let children = Children {
         audit: (audit, published_audit),
@@ -303,6 +304,7 @@ impl State {
             catalog: self.children.catalog_handle.clone(),
             views: Arc::clone(&self.children.views),
             tasks: self.arguments.tasks.clone(),
+            epoch: self.children.epoch,
         };
         let (actor, _) = Actor::spawn_linked(None, Upstream, arguments, me.clone()).await?;
         Ok(actor)
@@ -329,7 +331,12 @@ impl State {
             self.children.catalog_handle.removed(name);
         }
         for (name, record) in wanted {
-            if !self.upstreams.contains_key(&name) {
+            if let Some(running) = self.upstreams.get_mut(&name) {
+                if running.record.slots != record.slots {
+                    let _ = running.actor.cast(upstream::Message::SetSlots(record.slots));
+                    running.record = Arc::new(record);
+                }
+            } else {
                 let record = Arc::new(record);
                 let actor = self.start_upstream(Arc::clone(&record), me).await?;
                 self.upstreams.insert(name, Running { record, actor, restarts: Restarts::new() });

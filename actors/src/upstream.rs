@@ -1,32 +1,45 @@
-//! One model server: polls it, and knows how it is.
+//! One model server: polls it, knows how it is, and says who may ask it now.
+//!
+//! Whoever wants to send it a request asks for a [`Turn`]: a slot of its own, which comes back when the
+//! turn is dropped, with word of how the call ended. Where every slot is taken the asker waits in the
+//! fair queue; dropping what it waits with frees its place. How busy it is, and whether its breaker is
+//! open, is published, so that the choice among several needs no message.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use metrics::gauge;
-use protocol::telemetry as names;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use protocol::{id::TenantId, telemetry as names};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, concurrency};
 use storage::upstreams::Upstream as Record;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     catalog,
+    directory::Views,
     measure::{Handling, jittered},
     ports::{DiscoveredModel, ProbeError, Prober},
-    root,
+    rules::{
+        breaker::{self, Ended, Pass},
+        lane::{self, Asked, Called, Lane},
+        moment::Moment,
+    },
 };
+
+pub use crate::rules::lane::NotNow;
 
 /// The pause after the first failed poll; it doubles up to the interval.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// How long the list of upstreams may take to be changed.
-const SET_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an actor may take to say what it knows.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// What [`Load::open_until`] says of a breaker that is closed.
+const CLOSED: u64 = 0;
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -35,46 +48,93 @@ pub struct Settings {
     pub interval: Duration,
     /// How long a poll may take.
     pub timeout: Duration,
+    /// The way to it.
+    pub lane: lane::Settings,
 }
 
-/// How an upstream is.
+/// How busy an upstream is, as its actor last said.
+#[derive(Debug)]
+pub struct Load {
+    epoch: Instant,
+    taken: AtomicUsize,
+    waiting: AtomicUsize,
+    /// As many as may be taken; the largest number where that is as many as come.
+    slots: AtomicU64,
+    /// The moment at which the breaker lets somebody through; [`CLOSED`] where it does.
+    open_until: AtomicU64,
+}
+
+/// The right to send one request; over when it is dropped.
+#[derive(Debug)]
+#[must_use = "a turn that is dropped is over"]
+pub struct Turn {
+    actor: ActorRef<Message>,
+    pass: Option<Pass>,
+    is_probe: bool,
+    ended: Ended,
+    began: Instant,
+    /// How many were before it when it asked.
+    pub ahead: usize,
+}
+
+/// A place in the queue of an upstream, or the answer that is on its way; left when it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    actor: ActorRef<Message>,
+    ticket: u64,
+    answer: Option<concurrency::OneshotReceiver<Answer>>,
+}
+
+/// Where somebody stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How many will be called before.
+    pub ahead: usize,
+    /// How long that will take, going by those who were served lately.
+    pub expected: Option<Duration>,
+}
+
+/// All that an upstream's actor knows, to be looked at.
 #[derive(Clone, Debug)]
-pub struct View {
-    /// Its name.
-    pub name: String,
-    /// What is known of it from storage or configuration.
-    pub upstream: Arc<Record>,
-    /// Whether it answered its last poll.
-    pub up: bool,
-    /// How many models it has.
-    pub models: usize,
-    /// When it last answered.
-    pub last_answer: Option<Instant>,
-    /// What went wrong with the last poll.
-    pub last_error: Option<ProbeError>,
+pub struct Look {
+    /// Requests that have a slot.
+    pub taken: u64,
+    /// Requests that may have one; none: as many as come.
+    pub slots: Option<u64>,
+    /// Those who wait, by tenant.
+    pub waiting: Vec<(TenantId, usize)>,
+    /// How its breaker is.
+    pub breaker: breaker::View,
+    /// How long it stays open.
+    pub open_for: Option<Duration>,
 }
 
-/// The upstreams, and how they are.
-#[derive(Clone)]
-pub struct Directory {
-    views: Arc<Views>,
-    root: Arc<OnceLock<ActorRef<root::Message>>>,
-}
-
-/// What outlives the actors.
-#[derive(Default)]
-pub(crate) struct Views {
-    views: Mutex<BTreeMap<String, View>>,
-    changed: Notify,
-}
+type Answer = Result<Turn, NotNow>;
 
 pub(crate) struct Upstream;
 
+#[derive(Debug)]
 pub(crate) enum Message {
     /// It is time to poll.
     Poll,
     /// A poll has ended.
     Polled(Result<Vec<DiscoveredModel>, ProbeError>),
+    /// Somebody wants a turn.
+    Ask { tenant: TenantId, weight: u32, ticket: u64, reply: RpcReplyPort<Answer> },
+    /// Somebody waits no longer.
+    Leave { ticket: u64 },
+    /// The reply to a probe has begun.
+    Begun { pass: Pass },
+    /// A turn is over.
+    Ended { pass: Pass, ended: Ended, took: Duration },
+    /// Somebody may have waited too long.
+    Expire,
+    /// Another number of slots.
+    SetSlots(Option<u64>),
+    /// Where somebody stands.
+    Stand { ticket: u64, reply: RpcReplyPort<Option<Standing>> },
+    /// What there is to know.
+    Look { reply: RpcReplyPort<Look> },
 }
 
 /// What the actor needs to start, and to start again.
@@ -86,103 +146,154 @@ pub(crate) struct Arguments {
     pub(crate) catalog: catalog::Handle,
     pub(crate) views: Arc<Views>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) epoch: Instant,
 }
 
 pub(crate) struct State {
     arguments: Arguments,
+    lane: Lane<TenantId, Waiter>,
+    load: Arc<Load>,
     polling: bool,
     failures: u32,
+    /// Whether an [`Message::Expire`] is on its way.
+    expires: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    reply: RpcReplyPort<Answer>,
+    ahead: usize,
 }
 
 // === impl Settings ===
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }
+        Self {
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(10),
+            lane: lane::Settings::default(),
+        }
     }
 }
 
-// === impl Directory ===
+// === impl Load ===
 
-impl Directory {
-    pub(crate) fn new(views: Arc<Views>) -> Self {
-        Self { views, root: Arc::default() }
-    }
-
-    pub(crate) fn bind(&self, root: ActorRef<root::Message>) {
-        let _ = self.root.set(root);
-    }
-
-    /// How they are, by name.
-    #[must_use]
-    pub fn views(&self) -> Vec<View> {
-        self.views.lock().values().cloned().collect()
-    }
-
-    /// Those that answered their last poll.
-    #[must_use]
-    pub fn up(&self) -> Vec<Arc<Record>> {
-        let views = self.views.lock();
-        views.values().filter(|view| view.up).map(|view| Arc::clone(&view.upstream)).collect()
-    }
-
-    /// From now on these are the upstreams: new ones are polled, others forgotten, changed ones
-    /// begun anew.
-    pub async fn set(&self, upstreams: Vec<Record>) {
-        let Some(root) = self.root.get() else { return };
-        let message = |reply| root::Message::SetUpstreams { upstreams, reply };
-        if !matches!(root.call(message, Some(SET_TIMEOUT)).await, Ok(result) if result.is_success())
-        {
-            tracing::error!("the list of upstreams could not be changed");
+impl Load {
+    pub(crate) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            taken: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            slots: AtomicU64::new(u64::MAX),
+            open_until: AtomicU64::new(CLOSED),
         }
     }
 
-    /// Waits until each has answered or failed once, for so long at most.
-    pub async fn first_answers(&self, deadline: Duration) {
-        let answered = |view: &View| view.last_answer.is_some() || view.last_error.is_some();
-        let _ = timeout(deadline, async {
-            loop {
-                let changed = self.views.changed.notified();
-                if self.views.lock().values().all(answered) {
-                    return;
-                }
-                changed.await;
-            }
-        })
-        .await;
+    /// Requests that have a slot or wait for one.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.taken.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody who asks now will not have to wait.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed) as u64;
+        self.waiting.load(Ordering::Relaxed) == 0 && taken < self.slots.load(Ordering::Relaxed)
+    }
+
+    /// For how long nobody is let through; none where somebody is.
+    #[must_use]
+    pub fn open_for(&self) -> Option<Duration> {
+        let until = Moment::from_millis(self.open_until.load(Ordering::Relaxed));
+        let left = until.since(self.now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        Moment::default().after(self.epoch.elapsed())
     }
 }
 
-// === impl Views ===
+// === impl Turn ===
 
-impl Views {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, View>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+impl Turn {
+    /// The reply has begun.
+    pub fn begun(&mut self) {
+        self.ended = Ended::Well;
+        if self.is_probe
+            && let Some(pass) = &self.pass
+        {
+            let _ = self.actor.cast(Message::Begun { pass: pass.again() });
+        }
     }
 
-    fn update(&self, record: &Arc<Record>, change: impl FnOnce(&mut View)) {
-        let mut views = self.lock();
-        let view = views.entry(record.name.clone()).or_insert_with(|| View {
-            name: record.name.clone(),
-            upstream: Arc::clone(record),
-            up: false,
-            models: 0,
-            last_answer: None,
-            last_error: None,
-        });
-        view.upstream = Arc::clone(record);
-        change(view);
-        gauge!(names::UPSTREAM_UP, "upstream" => view.name.clone())
-            .set(f64::from(u8::from(view.up)));
-        drop(views);
-        self.changed.notify_waiters();
+    /// How the call ended, as the upstream's fault or not. Without a word nobody knows.
+    pub fn ended(&mut self, ended: Ended) {
+        self.ended = ended;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            let (ended, took) = (self.ended, self.began.elapsed());
+            let _ = self.actor.cast(Message::Ended { pass, ended, took });
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Asks for a turn.
+    pub(crate) fn ask(
+        actor: ActorRef<Message>,
+        ticket: u64,
+        tenant: TenantId,
+        weight: u32,
+    ) -> Self {
+        let (reply, answer) = concurrency::oneshot();
+        let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply: reply.into() });
+        Self { actor, ticket, answer: Some(answer) }
     }
 
-    pub(crate) fn remove(&self, name: &str) {
-        self.lock().remove(name);
-        gauge!(names::UPSTREAM_UP, "upstream" => name.to_owned()).set(0.0);
-        self.changed.notify_waiters();
+    /// Waits for it. Safe to drop: the place is kept.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub async fn turn(&mut self) -> Result<Turn, NotNow> {
+        let Some(answer) = &mut self.answer else { return Err(NotNow::Open(None)) };
+        let answered = answer.await;
+        self.answer = None;
+        // An actor that is gone comes back; another upstream may be there meanwhile.
+        answered.unwrap_or(Err(NotNow::Open(None)))
     }
+
+    /// Where it stands; `None` where it does not wait, or nobody says.
+    pub async fn standing(&self) -> Option<Standing> {
+        let ticket = self.ticket;
+        let asked = self.actor.call(|reply| Message::Stand { ticket, reply }, Some(LOOK_TIMEOUT));
+        match asked.await {
+            Ok(concurrency_result) => concurrency_result.success_or(()).ok().flatten(),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let _ = self.actor.cast(Message::Leave { ticket: self.ticket });
+        }
+    }
+}
+
+/// All that an actor knows, if it says.
+pub(crate) async fn look(actor: &ActorRef<Message>) -> Option<Look> {
+    let asked = actor.call(|reply| Message::Look { reply }, Some(LOOK_TIMEOUT)).await;
+    asked.ok()?.success_or(()).ok()
 }
 
 // === impl Upstream ===
@@ -197,9 +308,13 @@ impl Actor for Upstream {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        arguments.views.update(&arguments.record, |_| {});
+        let lane = Lane::new(&arguments.settings.lane, arguments.record.slots);
+        let load = Arc::new(Load::new(arguments.epoch));
+        arguments.views.publish(&arguments.record, myself.clone(), Arc::clone(&load));
         let _ = myself.cast(Message::Poll);
-        Ok(State { arguments, polling: false, failures: 0 })
+        let state = State { arguments, lane, load, polling: false, failures: 0, expires: false };
+        state.publish();
+        Ok(state)
     }
 
     async fn handle(
@@ -209,6 +324,7 @@ impl Actor for Upstream {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = Handling::begin("upstream");
+        let now = state.load.now();
         match message {
             Message::Poll => state.poll(&myself),
             Message::Polled(polled) => {
@@ -216,7 +332,38 @@ impl Actor for Upstream {
                 let pause = state.learn(polled);
                 myself.send_after(jittered(pause), || Message::Poll);
             }
+            Message::Ask { tenant, weight, ticket, reply } => {
+                state.ask((tenant, weight, ticket), reply, now, &myself);
+            }
+            Message::Leave { ticket } => state.lane.leave(ticket),
+            Message::Begun { pass } => {
+                let called = state.lane.begun(&pass, now);
+                state.tell(called, &myself);
+            }
+            Message::Ended { pass, ended, took } => {
+                let called = state.lane.ended(pass, ended, took, now, fastrand::f64());
+                state.tell(called, &myself);
+            }
+            Message::Expire => {
+                state.expires = false;
+                let called = state.lane.expire(now);
+                state.tell(called, &myself);
+                state.watch_deadlines(now, &myself);
+            }
+            Message::SetSlots(slots) => {
+                let slots = slots.or(state.arguments.settings.lane.slots);
+                let called = state.lane.set_slots(slots, now);
+                state.tell(called, &myself);
+            }
+            Message::Stand { ticket, reply } => {
+                let ahead = state.lane.ahead(ticket);
+                let _ = reply.send(ahead.map(|ahead| state.standing(ahead)));
+            }
+            Message::Look { reply } => {
+                let _ = reply.send(state.look(now));
+            }
         }
+        state.publish();
         Ok(())
     }
 }
@@ -224,6 +371,85 @@ impl Actor for Upstream {
 // === impl State ===
 
 impl State {
+    fn ask(
+        &mut self,
+        (tenant, weight, ticket): (TenantId, u32, u64),
+        reply: RpcReplyPort<Answer>,
+        now: Moment,
+        myself: &ActorRef<Message>,
+    ) {
+        let waiter = Waiter { reply, ahead: self.lane.waiting() };
+        match self.lane.ask(tenant, weight, ticket, waiter, now) {
+            Asked::Granted(waiter, pass) => self.tell(vec![(waiter, Ok(pass))], myself),
+            Asked::Refused(waiter, why) => self.tell(vec![(waiter, Err(why))], myself),
+            Asked::Waits { .. } => self.watch_deadlines(now, myself),
+        }
+    }
+
+    /// Gives those who were called their turns. One that has left drops its own, which comes back as
+    /// a turn that is over.
+    fn tell(&mut self, called: Called<Waiter>, myself: &ActorRef<Message>) {
+        let is_probe = self.lane.breaker() != breaker::View::Closed;
+        for (Waiter { reply, ahead }, pass) in called {
+            let turn = pass.map(|pass| Turn {
+                actor: myself.clone(),
+                pass: Some(pass),
+                is_probe,
+                ended: Ended::Unknown,
+                began: Instant::now(),
+                ahead,
+            });
+            let _ = reply.send(turn);
+        }
+    }
+
+    fn watch_deadlines(&mut self, now: Moment, myself: &ActorRef<Message>) {
+        if let Some(deadline) = self.lane.next_deadline()
+            && !self.expires
+        {
+            self.expires = true;
+            // A moment has whole milliseconds, and this must not come before its end.
+            let wait = deadline.since(now) + Duration::from_millis(1);
+            myself.send_after(wait, || Message::Expire);
+        }
+    }
+
+    fn standing(&self, ahead: usize) -> Standing {
+        Standing { ahead, expected: self.lane.expected_wait(ahead) }
+    }
+
+    fn look(&self, now: Moment) -> Look {
+        let open_for = match self.lane.breaker() {
+            breaker::View::Open { until } => Some(until.since(now)),
+            breaker::View::Closed | breaker::View::HalfOpen => None,
+        };
+        Look {
+            taken: self.lane.taken(),
+            slots: self.lane.slots(),
+            waiting: self.lane.waiting_of().collect(),
+            breaker: self.lane.breaker(),
+            open_for,
+        }
+    }
+
+    /// Says how busy it is.
+    fn publish(&self) {
+        let Load { taken, waiting, slots, open_until, .. } = &*self.load;
+        let count = usize::try_from(self.lane.taken()).unwrap_or(usize::MAX);
+        taken.store(count, Ordering::Relaxed);
+        waiting.store(self.lane.waiting(), Ordering::Relaxed);
+        slots.store(self.lane.slots().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let (until, state) = match self.lane.breaker() {
+            breaker::View::Closed => (CLOSED, 0),
+            breaker::View::HalfOpen => (CLOSED, 1),
+            breaker::View::Open { until } => (until.millis(), 2),
+        };
+        if open_until.swap(until, Ordering::Relaxed) != until || state == 1 {
+            let name = self.arguments.record.name.clone();
+            gauge!(names::BREAKER_STATE, "upstream" => name).set(f64::from(state));
+        }
+    }
+
     fn poll(&mut self, myself: &ActorRef<Message>) {
         if self.polling {
             return;
@@ -245,7 +471,7 @@ impl State {
                 self.failures = 0;
                 let count = models.len();
                 catalog.discovered(Arc::clone(record), models);
-                views.update(record, |view| {
+                views.update(&record.name, |view| {
                     view.up = true;
                     view.models = count;
                     view.last_answer = Some(Instant::now());
@@ -255,7 +481,7 @@ impl State {
             }
             Err(error) => {
                 tracing::warn!(upstream = %record.name, %error, "an upstream does not say its models");
-                views.update(record, |view| {
+                views.update(&record.name, |view| {
                     view.up = false;
                     view.last_error = Some(error);
                 });

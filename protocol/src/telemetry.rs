@@ -31,5 +31,7 @@ pub const ACTOR_HANDLING_SECONDS: &str = "gateway_actor_handling_seconds";
 pub const ACTOR_RESTARTS_TOTAL: &str = "gateway_actor_restarts_total";
 /// Whether an upstream answered its last poll (1) or not (0), by upstream.
 pub const UPSTREAM_UP: &str = "gateway_upstream_up";
+/// How the breaker of an upstream is, by upstream: 0 closed, 1 half open, 2 open.
+pub const BREAKER_STATE: &str = "gateway_breaker_state";
 /// Models in the catalog.
 pub const CATALOG_MODELS: &str = "gateway_catalog_models";

@@ -2,8 +2,6 @@
 //!
 //! With these a row is one struct for both databases, and a text of SQL often is, too.
 
-use std::collections::BTreeSet;
-
 use identity::models::ModelRule;
 use jiff::Timestamp;
 use protocol::name::ModelName;
@@ -20,8 +18,8 @@ pub(crate) struct At(pub(crate) Timestamp);
 #[derive(Clone, Copy)]
 pub(crate) struct Count(pub(crate) u64);
 
-/// The names of a model rule: `text[]`, or a JSON array.
-pub(crate) struct ModelList(pub(crate) BTreeSet<ModelName>);
+/// Names of models: `text[]`, or a JSON array.
+pub(crate) struct ModelList(pub(crate) Vec<ModelName>);
 
 /// A time as sqlx wants it for `timestamptz`.
 pub(crate) fn offset(at: Timestamp) -> Result<OffsetDateTime, time::error::ComponentRange> {
@@ -38,15 +36,15 @@ pub(crate) fn new_id(at: Timestamp) -> Uuid {
 /// The columns `allow_all_models` and `models` of a rule; NULL where there is none.
 pub(crate) fn rule_columns(rule: Option<&ModelRule>) -> (Option<bool>, ModelList) {
     match rule {
-        None => (None, ModelList(BTreeSet::new())),
-        Some(ModelRule::All) => (Some(true), ModelList(BTreeSet::new())),
-        Some(ModelRule::Only(models)) => (Some(false), ModelList(models.clone())),
+        None => (None, ModelList(Vec::new())),
+        Some(ModelRule::All) => (Some(true), ModelList(Vec::new())),
+        Some(ModelRule::Only(models)) => (Some(false), ModelList(models.iter().cloned().collect())),
     }
 }
 
 /// The rule of those columns.
 pub(crate) fn rule(allow_all: Option<bool>, models: ModelList) -> Option<ModelRule> {
-    Some(if allow_all? { ModelRule::All } else { ModelRule::Only(models.0) })
+    Some(if allow_all? { ModelRule::All } else { ModelRule::Only(models.0.into_iter().collect()) })
 }
 
 // === impl At ===

@@ -6,9 +6,13 @@
 //! | [`keys`] | [`keys::Keys`] | API keys: hashes, never secrets |
 //! | [`revocations`] | [`revocations::Revocations`] | the withdrawal of keys, also by other programs |
 //! | [`upstreams`] | [`upstreams::Upstreams`] | model servers |
-//! | [`models`] | [`models::Models`] | aliases and prices |
+//! | [`models`] | [`models::Models`] | prices |
+//! | [`aliases`] | [`aliases::Aliases`] | names that stand for models |
+//! | [`budgets`] | [`budgets::Budgets`] | what operators say of what was used |
+//! | [`prompts`] | [`prompts::Prompts`] | what clients asked, of keys that ask for it |
 //! | [`audit`] | [`audit::Audit`] | what happened, one narrow row a request |
 //! | [`ledger`] | [`ledger::Ledger`] | sums of usage |
+//! | [`admission`] | [`admission::Admission`] | windows, slots and budgets that replicas share |
 //! | [`changes`] | [`changes::Changes`] | word of what other processes changed |
 //!
 //! A port has a folder: `mod.rs` is what others see, `sqlite.rs` and `postgres.rs` stand behind it,
@@ -19,7 +23,10 @@
 
 use std::sync::Arc;
 
+pub mod admission;
+pub mod aliases;
 pub mod audit;
+pub mod budgets;
 pub mod changes;
 mod column;
 pub mod error;
@@ -29,6 +36,7 @@ pub mod limits;
 mod migration;
 pub mod models;
 mod postgres;
+pub mod prompts;
 pub mod revocations;
 #[cfg(any(test, feature = "scratch"))]
 pub mod scratch;
@@ -51,7 +59,13 @@ pub struct Storage {
     pub revocations: Arc<dyn revocations::Revocations>,
     /// Model servers.
     pub upstreams: Arc<dyn upstreams::Upstreams>,
-    /// Aliases and prices.
+    /// Names that stand for models.
+    pub aliases: Arc<dyn aliases::Aliases>,
+    /// What operators say of what was used.
+    pub budgets: Arc<dyn budgets::Budgets>,
+    /// What clients asked, of keys that ask for it.
+    pub prompts: Arc<dyn prompts::Prompts>,
+    /// Prices.
     pub models: Arc<dyn models::Models>,
     /// What happened.
     pub audit: Arc<dyn audit::Audit>,
@@ -122,6 +136,9 @@ impl Storage {
             + revocations::Revocations
             + upstreams::Upstreams
             + models::Models
+            + aliases::Aliases
+            + budgets::Budgets
+            + prompts::Prompts
             + audit::Audit
             + ledger::Ledger
             + changes::Changes
@@ -135,6 +152,9 @@ impl Storage {
             revocations: database.clone(),
             upstreams: database.clone(),
             models: database.clone(),
+            aliases: database.clone(),
+            budgets: database.clone(),
+            prompts: database.clone(),
             audit: database.clone(),
             ledger: database.clone(),
             changes: database.clone(),

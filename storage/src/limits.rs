@@ -1,9 +1,9 @@
 //! The limits of a tenant or a key, as they are stored.
 
-pub use identity::limits::{Budget, LimitPeriod, Limits};
+pub use identity::limits::{Budget, Correction, LimitPeriod, Limits, Observed};
 
 use crate::{
-    column::Count,
+    column::{At, Count},
     error::{Error, Result},
 };
 
@@ -14,6 +14,11 @@ pub(crate) struct LimitColumns {
     pub(crate) concurrency: Option<Count>,
     pub(crate) budget_tokens: Option<Count>,
     pub(crate) budget_period: Option<String>,
+    pub(crate) observed: Option<String>,
+    /// What follows is read only: [`crate::budgets`] writes it.
+    pub(crate) budget_forgiven: Option<Count>,
+    pub(crate) budget_reset_at: Option<At>,
+    pub(crate) budget_read_at: Option<At>,
 }
 
 /// Writes one row of limits whole. Asks for the table, its column of the id, and how the period is
@@ -25,15 +30,15 @@ macro_rules! put_limits {
             $table,
             " (",
             $id,
-            ", rpm, tpm, concurrency, budget_tokens, budget_period)",
+            ", rpm, tpm, concurrency, budget_tokens, budget_period, observed)",
             " VALUES ($1, $2, $3, $4, $5, ",
             $period,
-            ")",
+            ", $7)",
             " ON CONFLICT (",
             $id,
             ") DO UPDATE SET rpm = excluded.rpm, tpm = excluded.tpm,",
             " concurrency = excluded.concurrency, budget_tokens = excluded.budget_tokens,",
-            " budget_period = excluded.budget_period"
+            " budget_period = excluded.budget_period, observed = excluded.observed"
         )
     };
 }
@@ -49,6 +54,10 @@ impl From<Limits> for LimitColumns {
             concurrency: limits.concurrency.map(Count),
             budget_tokens: limits.budget.map(|budget| Count(budget.tokens)),
             budget_period: limits.budget.map(|budget| budget.period.as_str().to_owned()),
+            observed: Some(limits.observed.words()),
+            budget_forgiven: None,
+            budget_reset_at: None,
+            budget_read_at: None,
         }
     }
 }
@@ -62,6 +71,11 @@ impl TryFrom<LimitColumns> for Limits {
                 tokens: tokens.0,
                 period: LimitPeriod::parse(&word)
                     .ok_or_else(|| Error::unknown_word("budget_period"))?,
+                correction: Correction {
+                    forgiven: columns.budget_forgiven.map_or(0, |count| count.0),
+                    reset_at: columns.budget_reset_at.map(|at| at.0),
+                    read_at: columns.budget_read_at.map(|at| at.0),
+                },
             }),
             _ => None,
         };
@@ -70,6 +84,8 @@ impl TryFrom<LimitColumns> for Limits {
             tpm: columns.tpm.map(|count| count.0),
             concurrency: columns.concurrency.map(|count| count.0),
             budget,
+            observed: Observed::parse(columns.observed.as_deref().unwrap_or_default())
+                .ok_or_else(|| Error::unknown_word("observed"))?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Databases on a Postgres server that live as long as a test.
+//! Databases and servers that live as long as a test.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -85,4 +85,81 @@ async fn execute(server: &str, statement: String) -> Result<()> {
     sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
+}
+
+/// A Redis of a test's own; ended with this.
+pub struct ScratchRedis {
+    /// Where it is, `redis://…`.
+    pub url: String,
+    port: u16,
+    child: Option<std::process::Child>,
+}
+
+// === impl ScratchRedis ===
+
+impl ScratchRedis {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let port = free.unwrap_or_else(|e| panic!("{e}")).port();
+        let url = format!("redis://127.0.0.1:{port}");
+        let mut server = Self { url, port, child: None };
+        server.start_again().await;
+        server
+    }
+
+    /// Starts it on the same port, with nothing in it.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_again(&mut self) {
+        let port = self.port.to_string();
+        let child = std::process::Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("redis-server: {e}"));
+        self.child = Some(child);
+        for _ in 0..500 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// Kills it, as -9 would.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Does a command of plain words, on a connection of its own.
+    ///
+    /// # Panics
+    /// Where it is not done.
+    pub async fn run(&self, command: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
+        let mut stream = stream.unwrap_or_else(|e| panic!("{e}"));
+        let line = format!("{command}\r\n");
+        stream.write_all(line.as_bytes()).await.unwrap_or_else(|e| panic!("{e}"));
+        let mut answer = vec![0; 4_096];
+        let read = stream.read(&mut answer).await.unwrap_or_else(|e| panic!("{e}"));
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(!answer.starts_with('-'), "{command}: {answer}");
+        answer
+    }
+}
+
+impl Drop for ScratchRedis {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }

@@ -135,6 +135,7 @@ pub(crate) async fn put_limits(
         .bind(columns.concurrency)
         .bind(columns.budget_tokens)
         .bind(columns.budget_period)
+        .bind(columns.observed)
         .execute(connection)
         .await?;
     Ok(())

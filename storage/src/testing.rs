@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use identity::models::ModelRule;
+use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::{
     id::{KeyId, RequestId, TenantId},
@@ -115,7 +115,14 @@ pub(crate) fn only(names: &[&str]) -> ModelRule {
 
 pub(crate) fn new_tenant(name: &str) -> NewTenant {
     let models = ModelRule::default();
-    NewTenant { name: name.to_owned(), models, limits: Limits::default(), at: noon() }
+    NewTenant {
+        name: name.to_owned(),
+        models,
+        limits: Limits::default(),
+        policy: Policy::default(),
+        audit_retention: None,
+        at: noon(),
+    }
 }
 
 pub(crate) async fn tenant(storage: &Storage, name: &str) -> Tenant {

@@ -50,6 +50,8 @@ pub struct Breaker {
     state: State,
     /// Counts changes of state: a call that began in another one says nothing about this one.
     era: u64,
+    /// The number of the next pass.
+    next: u64,
     /// The pause before the next half-open state.
     pause: Duration,
 }
@@ -73,6 +75,7 @@ pub enum View {
 #[must_use = "tell the breaker how the call ended"]
 pub struct Pass {
     era: u64,
+    number: u64,
 }
 
 /// How a call ended, as the upstream's fault or not.
@@ -99,7 +102,7 @@ pub struct Refused {
 enum State {
     Closed { counted: VecDeque<Counted>, unconnected: u32 },
     Open { until: Moment },
-    HalfOpen { out: u32, well: u32 },
+    HalfOpen { out: u32, well: Vec<u64> },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +128,15 @@ impl Default for Settings {
     }
 }
 
+// === impl Pass ===
+
+impl Pass {
+    /// The same pass, to say that its call has begun.
+    pub(crate) fn again(&self) -> Self {
+        Self { era: self.era, number: self.number }
+    }
+}
+
 // === impl Breaker ===
 
 impl Breaker {
@@ -132,7 +144,7 @@ impl Breaker {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let pause = settings.pause_min;
-        Self { settings, state: State::closed(), era: 0, pause }
+        Self { settings, state: State::closed(), era: 0, next: 0, pause }
     }
 
     /// How it is.
@@ -154,7 +166,7 @@ impl Breaker {
             if now < until {
                 return Err(Refused { at: Some(until) });
             }
-            self.enter(State::HalfOpen { out: 0, well: 0 });
+            self.enter(State::HalfOpen { out: 0, well: Vec::new() });
         }
         if let State::HalfOpen { out, .. } = &mut self.state {
             if *out >= self.settings.probes {
@@ -162,30 +174,44 @@ impl Breaker {
             }
             *out += 1;
         }
-        Ok(Pass { era: self.era })
+        self.next += 1;
+        Ok(Pass { era: self.era, number: self.next })
+    }
+
+    /// Hears that the reply to a call has begun. For a probe that is enough: a stream may take an
+    /// hour, and nobody would be let through meanwhile.
+    pub fn begun(&mut self, pass: &Pass) {
+        if pass.era != self.era {
+            return;
+        }
+        if let State::HalfOpen { well, .. } = &mut self.state
+            && !well.contains(&pass.number)
+        {
+            well.push(pass.number);
+            if well.len() >= self.settings.probes as usize {
+                self.pause = self.settings.pause_min;
+                self.enter(State::closed());
+            }
+        }
     }
 
     /// Hears how a call ended. `chance`, from 0 to 1, is drawn anew for each call: it stretches the
     /// pause, should this open the breaker, by up to a quarter.
     #[expect(clippy::needless_pass_by_value, reason = "a pass is good for one call")]
     pub fn ended(&mut self, pass: Pass, ended: Ended, now: Moment, chance: f64) {
-        let Pass { era } = pass;
-        if era != self.era {
+        if pass.era != self.era {
             return;
         }
         match &mut self.state {
             State::Closed { .. } => self.count(ended, now, chance),
             State::HalfOpen { out, well } => match ended {
-                Ended::Well => {
-                    *well += 1;
-                    if *well >= self.settings.probes {
-                        self.pause = self.settings.pause_min;
-                        self.enter(State::closed());
-                    }
-                }
+                Ended::Well => self.begun(&pass),
                 Ended::Failed | Ended::Unconnected => self.open(now, chance),
                 // Another call is tried in its place.
-                Ended::Unknown => *out -= 1,
+                Ended::Unknown => {
+                    well.retain(|number| *number != pass.number);
+                    *out -= 1;
+                }
             },
             // Nothing passes while it is open: no call of this era can end.
             State::Open { .. } => {}
@@ -357,6 +383,36 @@ mod tests {
         let mut closed = Breaker::new(Settings::default());
         (0..50).for_each(|_| call(&mut closed, Ended::Unknown, 0).unwrap());
         assert_eq!(closed.view(), View::Closed);
+    }
+
+    #[test]
+    fn a_probe_whose_reply_has_begun_counts_once() {
+        let mut breaker = opened();
+        let passes: Vec<_> = (0..3).map(|_| breaker.ask(at(1_000)).unwrap()).collect();
+        for _ in 0..3 {
+            breaker.begun(&passes[0]);
+        }
+        breaker.begun(&passes[1]);
+        assert_eq!(breaker.view(), View::HalfOpen);
+        breaker.begun(&passes[2]);
+        assert_eq!(breaker.view(), View::Closed);
+        // Closed, it is the end that counts.
+        breaker.begun(&passes[0]);
+        for pass in passes {
+            breaker.ended(pass, Ended::Failed, at(2_000), 0.0);
+        }
+        assert_eq!(breaker.view(), View::Closed);
+    }
+
+    #[test]
+    fn a_probe_that_has_begun_and_broke_opens_it_again() {
+        let mut breaker = opened();
+        let passes: Vec<_> = (0..2).map(|_| breaker.ask(at(1_000)).unwrap()).collect();
+        breaker.begun(&passes[0]);
+        for pass in passes.into_iter().take(1) {
+            breaker.ended(pass, Ended::Failed, at(1_500), 0.0);
+        }
+        assert_eq!(breaker.view(), View::Open { until: at(3_500) });
     }
 
     #[test]

@@ -103,6 +103,12 @@ impl Budget {
         self.period
     }
 
+    /// What has been settled in the period in which the last thing happened.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.settled
+    }
+
     /// When the period that a moment is in began; none for all time, which never did.
     #[must_use]
     pub fn start_of(period: LimitPeriod, at: Timestamp) -> Option<Timestamp> {
@@ -141,34 +147,35 @@ impl Budget {
     /// [`Refused`], with the beginning of the next period.
     pub fn reserve(&mut self, tokens: u64, now: Timestamp) -> Result<Reserved, Refused> {
         self.check(tokens, now)?;
-        let number = self.next;
-        self.next += 1;
-        self.reserved += tokens;
-        self.under_way.insert(number, UnderWay { began: self.latest, tokens });
-        Ok(Reserved(number))
+        Ok(self.reserve_anyway(tokens, now))
     }
 
-    /// Sets more aside for a request that is under way, or nothing. Of a period that is over there is
-    /// nothing left to decide: it gets what it asks for.
-    ///
-    /// # Errors
-    /// [`Refused`], with the beginning of the next period.
-    pub fn top_up(
-        &mut self,
-        reserved: &Reserved,
-        more: u64,
-        now: Timestamp,
-    ) -> Result<(), Refused> {
+    /// Sets tokens aside for a request that begins, whether or not there are so many left.
+    pub fn reserve_anyway(&mut self, tokens: u64, now: Timestamp) -> Reserved {
+        self.roll_over(now);
+        let number = self.next;
+        self.next += 1;
+        self.reserved = self.reserved.saturating_add(tokens);
+        self.under_way.insert(number, UnderWay { began: self.latest, tokens });
+        Reserved(number)
+    }
+
+    /// Whether more could be set aside for a request that is under way. Of a period that is over there
+    /// is nothing left to decide: it gets what it asks for.
+    pub fn has_more(&mut self, reserved: &Reserved, more: u64, now: Timestamp) -> bool {
         let remaining = self.remaining(now);
-        let refused = self.refused(more);
-        let Some(under_way) = self.under_way.get_mut(&reserved.0) else { return Ok(()) };
-        let counts = self.current.holds(under_way.began);
-        if counts && more > remaining {
-            return Err(refused);
-        }
+        let counts = |under_way: &UnderWay| self.current.holds(under_way.began);
+        more <= remaining || !self.under_way.get(&reserved.0).is_some_and(counts)
+    }
+
+    /// Sets more aside for a request that is under way, whether or not there is so much left.
+    pub fn top_up(&mut self, reserved: &Reserved, more: u64, now: Timestamp) {
+        self.roll_over(now);
+        let Some(under_way) = self.under_way.get_mut(&reserved.0) else { return };
         under_way.tokens = under_way.tokens.saturating_add(more);
-        self.reserved += if counts { more } else { 0 };
-        Ok(())
+        if self.current.holds(under_way.began) {
+            self.reserved = self.reserved.saturating_add(more);
+        }
     }
 
     /// A request is over: what it used takes the place of what was set aside, even where it is more.
@@ -178,7 +185,7 @@ impl Budget {
         let Reserved(number) = reserved;
         let Some(under_way) = self.under_way.remove(&number) else { return };
         if self.current.holds(under_way.began) {
-            self.reserved -= under_way.tokens;
+            self.reserved = self.reserved.saturating_sub(under_way.tokens);
             self.settled = self.settled.saturating_add(used);
         }
     }
@@ -275,7 +282,8 @@ mod tests {
             assert_eq!(budget.remaining(after), 100, "{period:?}");
             let new = budget.reserve(70, after).unwrap();
             // The old one may go on as long as it likes: its day is over.
-            assert_eq!(budget.top_up(&old, 1_000, after), Ok(()));
+            assert!(budget.has_more(&old, 1_000, after));
+            budget.top_up(&old, 1_000, after);
             budget.settle(old, 60, after);
             assert_eq!((budget.settled(after), budget.remaining(after)), (0, 30));
             budget.settle(new, 10, after);
@@ -313,19 +321,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_observed_may_pass_the_limit() {
+        let mut budget = Budget::new(10, LimitPeriod::Day, 0, noon());
+        let reserved = budget.reserve_anyway(25, noon());
+        assert_eq!((budget.remaining(noon()), budget.counted()), (0, 0));
+        budget.settle(reserved, 30, noon());
+        assert_eq!((budget.remaining(noon()), budget.counted()), (0, 30));
+    }
+
+    #[test]
     fn a_top_up_is_all_or_nothing() {
         let mut budget = Budget::new(100, LimitPeriod::Day, 0, noon());
         let reserved = budget.reserve(60, noon()).unwrap();
-        assert_eq!(
-            budget.top_up(&reserved, 41, noon()).unwrap_err().at,
-            Some(at("2026-11-24T00:00:00Z"))
-        );
-        assert_eq!(budget.top_up(&reserved, 40, noon()), Ok(()));
+        assert!(!budget.has_more(&reserved, 41, noon()) && budget.has_more(&reserved, 40, noon()));
+        budget.top_up(&reserved, 40, noon());
         assert_eq!(budget.remaining(noon()), 0);
         budget.settle(reserved, 100, noon());
         assert_eq!(budget.settled(noon()), 100);
         // A reservation of another budget is none of this one.
-        assert_eq!(budget.top_up(&Reserved(77), 1, noon()), Ok(()));
+        assert!(budget.has_more(&Reserved(77), 1, noon()));
+        budget.top_up(&Reserved(77), 1, noon());
         budget.settle(Reserved(77), 5, noon());
         assert_eq!(budget.settled(noon()), 100);
     }
@@ -378,15 +393,13 @@ mod tests {
                     Move::TopUp(which, more) if !open.is_empty() => {
                         let (reserved, number) = &open[which % open.len()];
                         let is_todays = day(all[*number].0) == day(latest);
-                        match budget.top_up(reserved, more, now) {
-                            Ok(()) => {
-                                all[*number].1 += more;
-                                let kept = !is_todays || more == 0 || spent(&all, latest) <= limit;
-                                prop_assert!(kept);
-                            }
-                            Err(_) => {
-                                prop_assert!(is_todays && spent(&all, latest) + more > limit);
-                            }
+                        if budget.has_more(reserved, more, now) {
+                            budget.top_up(reserved, more, now);
+                            all[*number].1 += more;
+                            let kept = !is_todays || more == 0 || spent(&all, latest) <= limit;
+                            prop_assert!(kept);
+                        } else {
+                            prop_assert!(is_todays && spent(&all, latest) + more > limit);
                         }
                     }
                     Move::Settle(which, part) if !open.is_empty() => {

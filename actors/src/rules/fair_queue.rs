@@ -95,6 +95,11 @@ impl<Tenant: Copy + Eq + Hash, Waiter> FairQueue<Tenant, Waiter> {
         self.lines.get(&tenant).map_or(0, |line| line.waiters.len())
     }
 
+    /// How many wait, by tenant.
+    pub fn lens(&self) -> impl Iterator<Item = (Tenant, usize)> + '_ {
+        self.lines.iter().map(|(tenant, line)| (*tenant, line.waiters.len()))
+    }
+
     /// Joins the line of a tenant. `weight`, at least 1, is how many it may send in a turn, from its
     /// next turn on.
     ///

@@ -23,6 +23,12 @@ impl Slots {
         self.limit = limit;
     }
 
+    /// How many may be out.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// How many are out.
     #[must_use]
     pub const fn taken(&self) -> u64 {

@@ -71,6 +71,12 @@ impl Window {
         self.limit.saturating_sub(self.used)
     }
 
+    /// Whether nothing that was taken counts any more.
+    pub fn is_unused(&mut self, now: Moment) -> bool {
+        self.forget(now);
+        self.used == 0
+    }
+
     /// When everything may be taken again, if nobody takes anything until then.
     pub fn full_at(&mut self, now: Moment) -> Moment {
         let now = self.forget(now);
@@ -94,10 +100,14 @@ impl Window {
     /// [`Refused`], with the moment at which it would be granted.
     pub fn take(&mut self, amount: u64, now: Moment) -> Result<Taken, Refused> {
         self.check(amount, now)?;
-        let now = self.latest;
-        let step = now.millis() / STEP_MS;
+        Ok(self.take_anyway(amount, now))
+    }
+
+    /// Takes an amount, whether or not there is so much left.
+    pub fn take_anyway(&mut self, amount: u64, now: Moment) -> Taken {
+        let step = self.forget(now).millis() / STEP_MS;
         self.add(step, amount);
-        Ok(Taken { step, amount })
+        Taken { step, amount }
     }
 
     /// Says what was really used of what was taken. What was too much is free at once; what was too

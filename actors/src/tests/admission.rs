@@ -98,7 +98,7 @@ async fn tokens_are_corrected_by_what_was_used() {
 }
 
 fn daily(tokens: u64) -> Limits {
-    Limits { budget: Some(Budget { tokens, period: LimitPeriod::Day }), ..Limits::default() }
+    Limits { budget: Some(Budget::new(tokens, LimitPeriod::Day)), ..Limits::default() }
 }
 
 #[tokio::test(start_paused = true)]

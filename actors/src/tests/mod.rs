@@ -200,7 +200,7 @@ impl Stage {
 
 fn upstream(name: &str) -> Upstream {
     let url = format!("http://{name}");
-    Upstream { name: name.to_owned(), url, kind: UpstreamKind::Ollama, created_at: Noon.now() }
+    Upstream { name: name.to_owned(), url, kind: UpstreamKind::Ollama, slots: None, created_at: Noon.now() }
 }
 
 fn event(number: u128) -> AuditEvent {

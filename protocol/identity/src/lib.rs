@@ -8,6 +8,7 @@
 //! | [`principal`] | the proven identity that a request carries |
 //! | [`models`] | the rule that says which models a principal may use |
 //! | [`limits`] | how much a principal may do |
+//! | [`policy`] | how its tenant is served |
 //! | [`authorize`] | the decision on one model |
 
 pub mod api_key;
@@ -15,5 +16,6 @@ pub mod authorize;
 pub mod hashing;
 pub mod limits;
 pub mod models;
+pub mod policy;
 pub mod presented;
 pub mod principal;

@@ -1,5 +1,6 @@
 //! How much a principal may do.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 /// Over which period a budget counts, in UTC.
@@ -25,6 +26,21 @@ pub struct Limits {
     pub concurrency: Option<u64>,
     /// Tokens per period.
     pub budget: Option<Budget>,
+    /// Which of them only report.
+    pub observed: Observed,
+}
+
+/// The limits that refuse nothing: they count and report, so that a new one is tried before it bites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Observed {
+    /// Requests per minute.
+    pub rpm: bool,
+    /// Tokens per minute.
+    pub tpm: bool,
+    /// Requests at once.
+    pub concurrency: bool,
+    /// Tokens per period.
+    pub budget: bool,
 }
 
 /// So many tokens per period.
@@ -34,6 +50,64 @@ pub struct Budget {
     pub tokens: u64,
     /// The period they are for.
     pub period: LimitPeriod,
+    /// How what was used is to be counted.
+    pub correction: Correction,
+}
+
+/// What an operator has said of what was used of a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Correction {
+    /// So many of the tokens that were used before `reset_at`, in its period, do not count.
+    pub forgiven: u64,
+    /// When the budget was last reset.
+    pub reset_at: Option<Timestamp>,
+    /// What was counted before is not to be trusted: the ledger is read anew.
+    pub read_at: Option<Timestamp>,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// So many tokens per period, with nothing corrected.
+    #[must_use]
+    pub const fn new(tokens: u64, period: LimitPeriod) -> Self {
+        let correction = Correction { forgiven: 0, reset_at: None, read_at: None };
+        Self { tokens, period, correction }
+    }
+}
+
+// === impl Observed ===
+
+impl Observed {
+    /// The words of those that are observed, as `rpm,tpm`.
+    #[must_use]
+    pub fn words(self) -> String {
+        let Self { rpm, tpm, concurrency, budget } = self;
+        let all = [(rpm, "rpm"), (tpm, "tpm"), (concurrency, "concurrency"), (budget, "budget")];
+        let words: Vec<_> = all.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
+        words.join(",")
+    }
+
+    /// Those of these words, if each is one.
+    #[must_use]
+    pub fn parse(words: &str) -> Option<Self> {
+        let mut observed = Self::default();
+        for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            *observed.of(word)? = true;
+        }
+        Some(observed)
+    }
+
+    /// The one of that word, to be changed.
+    pub fn of(&mut self, word: &str) -> Option<&mut bool> {
+        match word {
+            "rpm" => Some(&mut self.rpm),
+            "tpm" => Some(&mut self.tpm),
+            "concurrency" => Some(&mut self.concurrency),
+            "budget" => Some(&mut self.budget),
+            _ => None,
+        }
+    }
 }
 
 // === impl LimitPeriod ===
@@ -58,5 +132,23 @@ impl LimitPeriod {
             "total" => Some(Self::Total),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back() {
+        for words in ["", "rpm", "rpm,tpm", "tpm,concurrency,budget", "rpm,tpm,concurrency,budget"] {
+            assert_eq!(Observed::parse(words).map(Observed::words).as_deref(), Some(words));
+        }
+        assert_eq!(Observed::parse(" rpm , "), Observed::parse("rpm"));
+        assert_eq!(Observed::parse("rpm,requests"), None);
+        for period in [LimitPeriod::Day, LimitPeriod::Month, LimitPeriod::Total] {
+            assert_eq!(LimitPeriod::parse(period.as_str()), Some(period));
+        }
+        assert_eq!(LimitPeriod::parse("week"), None);
     }
 }

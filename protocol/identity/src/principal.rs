@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};
 
-use crate::{limits::Limits, models::ModelRule};
+use crate::{limits::Limits, models::ModelRule, policy::Policy};
 
 /// A key that has been verified, with what was known of it and its tenant at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Principal {
     pub tenant_limits: Limits,
     /// The limits of the key itself; both hold.
     pub key_limits: Limits,
+    /// How its tenant is served.
+    pub policy: Policy,
+    /// Whether what it asks is to be kept for a while.
+    pub log_prompts: bool,
     /// When the key stops being valid, if ever.
     pub expires_at: Option<Timestamp>,
 }

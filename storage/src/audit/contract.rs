@@ -27,6 +27,7 @@ contract! {
     a_large_batch_is_stored_whole,
     a_count_beyond_all_measure_does_no_harm,
     what_is_older_is_forgotten,
+    what_is_older_of_one_tenant_is_forgotten_in_parts,
 }
 
 const TENANT: TenantId = TenantId(Uuid::from_u128(0x10));
@@ -155,4 +156,23 @@ async fn what_is_older_is_forgotten(storage: &Storage) {
     assert_eq!(all(storage).await, [paid(3, on("2026-11-01"), TENANT, KEY)]);
     assert_eq!(storage.audit.forget_before(at("2026-11-01T00:00:00Z")).await.unwrap(), 0);
     assert_eq!(counted(storage).await.0, 4, "what was counted stays");
+}
+
+async fn what_is_older_of_one_tenant_is_forgotten_in_parts(storage: &Storage) {
+    let (one, two) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
+    let key = KeyId(Uuid::from_u128(3));
+    let day = |day: u128| at(&format!("2026-11-{day:02}T00:00:00Z"));
+    let events: Vec<_> = (1..=20)
+        .map(|number| paid(number, day(number), if number % 2 == 0 { one } else { two }, key))
+        .collect();
+    storage.audit.append(&events).await.unwrap();
+    let forget = async |limit| storage.audit.forget_of(one, day(11), limit).await.unwrap();
+    assert_eq!(forget(3).await, 3);
+    assert_eq!(forget(3).await, 2);
+    assert_eq!(forget(3).await, 0);
+    let left = AuditQuery { limit: 100, ..AuditQuery::default() };
+    assert_eq!(storage.audit.query(left).await.unwrap().len(), 15);
+    // What was used is still known.
+    let used = LedgerQuery { by: LedgerBy::Tenant, tenant: Some(one), key: None, since: None };
+    assert_eq!(storage.ledger.sums(used).await.unwrap()[0].requests, 10);
 }

@@ -86,4 +86,7 @@ pub trait Audit: Send + Sync {
     /// Removes events older than that; returns how many (on Postgres: whole months, by dropping
     /// their partitions, so that younger events of the same month stay until it is over).
     async fn forget_before(&self, at: Timestamp) -> Result<u64>;
+    /// Removes events of one tenant older than that, at most `limit`, so that nobody waits long for a
+    /// lock; returns how many.
+    async fn forget_of(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<u64>;
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use protocol::{error::Code, name::ModelName};
+use protocol::{error::Code, id::TenantId, name::ModelName};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use super::{
     row::{self, EventRow},
 };
 use crate::{
-    column::offset,
+    column::{At, offset},
     error::{Error, Result},
     postgres::Postgres,
 };
@@ -113,6 +113,12 @@ impl Audit for Postgres {
 
     async fn forget_before(&self, at: Timestamp) -> Result<u64> {
         partitions::forget_before(&self.writer, at).await
+    }
+
+    async fn forget_of(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<u64> {
+        let query =
+            sqlx::query(row::FORGET_OF).bind(tenant.0).bind(At(before)).bind(i64::from(limit));
+        Ok(query.execute(&self.writer).await?.rows_affected())
     }
 }
 

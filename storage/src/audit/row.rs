@@ -32,6 +32,12 @@ const SELECT: &str = "
     LEFT JOIN names u ON u.id = a.upstream_id
     LEFT JOIN names c ON c.id = a.code_id";
 
+/// Those of a tenant, `$1`, before `$2`; at most `$3`.
+pub(super) const FORGET_OF: &str = "
+    DELETE FROM audit_events WHERE (at, request_id) IN
+        (SELECT at, request_id FROM audit_events WHERE tenant_id = $1 AND at < $2
+         ORDER BY at LIMIT $3)";
+
 /// One row of what [`select`] asks for.
 #[derive(sqlx::FromRow)]
 pub(super) struct EventRow {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use protocol::{error::Code, name::ModelName};
+use protocol::{error::Code, id::TenantId, name::ModelName};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -97,6 +97,12 @@ impl Audit for Sqlite {
             }
             forgotten += done;
         }
+    }
+
+    async fn forget_of(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<u64> {
+        let query =
+            sqlx::query(row::FORGET_OF).bind(tenant.0).bind(At(before)).bind(i64::from(limit));
+        Ok(query.execute(&self.writer).await?.rows_affected())
     }
 }
 

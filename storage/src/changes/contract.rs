@@ -57,14 +57,14 @@ async fn every_kind_of_change_is_heard(storage: &Storage) {
     }
 
     let (name, url) = ("a".to_owned(), "http://a".to_owned());
-    let upstream = Upstream { name, url, kind: UpstreamKind::Ollama, created_at: noon() };
+    let upstream =
+        Upstream { name, url, kind: UpstreamKind::Ollama, slots: None, created_at: noon() };
     storage.upstreams.add(upstream).await.unwrap();
     heard(&mut *feed, Change::Upstreams).await;
     storage.upstreams.remove("a").await.unwrap();
     heard(&mut *feed, Change::Upstreams).await;
 
-    let (alias_of, prompt_price, completion_price) = (None, None, None);
-    let known = Model { name: model("a"), alias_of, prompt_price, completion_price };
+    let known = Model { name: model("a"), prompt_price: None, completion_price: None };
     storage.models.put(known).await.unwrap();
     heard(&mut *feed, Change::Models).await;
 }

@@ -44,7 +44,7 @@ async fn a_key_reads_back_as_it_was_made(storage: &Storage) {
     let owner = tenant(storage, "acme").await;
     let mut new = new_key(owner.id, "abc");
     new.models = Some(only(&["a", "b"]));
-    new.limits.budget = Some(Budget { tokens: 7, period: LimitPeriod::Total });
+    new.limits.budget = Some(Budget::new(7, LimitPeriod::Total));
     new.log_prompts = true;
     new.expires_at = Some(at("2030-01-01T00:00:00Z"));
     let made = storage.keys.create(new).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_key_reads_back_as_it_was_made(storage: &Storage) {
     assert_eq!((made.tenant, made.name.as_str(), made.prefix.as_str()), (owner.id, "key", "abc"));
     assert_eq!((made.status, made.revoked_at, made.rotated_to), (KeyStatus::Active, None, None));
     assert_eq!((made.models.clone(), made.log_prompts), (Some(only(&["a", "b"])), true));
-    assert_eq!(made.limits.budget, Some(Budget { tokens: 7, period: LimitPeriod::Total }));
+    assert_eq!(made.limits.budget, Some(Budget::new(7, LimitPeriod::Total)));
     assert_eq!((made.expires_at, made.created_at), (Some(at("2030-01-01T00:00:00Z")), noon()));
     assert_eq!(by_id(storage, made.id).await, made);
     assert_eq!(storage.keys.by_prefix("abc").await.unwrap().as_ref(), Some(&made));

@@ -20,7 +20,8 @@ macro_rules! key_columns {
         "k.id, k.tenant_id, k.name, k.prefix,
          (r.key_id IS NOT NULL OR k.status = 'revoked') AS revoked,
          k.allow_all_models, k.models, kl.rpm, kl.tpm, kl.concurrency, kl.budget_tokens,
-         CAST(kl.budget_period AS text) AS budget_period, k.log_prompts, k.expires_at,
+         CAST(kl.budget_period AS text) AS budget_period, kl.observed, kl.budget_forgiven,
+         kl.budget_reset_at, kl.budget_read_at, k.log_prompts, k.expires_at,
          k.created_at, r.revoked_at, k.rotated_to"
     };
 }
@@ -103,6 +104,10 @@ pub(super) struct KeyRow {
     concurrency: Option<Count>,
     budget_tokens: Option<Count>,
     budget_period: Option<String>,
+    observed: Option<String>,
+    budget_forgiven: Option<Count>,
+    budget_reset_at: Option<At>,
+    budget_read_at: Option<At>,
     log_prompts: bool,
     expires_at: Option<At>,
     created_at: At,
@@ -140,6 +145,10 @@ impl TryFrom<KeyRow> for Key {
             concurrency: row.concurrency,
             budget_tokens: row.budget_tokens,
             budget_period: row.budget_period,
+            observed: row.observed,
+            budget_forgiven: row.budget_forgiven,
+            budget_reset_at: row.budget_reset_at,
+            budget_read_at: row.budget_read_at,
         };
         Ok(Self {
             id: KeyId(row.id),

@@ -12,20 +12,15 @@ contract! {
 }
 
 fn known(name: &str) -> Model {
-    Model { name: model(name), alias_of: None, prompt_price: Some(1), completion_price: Some(2) }
+    Model { name: model(name), prompt_price: Some(1), completion_price: Some(2) }
 }
 
 async fn what_is_put_replaces_what_was_there(storage: &Storage) {
     storage.models.put(known("b:latest")).await.unwrap();
     storage.models.put(known("a:latest")).await.unwrap();
-    let alias = Model {
-        alias_of: Some(model("c:latest")),
-        prompt_price: None,
-        completion_price: None,
-        ..known("b:latest")
-    };
-    storage.models.put(alias.clone()).await.unwrap();
-    assert_eq!(storage.models.list().await.unwrap(), [known("a:latest"), alias]);
+    let free = Model { prompt_price: Some(0), completion_price: None, ..known("b:latest") };
+    storage.models.put(free.clone()).await.unwrap();
+    assert_eq!(storage.models.list().await.unwrap(), [known("a:latest"), free]);
 }
 
 async fn what_is_not_there_is_not_removed(storage: &Storage) {

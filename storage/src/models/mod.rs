@@ -1,4 +1,4 @@
-//! Aliases and prices of models.
+//! Prices of models.
 
 #[cfg(test)]
 mod contract;
@@ -16,8 +16,6 @@ use crate::error::Result;
 pub struct Model {
     /// The name that clients ask for.
     pub name: ModelName,
-    /// The model that is meant by it, where it is an alias.
-    pub alias_of: Option<ModelName>,
     /// Price of a million prompt tokens, in nanodollars.
     pub prompt_price: Option<u64>,
     /// Price of a million completion tokens, in nanodollars.

@@ -17,7 +17,6 @@ impl Models for Store {
     async fn put(&self, model: Model) -> Result<()> {
         sqlx::query(row::PUT)
             .bind(model.name.as_str())
-            .bind(model.alias_of.as_ref().map(ModelName::as_str))
             .bind(model.prompt_price.map(Count))
             .bind(model.completion_price.map(Count))
             .execute(&self.writer)

@@ -10,11 +10,11 @@ use crate::{
 
 /// All of them, by name.
 pub(super) const LIST: &str =
-    "SELECT name, alias_of, prompt_price, completion_price FROM models ORDER BY name";
-/// Bound: name, what it is an alias of, the prices of prompt and completion.
+    "SELECT name, prompt_price, completion_price FROM models ORDER BY name";
+/// Bound: name, the prices of prompt and completion.
 pub(super) const PUT: &str = "
-    INSERT INTO models (name, alias_of, prompt_price, completion_price) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (name) DO UPDATE SET alias_of = excluded.alias_of,
+    INSERT INTO models (name, prompt_price, completion_price) VALUES ($1, $2, $3)
+    ON CONFLICT (name) DO UPDATE SET
         prompt_price = excluded.prompt_price, completion_price = excluded.completion_price";
 /// One by name, `$1`.
 pub(super) const DELETE: &str = "DELETE FROM models WHERE name = $1";
@@ -23,7 +23,6 @@ pub(super) const DELETE: &str = "DELETE FROM models WHERE name = $1";
 #[derive(sqlx::FromRow)]
 pub(super) struct ModelRow {
     name: String,
-    alias_of: Option<String>,
     prompt_price: Option<Count>,
     completion_price: Option<Count>,
 }
@@ -37,7 +36,6 @@ impl TryFrom<ModelRow> for Model {
         let name = |text: &str| ModelName::parse(text).map_err(|_| Error::unknown_word("name"));
         Ok(Self {
             name: name(&row.name)?,
-            alias_of: row.alias_of.as_deref().map(name).transpose()?,
             prompt_price: row.prompt_price.map(|price| price.0),
             completion_price: row.completion_price.map(|price| price.0),
         })

@@ -1,11 +1,16 @@
 //! What every database owes the port of tenants.
 
-use identity::models::ModelRule;
+use std::time::Duration;
+
+use identity::{
+    models::ModelRule,
+    policy::{Exhausted, Policy, Reserve},
+};
 
 use super::TenantChange;
 use crate::{
     Error, Storage,
-    limits::{Budget, LimitPeriod, Limits},
+    limits::{Budget, LimitPeriod, Limits, Observed},
     testing::{contract, key, new_tenant, only, tenant},
 };
 
@@ -15,13 +20,15 @@ contract! {
     a_name_is_taken_once,
     a_change_leaves_what_it_does_not_name,
     limits_are_replaced_whole,
+    how_it_is_served_is_replaced_whole,
     what_is_not_there_is_not_found,
     a_deleted_tenant_takes_its_keys_along,
 }
 
 fn limits(period: LimitPeriod) -> Limits {
-    let budget = Some(Budget { tokens: 0, period });
-    Limits { rpm: Some(1), tpm: Some(i64::MAX.unsigned_abs()), concurrency: None, budget }
+    let budget = Some(Budget::new(0, period));
+    let observed = Observed { tpm: true, budget: true, ..Observed::default() };
+    Limits { rpm: Some(1), tpm: Some(i64::MAX.unsigned_abs()), concurrency: None, budget, observed }
 }
 
 async fn a_tenant_reads_back_as_it_was_made(storage: &Storage) {
@@ -84,6 +91,25 @@ async fn limits_are_replaced_whole(storage: &Storage) {
     let after = Limits { concurrency: Some(2), ..Limits::default() };
     let change = TenantChange { limits: Some(after), ..TenantChange::default() };
     assert_eq!(storage.tenants.change(made.id, change).await.unwrap().limits, after);
+}
+
+async fn how_it_is_served_is_replaced_whole(storage: &Storage) {
+    let mut new = new_tenant("acme");
+    new.policy = Policy { weight: 7, reserve: Reserve::Learned, exhausted: Exhausted::Finish };
+    new.audit_retention = Some(Duration::from_secs(86_400));
+    let made = storage.tenants.create(new.clone()).await.unwrap();
+    assert_eq!((made.policy, made.audit_retention), (new.policy, new.audit_retention));
+
+    let rename = TenantChange { name: Some("other".to_owned()), ..TenantChange::default() };
+    let renamed = storage.tenants.change(made.id, rename).await.unwrap();
+    assert_eq!((renamed.policy, renamed.audit_retention), (new.policy, new.audit_retention));
+    let change = TenantChange {
+        policy: Some(Policy::default()),
+        audit_retention: Some(None),
+        ..TenantChange::default()
+    };
+    let changed = storage.tenants.change(made.id, change).await.unwrap();
+    assert_eq!((changed.policy, changed.audit_retention), (Policy::default(), None));
 }
 
 async fn what_is_not_there_is_not_found(storage: &Storage) {

@@ -6,8 +6,10 @@ mod postgres;
 pub(crate) mod row;
 mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use identity::models::ModelRule;
+use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::id::TenantId;
 
@@ -26,6 +28,10 @@ pub struct Tenant {
     pub models: ModelRule,
     /// Its limits.
     pub limits: Limits,
+    /// How it is served.
+    pub policy: Policy,
+    /// How long what it did is kept, where that is shorter than for everybody. Whole seconds.
+    pub audit_retention: Option<Duration>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -39,6 +45,10 @@ pub struct NewTenant {
     pub models: ModelRule,
     /// Its limits.
     pub limits: Limits,
+    /// How it is served.
+    pub policy: Policy,
+    /// How long what it did is kept, where that is shorter than for everybody. Whole seconds.
+    pub audit_retention: Option<Duration>,
     /// Now.
     pub at: Timestamp,
 }
@@ -54,6 +64,10 @@ pub struct TenantChange {
     pub models: Option<ModelRule>,
     /// New limits, all of them.
     pub limits: Option<Limits>,
+    /// How it is served, all of it.
+    pub policy: Option<Policy>,
+    /// How long what it did is kept; `Some(None)`: as long as everybody's.
+    pub audit_retention: Option<Option<Duration>>,
 }
 
 /// The tenants.

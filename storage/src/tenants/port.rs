@@ -8,7 +8,7 @@ use super::{
     row::{self, TenantRow},
 };
 use crate::{
-    column::{At, new_id, rule_columns},
+    column::{At, Count, new_id, rule_columns},
     error::{Error, Result},
 };
 
@@ -24,6 +24,10 @@ impl Tenants for Store {
             .bind(all)
             .bind(models)
             .bind(At(new.at))
+            .bind(Count(new.policy.weight.into()))
+            .bind(new.policy.reserve.as_str())
+            .bind(new.policy.exhausted.as_str())
+            .bind(new.audit_retention.map(|kept| Count(kept.as_secs())))
             .execute(&mut *transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;
@@ -57,6 +61,11 @@ impl Tenants for Store {
             .bind(change.suspended)
             .bind(all)
             .bind(models)
+            .bind(change.policy.map(|policy| Count(policy.weight.into())))
+            .bind(change.policy.map(|policy| policy.reserve.as_str()))
+            .bind(change.policy.map(|policy| policy.exhausted.as_str()))
+            .bind(change.audit_retention.is_some())
+            .bind(change.audit_retention.flatten().map(|kept| Count(kept.as_secs())))
             .execute(&mut *transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;

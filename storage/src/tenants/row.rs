@@ -1,5 +1,8 @@
 //! A tenant as one row, and the SQL that is the same on both databases.
 
+use std::time::Duration;
+
+use identity::policy::{Exhausted, Policy, Reserve};
 use uuid::Uuid;
 
 use super::Tenant;
@@ -17,7 +20,10 @@ macro_rules! tenant_columns {
          t.allow_all_models AS t_allow_all_models, t.models AS t_models,
          t.created_at AS t_created_at, tl.rpm AS t_rpm, tl.tpm AS t_tpm,
          tl.concurrency AS t_concurrency, tl.budget_tokens AS t_budget_tokens,
-         CAST(tl.budget_period AS text) AS t_budget_period"
+         CAST(tl.budget_period AS text) AS t_budget_period, tl.observed AS t_observed,
+         tl.budget_forgiven AS t_budget_forgiven, tl.budget_reset_at AS t_budget_reset_at,
+         tl.budget_read_at AS t_budget_read_at, t.weight AS t_weight, t.reserve AS t_reserve,
+         t.exhausted AS t_exhausted, t.audit_retention AS t_audit_retention"
     };
 }
 pub(crate) use tenant_columns;
@@ -39,17 +45,24 @@ pub(super) const LIST: &str = select!("ORDER BY t.name");
 pub(super) const BY_ID: &str = select!("WHERE t.id = $1");
 /// One by name, `$1`.
 pub(super) const BY_NAME: &str = select!("WHERE t.name = $1");
-/// Bound: id, name, `allow_all_models`, models, `created_at`.
+/// Bound: id, name, `allow_all_models`, models, `created_at`, weight, reserve, exhausted,
+/// `audit_retention`.
 pub(super) const INSERT: &str = "
-    INSERT INTO tenants (id, name, allow_all_models, models, created_at)
-    VALUES ($1, $2, $3, $4, $5)";
-/// Bound: id, and then what is NULL where it stays: name, suspended, `allow_all_models` with models.
+    INSERT INTO tenants (id, name, allow_all_models, models, created_at, weight, reserve, exhausted,
+        audit_retention)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+/// Bound: id, and then what is NULL where it stays: name, suspended, `allow_all_models` with models,
+/// weight, reserve, exhausted; whether the retention changes, `audit_retention`.
 pub(super) const UPDATE: &str = "
     UPDATE tenants SET
         name = COALESCE($2, name),
         suspended = COALESCE($3, suspended),
         allow_all_models = COALESCE($4, allow_all_models),
-        models = CASE WHEN $4 IS NULL THEN models ELSE $5 END
+        models = CASE WHEN $4 IS NULL THEN models ELSE $5 END,
+        weight = COALESCE($6, weight),
+        reserve = COALESCE($7, reserve),
+        exhausted = COALESCE($8, exhausted),
+        audit_retention = CASE WHEN $9 THEN $10 ELSE audit_retention END
     WHERE id = $1";
 /// One by id, `$1`; its keys and limits go with it.
 pub(super) const DELETE: &str = "DELETE FROM tenants WHERE id = $1";
@@ -68,6 +81,14 @@ pub(crate) struct TenantRow {
     t_concurrency: Option<Count>,
     t_budget_tokens: Option<Count>,
     t_budget_period: Option<String>,
+    t_observed: Option<String>,
+    t_budget_forgiven: Option<Count>,
+    t_budget_reset_at: Option<At>,
+    t_budget_read_at: Option<At>,
+    t_weight: Count,
+    t_reserve: String,
+    t_exhausted: String,
+    t_audit_retention: Option<Count>,
 }
 
 // === impl TenantRow ===
@@ -82,6 +103,17 @@ impl TryFrom<TenantRow> for Tenant {
             concurrency: row.t_concurrency,
             budget_tokens: row.t_budget_tokens,
             budget_period: row.t_budget_period,
+            observed: row.t_observed,
+            budget_forgiven: row.t_budget_forgiven,
+            budget_reset_at: row.t_budget_reset_at,
+            budget_read_at: row.t_budget_read_at,
+        };
+        let policy = Policy {
+            weight: u32::try_from(row.t_weight.0).unwrap_or(1),
+            reserve: Reserve::parse(&row.t_reserve)
+                .ok_or_else(|| Error::unknown_word("reserve"))?,
+            exhausted: Exhausted::parse(&row.t_exhausted)
+                .ok_or_else(|| Error::unknown_word("exhausted"))?,
         };
         Ok(Self {
             id: protocol::id::TenantId(row.t_id),
@@ -89,6 +121,8 @@ impl TryFrom<TenantRow> for Tenant {
             suspended: row.t_suspended,
             models: rule(Some(row.t_allow_all_models), row.t_models).unwrap_or_default(),
             limits: limits.try_into()?,
+            policy,
+            audit_retention: row.t_audit_retention.map(|count| Duration::from_secs(count.0)),
             created_at: row.t_created_at.0,
         })
     }

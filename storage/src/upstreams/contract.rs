@@ -14,7 +14,13 @@ contract! {
 
 fn upstream(name: &str) -> Upstream {
     let url = "http://127.0.0.1:11434".to_owned();
-    Upstream { name: name.to_owned(), url, kind: UpstreamKind::Ollama, created_at: noon() }
+    Upstream {
+        name: name.to_owned(),
+        url,
+        kind: UpstreamKind::Ollama,
+        slots: (name == "a").then_some(4),
+        created_at: noon(),
+    }
 }
 
 async fn upstreams_are_listed_by_name(storage: &Storage) {

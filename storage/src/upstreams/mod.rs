@@ -29,6 +29,8 @@ pub struct Upstream {
     pub url: String,
     /// Which dialect it speaks.
     pub kind: UpstreamKind,
+    /// Requests at once, at least 1; none: as many as come.
+    pub slots: Option<u64>,
     /// When it was added.
     pub created_at: Timestamp,
 }

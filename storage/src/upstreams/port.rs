@@ -7,7 +7,7 @@ use super::{
     row::{self, UpstreamRow},
 };
 use crate::{
-    column::At,
+    column::{At, Count},
     error::{Error, Result},
 };
 
@@ -18,6 +18,7 @@ impl Upstreams for Store {
             .bind(upstream.name)
             .bind(upstream.url)
             .bind(upstream.kind.as_str())
+            .bind(upstream.slots.map(Count))
             .bind(At(upstream.created_at))
             .execute(&self.writer)
             .await

@@ -2,6 +2,6 @@
 
 use crate::postgres::Postgres as Store;
 
-const INSERT: &str = "INSERT INTO upstreams (name, url, kind, created_at) VALUES ($1, $2, CAST($3 AS gateway.upstream_kind), $4)";
+const INSERT: &str = "INSERT INTO upstreams (name, url, kind, slots, created_at) VALUES ($1, $2, CAST($3 AS gateway.upstream_kind), $4, $5)";
 
 include!("port.rs");

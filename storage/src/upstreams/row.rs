@@ -2,13 +2,13 @@
 
 use super::{Upstream, UpstreamKind};
 use crate::{
-    column::At,
+    column::{At, Count},
     error::{Error, Result},
 };
 
 /// All of them, by name.
 pub(super) const LIST: &str =
-    "SELECT name, url, CAST(kind AS text) AS kind, created_at FROM upstreams ORDER BY name";
+    "SELECT name, url, CAST(kind AS text) AS kind, slots, created_at FROM upstreams ORDER BY name";
 /// One by name, `$1`.
 pub(super) const DELETE: &str = "DELETE FROM upstreams WHERE name = $1";
 
@@ -18,6 +18,7 @@ pub(super) struct UpstreamRow {
     name: String,
     url: String,
     kind: String,
+    slots: Option<Count>,
     created_at: At,
 }
 
@@ -28,6 +29,12 @@ impl TryFrom<UpstreamRow> for Upstream {
 
     fn try_from(row: UpstreamRow) -> Result<Self> {
         let kind = UpstreamKind::parse(&row.kind).ok_or_else(|| Error::unknown_word("kind"))?;
-        Ok(Self { name: row.name, url: row.url, kind, created_at: row.created_at.0 })
+        Ok(Self {
+            name: row.name,
+            url: row.url,
+            kind,
+            slots: row.slots.map(|count| count.0),
+            created_at: row.created_at.0,
+        })
     }
 }

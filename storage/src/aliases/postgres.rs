@@ -1,0 +1,5 @@
+//! Aliases on Postgres.
+
+use crate::postgres::Postgres as Store;
+
+include!("port.rs");

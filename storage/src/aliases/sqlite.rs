@@ -1,0 +1,5 @@
+//! Aliases on SQLite.
+
+use crate::sqlite::Sqlite as Store;
+
+include!("port.rs");

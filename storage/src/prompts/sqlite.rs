@@ -1,0 +1,5 @@
+//! Prompts on SQLite.
+
+use crate::sqlite::Sqlite as Store;
+
+include!("port.rs");
