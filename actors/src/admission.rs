@@ -13,8 +13,9 @@ use protocol::id::TenantId;
 use ractor::{ActorRef, MessagingErr, rpc::CallResult};
 
 use crate::{
+    measure::{Kind, Queued},
     root,
-    tenant::{Ask, Asked, Denied, Message, Permit},
+    tenant::{Ask, Asked, Denied, Look, Message, Permit},
 };
 
 /// How long a decision may take. It takes microseconds, or, where the ledger has to be read first, as
@@ -22,6 +23,8 @@ use crate::{
 const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an actor is looked for that ended just before it was asked.
 const TRIES: usize = 3;
+/// How long a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -70,7 +73,8 @@ impl Handle {
                 Some(actor) => actor,
                 None => self.start(ask.tenant).await?,
             };
-            let message = |reply| Message::Admit(Box::new(Asked { ask, reply }));
+            let (again, queued) = (ask.clone(), Some(Queued::new(Kind::Tenant)));
+            let message = |reply| Message::Admit(Box::new(Asked { ask: again, reply, queued }));
             match actor.call(message, Some(DECISION_TIMEOUT)).await {
                 Ok(CallResult::Success(decided)) => return decided,
                 Ok(CallResult::Timeout) => return Err(Denied::Unavailable),
@@ -91,6 +95,23 @@ impl Handle {
             Ok(CallResult::Success(Some(actor))) => Ok(actor),
             _ => Err(Denied::Unavailable),
         }
+    }
+
+    /// How a tenant and its keys stand; none where its actor does not run, or does not say.
+    pub async fn look(&self, tenant: TenantId) -> Option<Look> {
+        let actor = self.registry.find(tenant)?;
+        match actor.call(|reply| Message::Look { reply }, Some(LOOK_TIMEOUT)).await {
+            Ok(CallResult::Success(look)) => look,
+            _ => None,
+        }
+    }
+
+    /// The tenants whose actors are running.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<TenantId> {
+        let mut tenants: Vec<_> = self.registry.lock().keys().copied().collect();
+        tenants.sort_unstable();
+        tenants
     }
 
     /// How many tenants' actors are running.

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     address::Address,
-    measure::{Handling, jittered},
+    measure::{Handling, Kind, Queued, jittered},
 };
 
 /// The pause after a failed append, growing up to the second number.
@@ -80,7 +80,7 @@ pub(crate) struct Audit;
 
 pub(crate) enum Message {
     /// Events have been recorded.
-    Recorded,
+    Recorded(Queued),
     /// The batch has waited long enough, or the pause is over.
     Due,
     /// An append has ended.
@@ -113,7 +113,8 @@ pub(crate) struct Ring {
     places: Arc<Semaphore>,
     places_max: usize,
     events: Mutex<VecDeque<(AuditEvent, OwnedSemaphorePermit)>>,
-    emptied: Notify,
+    /// Notified whenever events were stored.
+    stored_some: Notify,
     stored: AtomicU64,
     failing_since: Mutex<Option<Instant>>,
     batch_events_max: usize,
@@ -176,12 +177,28 @@ impl Handle {
     /// Stores what waits; resolves when nothing does any more.
     pub async fn flush(&self) {
         loop {
-            let emptied = self.ring.emptied.notified();
+            let stored = self.ring.stored_some.notified();
             if self.ring.lock().is_empty() {
                 return;
             }
             self.address.cast(Message::Flush);
-            emptied.await;
+            stored.await;
+        }
+    }
+
+    /// Resolves when all that was recorded before is stored.
+    pub(crate) async fn store_recorded(&self) {
+        let wanted = {
+            let events = self.ring.lock();
+            self.ring.stored.load(Ordering::Relaxed) + events.len() as u64
+        };
+        loop {
+            let stored = self.ring.stored_some.notified();
+            if self.ring.stored.load(Ordering::Relaxed) >= wanted {
+                return;
+            }
+            self.address.cast(Message::Flush);
+            stored.await;
         }
     }
 
@@ -214,7 +231,7 @@ impl Place {
         };
         // The first starts the clock of a batch, the last makes it full.
         if waiting == 1 || waiting == handle.ring.batch_events_max {
-            handle.address.cast(Message::Recorded);
+            handle.address.cast(Message::Recorded(Queued::new(Kind::Audit)));
         }
     }
 }
@@ -228,7 +245,7 @@ impl Ring {
             places: Arc::new(Semaphore::new(settings.places_max)),
             places_max: settings.places_max,
             events: Mutex::default(),
-            emptied: Notify::new(),
+            stored_some: Notify::new(),
             stored: AtomicU64::new(0),
             failing_since: Mutex::default(),
             batch_events_max: settings.batch_events_max,
@@ -254,14 +271,12 @@ impl Ring {
         let count = count.min(events.len());
         events.drain(..count);
         let waiting = events.len();
-        drop(events);
         self.stored.fetch_add(count as u64, Ordering::Relaxed);
+        drop(events);
         *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         counter!(names::AUDIT_STORED_TOTAL).increment(count as u64);
         gauge!(names::AUDIT_WAITING).set(waiting as f64);
-        if waiting == 0 {
-            self.emptied.notify_waiters();
-        }
+        self.stored_some.notify_waiters();
     }
 
     fn failed(&self) {
@@ -298,7 +313,7 @@ impl Actor for Audit {
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         // An instance before this one may have left events behind.
-        let _ = myself.cast(Message::Recorded);
+        let _ = myself.cast(Message::Recorded(Queued::new(Kind::Audit)));
         Ok(State { arguments, appending: false, timed: false, pause: PAUSE_MIN })
     }
 
@@ -308,9 +323,12 @@ impl Actor for Audit {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _handling = Handling::begin("audit");
+        let _handling = Handling::begin(Kind::Audit);
         match message {
-            Message::Recorded => state.batch_or_wait(&myself),
+            Message::Recorded(queued) => {
+                drop(queued);
+                state.batch_or_wait(&myself);
+            }
             Message::Due => {
                 state.timed = false;
                 state.append(&myself);

@@ -12,7 +12,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::upstreams::Upstream;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{address::Address, measure::Handling, ports::DiscoveredModel};
+use crate::{
+    address::Address,
+    measure::{Handling, Kind},
+    ports::DiscoveredModel,
+};
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -186,7 +190,7 @@ impl Actor for Catalog {
         message: Message,
         state: &mut Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        let _handling = Handling::begin("catalog");
+        let _handling = Handling::begin(Kind::Catalog);
         let mut sources = state.snapshot.borrow().sources.clone();
         match message {
             Message::Discovered { upstream, models } => {

@@ -25,11 +25,12 @@ pub mod admission;
 pub mod audit;
 pub mod catalog;
 pub mod directory;
-mod measure;
+pub mod measure;
 pub mod ports;
 mod restart;
 mod root;
 pub mod rules;
+mod shared;
 pub mod sweeper;
 pub mod tenant;
 #[cfg(test)]
@@ -45,6 +46,8 @@ pub struct Arguments {
     pub audit: Arc<dyn Audit>,
     /// Where it is written how much has been used.
     pub ledger: Arc<dyn Ledger>,
+    /// Windows, slots and budgets that many replicas share; none: this process is alone.
+    pub admission: Option<Arc<dyn storage::admission::Admission>>,
     /// How upstreams are asked.
     pub prober: Arc<dyn ports::Prober>,
     /// The clock on the wall.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use protocol::id::TenantId;
@@ -17,8 +17,9 @@ use crate::{
     audit::{self, Audit},
     catalog::{self, Catalog},
     directory::{Directory, Views},
-    measure,
+    measure::{self, Kind, Queued},
     restart::Restarts,
+    shared::Shared,
     sweeper::{self, Sweeper},
     tenant::{self, Tenant},
     upstream::{self, Upstream},
@@ -50,6 +51,13 @@ pub(crate) struct Children {
     /// The beginning of the time of all tenants.
     epoch: Instant,
     tenants: Arc<Registry>,
+    audit_handle: audit::Handle,
+    /// What many replicas share; none: this one is alone.
+    shared: Option<Shared>,
+    /// A number of this process's own.
+    replica: u64,
+    /// The number of the next request, of all tenants.
+    next_request: Arc<AtomicU64>,
 }
 
 pub(crate) struct State {
@@ -91,12 +99,18 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
         catalog: catalog_handle.clone(),
         upstreams: Directory::new(Arc::clone(&views)),
     };
+    let epoch = Instant::now();
+    let shared = arguments.admission.clone().map(|admission| Shared::new(admission, epoch));
     let children = Children {
+        audit_handle: handles.audit.clone(),
+        shared,
+        replica: fastrand::u64(..),
+        next_request: Arc::default(),
         audit: (audit, published_audit),
         catalog: (catalog::Arguments { snapshot }, published_catalog),
         catalog_handle,
         views,
-        epoch: Instant::now(),
+        epoch,
         tenants,
     };
     (handles, children)
@@ -136,7 +150,7 @@ impl Actor for Root {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _handling = measure::Handling::begin("root");
+        let _handling = measure::Handling::begin(Kind::Root);
         match message {
             Message::SetUpstreams { upstreams, reply } => {
                 state.set_upstreams(upstreams, &myself.get_cell()).await?;
@@ -191,26 +205,26 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         tracing::error!(%cause, "an actor failed; it is started again");
         if let Some(tenant) = self.children.tenants.forget_cell(who) {
-            measure::restarted("tenant");
+            measure::restarted(Kind::Tenant);
             // What is left of its restarts decides when it is asked for next.
             let restarts = self.tenant_restarts.entry(tenant).or_insert_with(Restarts::new);
             let _ = restarts.spend(cause);
             return Ok(());
         }
         let kind = if self.children.audit.1.is(who) {
-            "audit"
+            Kind::Audit
         } else if self.children.catalog.1.is(who) {
-            "catalog"
+            Kind::Catalog
         } else if self.sweeper.as_ref().is_some_and(|sweeper| sweeper.get_id() == who.get_id()) {
-            "sweeper"
+            Kind::Sweeper
         } else {
             return self.restart_upstream(who, cause, me).await;
         };
         measure::restarted(kind);
-        self.restarts.entry(kind).or_insert_with(Restarts::new).spend(cause)?;
+        self.restarts.entry(kind.as_str()).or_insert_with(Restarts::new).spend(cause)?;
         match kind {
-            "audit" => self.start_audit(me).await,
-            "catalog" => self.start_catalog(me).await,
+            Kind::Audit => self.start_audit(me).await,
+            Kind::Catalog => self.start_catalog(me).await,
             _ => self.start_sweeper(me).await,
         }
     }
@@ -224,7 +238,7 @@ impl State {
         let running =
             self.upstreams.values_mut().find(|running| running.actor.get_id() == who.get_id());
         let Some(running) = running else { return Ok(()) };
-        measure::restarted("upstream");
+        measure::restarted(Kind::Upstream);
         running.restarts.spend(cause)?;
         let record = Arc::clone(&running.record);
         let actor = self.start_upstream(record.clone(), me).await?;
@@ -253,6 +267,10 @@ impl State {
             epoch: self.children.epoch,
             clock: Arc::clone(&self.arguments.clock),
             ledger: Arc::clone(&self.arguments.ledger),
+            audit: self.children.audit_handle.clone(),
+            shared: self.children.shared.clone(),
+            replica: self.children.replica,
+            next: Arc::clone(&self.children.next_request),
             tasks: self.arguments.tasks.clone(),
             idle_after: self.arguments.settings.admission.idle_after,
         };
@@ -269,7 +287,7 @@ impl State {
         let (actor, _) = Actor::spawn_linked(None, Audit, arguments.clone(), me.clone()).await?;
         published.replace(actor.clone());
         // What was recorded between the two instances was told to nobody.
-        let _ = actor.cast(audit::Message::Recorded);
+        let _ = actor.cast(audit::Message::Recorded(Queued::new(Kind::Audit)));
         Ok(())
     }
 

@@ -7,7 +7,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::audit::Audit;
 use tokio_util::task::TaskTracker;
 
-use crate::{measure::Handling, ports::Clock};
+use crate::{
+    measure::{Handling, Kind},
+    ports::Clock,
+};
 
 /// How far ahead the audit is made ready: the month that is coming, whatever the day.
 const AHEAD: SignedDuration = SignedDuration::from_hours(62 * 24);
@@ -75,7 +78,7 @@ impl Actor for Sweeper {
         message: Message,
         state: &mut Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        let _handling = Handling::begin("sweeper");
+        let _handling = Handling::begin(Kind::Sweeper);
         match message {
             Message::Tick => {
                 let (audit, now) = (Arc::clone(&state.audit), state.clock.now());

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     catalog,
     directory::Views,
-    measure::{Handling, jittered},
+    measure::{Handling, Kind, Queued, jittered},
     ports::{DiscoveredModel, ProbeError, Prober},
     rules::{
         breaker::{self, Ended, Pass},
@@ -120,13 +120,13 @@ pub(crate) enum Message {
     /// A poll has ended.
     Polled(Result<Vec<DiscoveredModel>, ProbeError>),
     /// Somebody wants a turn.
-    Ask { tenant: TenantId, weight: u32, ticket: u64, reply: RpcReplyPort<Answer> },
+    Ask { tenant: TenantId, weight: u32, ticket: u64, reply: RpcReplyPort<Answer>, queued: Queued },
     /// Somebody waits no longer.
-    Leave { ticket: u64 },
+    Leave { ticket: u64, queued: Queued },
     /// The reply to a probe has begun.
-    Begun { pass: Pass },
+    Begun { pass: Pass, queued: Queued },
     /// A turn is over.
-    Ended { pass: Pass, ended: Ended, took: Duration },
+    Ended { pass: Pass, ended: Ended, took: Duration, queued: Queued },
     /// Somebody may have waited too long.
     Expire,
     /// Another number of slots.
@@ -225,7 +225,9 @@ impl Turn {
         if self.is_probe
             && let Some(pass) = &self.pass
         {
-            let _ = self.actor.cast(Message::Begun { pass: pass.again() });
+            let _ = self
+                .actor
+                .cast(Message::Begun { pass: pass.again(), queued: Queued::new(Kind::Upstream) });
         }
     }
 
@@ -239,7 +241,8 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
             let (ended, took) = (self.ended, self.began.elapsed());
-            let _ = self.actor.cast(Message::Ended { pass, ended, took });
+            let queued = Queued::new(Kind::Upstream);
+            let _ = self.actor.cast(Message::Ended { pass, ended, took, queued });
         }
     }
 }
@@ -255,7 +258,8 @@ impl Waiting {
         weight: u32,
     ) -> Self {
         let (reply, answer) = concurrency::oneshot();
-        let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply: reply.into() });
+        let (reply, queued) = (reply.into(), Queued::new(Kind::Upstream));
+        let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply, queued });
         Self { actor, ticket, answer: Some(answer) }
     }
 
@@ -285,7 +289,8 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.answer.is_some() {
-            let _ = self.actor.cast(Message::Leave { ticket: self.ticket });
+            let (ticket, queued) = (self.ticket, Queued::new(Kind::Upstream));
+            let _ = self.actor.cast(Message::Leave { ticket, queued });
         }
     }
 }
@@ -323,7 +328,7 @@ impl Actor for Upstream {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _handling = Handling::begin("upstream");
+        let _handling = Handling::begin(Kind::Upstream);
         let now = state.load.now();
         match message {
             Message::Poll => state.poll(&myself),
@@ -332,15 +337,21 @@ impl Actor for Upstream {
                 let pause = state.learn(polled);
                 myself.send_after(jittered(pause), || Message::Poll);
             }
-            Message::Ask { tenant, weight, ticket, reply } => {
+            Message::Ask { tenant, weight, ticket, reply, queued } => {
+                drop(queued);
                 state.ask((tenant, weight, ticket), reply, now, &myself);
             }
-            Message::Leave { ticket } => state.lane.leave(ticket),
-            Message::Begun { pass } => {
+            Message::Leave { ticket, queued } => {
+                drop(queued);
+                state.lane.leave(ticket);
+            }
+            Message::Begun { pass, queued } => {
+                drop(queued);
                 let called = state.lane.begun(&pass, now);
                 state.tell(called, &myself);
             }
-            Message::Ended { pass, ended, took } => {
+            Message::Ended { pass, ended, took, queued } => {
+                drop(queued);
                 let called = state.lane.ended(pass, ended, took, now, fastrand::f64());
                 state.tell(called, &myself);
             }

@@ -35,3 +35,24 @@ pub const UPSTREAM_UP: &str = "gateway_upstream_up";
 pub const BREAKER_STATE: &str = "gateway_breaker_state";
 /// Models in the catalog.
 pub const CATALOG_MODELS: &str = "gateway_catalog_models";
+/// Messages of requests that wait in the mailboxes of actors, by actor.
+pub const ACTOR_MAILBOX_DEPTH: &str = "gateway_actor_mailbox_depth";
+/// Actors that run, by actor.
+pub const ACTORS_RUNNING: &str = "gateway_actors_running";
+/// Requests that limits said no to, by scope (`tenant`, `key`), limit (`rpm`, `tpm`, `concurrency`,
+/// `budget`) and mode (`enforce`: it was refused; `observe`: it would have been).
+pub const LIMIT_REFUSALS_TOTAL: &str = "gateway_limit_refusals_total";
+/// Tokens by which the count of a budget and the ledger differed when they were compared, by direction
+/// (`over`: more was counted than is written; `under`: less).
+pub const BUDGET_DRIFT_TOKENS_TOTAL: &str = "gateway_budget_drift_tokens_total";
+/// Requests that wait for a slot of an upstream, by upstream.
+pub const QUEUE_DEPTH: &str = "gateway_queue_depth";
+/// Requests that have a slot of an upstream, by upstream.
+pub const UPSTREAM_SLOTS_TAKEN: &str = "gateway_upstream_slots_taken";
+/// How long requests waited for a slot of an upstream, in seconds.
+pub const QUEUE_SECONDS: &str = "gateway_queue_seconds";
+/// What the gateway itself took of a request until its first byte, in seconds: without the arrival of
+/// the body, the wait in the queue and the upstream.
+pub const OVERHEAD_SECONDS: &str = "gateway_overhead_seconds";
+/// Calls of upstreams that were made again on another upstream, by upstream that failed.
+pub const RETRIES_TOTAL: &str = "gateway_retries_total";

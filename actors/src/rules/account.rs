@@ -108,7 +108,9 @@ impl Account {
         let read_at = limit.correction.read_at;
         let known = self.budget.as_ref();
         let is_known = known.is_some_and(|known| {
-            known.budget.period() == limit.period && known.start == start && known.read_at >= read_at
+            known.budget.period() == limit.period
+                && known.start == start
+                && known.read_at >= read_at
         });
         (!is_known).then(|| Unknown {
             key,
@@ -136,7 +138,8 @@ impl Account {
                 if is_same && known.read_at >= read_at {
                     return;
                 }
-                let since = if is_same { known.budget.counted().saturating_sub(counted) } else { 0 };
+                let since =
+                    if is_same { known.budget.counted().saturating_sub(counted) } else { 0 };
                 known.budget.set_period(period, used.saturating_add(since), now.wall);
                 (known.start, known.read_at) = (start, read_at);
             }
@@ -174,8 +177,7 @@ impl Account {
         for (what, window, amount, is_observed) in windows {
             let Some(window) = window else { continue };
             if let Err(refused) = window.check(amount, now.moment) {
-                let wait =
-                    refused.at.map_or(Wait::Forever, |at| Wait::For(at.since(now.moment)));
+                let wait = refused.at.map_or(Wait::Forever, |at| Wait::For(at.since(now.moment)));
                 refusals.push((Refusal { what, limit: window.limit(), wait }, is_observed));
             }
         }
@@ -201,8 +203,10 @@ impl Account {
         self.slots.take();
         let requests = self.requests.as_mut().map(|window| window.take_anyway(1, now.moment));
         let tokens = self.tokens.as_mut().map(|window| window.take_anyway(need.tokens, now.moment));
-        let budget =
-            self.budget.as_mut().map(|known| known.budget.reserve_anyway(need.tokens_max, now.wall));
+        let budget = self
+            .budget
+            .as_mut()
+            .map(|known| known.budget.reserve_anyway(need.tokens_max, now.wall));
         Held {
             requests: requests.map(|taken| (self.requests_version, taken)),
             tokens: tokens.map(|taken| (self.tokens_version, taken)),
@@ -412,7 +416,10 @@ mod tests {
         let tomorrow = at(86_400_000);
         let unknown = account.unknown(None, tomorrow).unwrap();
         let counted = unknown.counted.unwrap();
-        assert_eq!((counted.used, counted.start), (40, Some("2026-11-23T00:00:00Z".parse().unwrap())));
+        assert_eq!(
+            (counted.used, counted.start),
+            (40, Some("2026-11-23T00:00:00Z".parse().unwrap()))
+        );
         assert_eq!(unknown.start, Some("2026-11-24T00:00:00Z".parse().unwrap()));
         // Word of yesterday comes too late.
         let usage = Usage {

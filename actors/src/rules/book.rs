@@ -44,9 +44,12 @@ impl Book {
         match operation {
             Operation::Admit(admit) => return self.admit(admit, now),
             Operation::TopUp { member, more, tenant_limits, key_limits } => {
-                return Answer::ToppedUp(
-                    self.top_up(*member, *more, (*tenant_limits, *key_limits), now),
-                );
+                return Answer::ToppedUp(self.top_up(
+                    *member,
+                    *more,
+                    (*tenant_limits, *key_limits),
+                    now,
+                ));
             }
             Operation::Settle { member, used } => {
                 self.end(*member, |account, held| account.settle(held, *used, now));
@@ -86,8 +89,10 @@ impl Book {
             return Answer::Unknown(unknown);
         }
         let mut observed = Vec::new();
-        for (scope, account) in [(Scope::Key, &mut *key), (Scope::Tenant, &mut self.tenant)] {
-            match account.check(need, now) {
+        let checks =
+            [(Scope::Key, key.check(need, now)), (Scope::Tenant, self.tenant.check(need, now))];
+        for (scope, checked) in checks {
+            match checked {
                 Ok(limits) => observed.extend(limits.into_iter().map(|limit| (scope, limit))),
                 Err(by) => {
                     let gauges = key.gauges(now).tighter(self.tenant.gauges(now));
@@ -142,10 +147,5 @@ impl Book {
         self.keys.retain(|key, account| kept(*key) || !account.is_idle(now.moment));
         self.keys.shrink_to(self.keys.len() * 2);
         self.keys.is_empty() && self.tenant.is_idle(now.moment)
-    }
-
-    /// The keys that it knows, at most so many.
-    pub fn keys(&self, most: usize) -> Vec<KeyId> {
-        self.keys.keys().take(most).copied().collect()
     }
 }

@@ -340,7 +340,10 @@ mod tests {
         assert_eq!(lane.next_deadline(), Some(at(30_000)));
         assert_eq!(tickets(lane.expire(at(30_000))), [(1, false)]);
         assert_eq!(lane.next_deadline(), Some(at(30_500)));
-        assert_eq!(tickets(lane.ended(pass, Ended::Unknown, Duration::ZERO, at(9), 0.0)), [(2, true)]);
+        assert_eq!(
+            tickets(lane.ended(pass, Ended::Unknown, Duration::ZERO, at(9), 0.0)),
+            [(2, true)]
+        );
         assert_eq!((lane.next_deadline(), lane.expected_wait(3)), (None, None));
     }
 

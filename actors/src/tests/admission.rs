@@ -1,21 +1,36 @@
 //! Tenants: who is let in.
 
+use identity::policy::{Exhausted, Policy, Reserve};
+
 use super::*;
 
-fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Limits) -> Ask {
-    let (tenant, key) = (TenantId(Uuid::from_u128(tenant)), KeyId(Uuid::from_u128(key)));
-    Ask { tenant, key, tenant_limits, key_limits, need: need(10) }
+pub(super) fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Limits) -> Ask {
+    let (tenant, key) = (TenantId(Uuid::from_u128(tenant)), super::key(key));
+    let policy = Policy::default();
+    let (prompt, prompt_max, completion_max, learns) = (10, 10, 0, None);
+    Ask {
+        tenant,
+        key,
+        tenant_limits,
+        key_limits,
+        policy,
+        prompt,
+        prompt_max,
+        completion_max,
+        learns,
+    }
 }
 
-fn need(tokens: u64) -> Need {
-    Need { tokens, tokens_max: tokens }
+/// The same, for so many tokens.
+pub(super) fn of(tokens: u64, ask: Ask) -> Ask {
+    Ask { prompt: tokens, prompt_max: tokens, ..ask }
 }
 
-fn rpm(limit: u64) -> Limits {
+pub(super) fn rpm(limit: u64) -> Limits {
     Limits { rpm: Some(limit), ..Limits::default() }
 }
 
-fn at_once(limit: u64) -> Limits {
+pub(super) fn at_once(limit: u64) -> Limits {
     Limits { concurrency: Some(limit), ..Limits::default() }
 }
 
@@ -30,7 +45,7 @@ async fn a_thousand_at_once_get_what_there_is_and_no_more() {
     let refused = all.iter().filter_map(|one| one.as_ref().err());
     for denied in refused {
         let Denied::Limit(refused) = denied else { panic!("{denied:?}") };
-        assert_eq!(refused.by.what, What::Requests);
+        assert_eq!(refused.by.what, Limit::Requests);
         assert!(
             matches!(refused.by.wait, Wait::For(wait) if wait <= Duration::from_millis(60_500))
         );
@@ -84,11 +99,10 @@ async fn tokens_are_corrected_by_what_was_used() {
     let stage = Stage::new(Settings::default(), &[]).await;
     let admission = &stage.system.handles.admission;
     let tpm = Limits { tpm: Some(100), ..Limits::default() };
-    let admit =
-        |tokens| admission.admit(Ask { need: need(tokens), ..ask(1, 1, tpm, Limits::default()) });
+    let admit = |tokens| admission.admit(of(tokens, ask(1, 1, tpm, Limits::default())));
     let mut first = admit(90).await.unwrap();
     let Err(Denied::Limit(refused)) = admit(20).await else { panic!("let in") };
-    assert_eq!((refused.by.what, refused.by.limit), (What::Tokens, 100));
+    assert_eq!((refused.by.what, refused.by.limit), (Limit::Tokens, 100));
     first.settle(30);
     drop(first);
     let second = admit(70).await.unwrap();
@@ -97,7 +111,7 @@ async fn tokens_are_corrected_by_what_was_used() {
     assert_eq!(refused.by.wait, Wait::Forever);
 }
 
-fn daily(tokens: u64) -> Limits {
+pub(super) fn daily(tokens: u64) -> Limits {
     Limits { budget: Some(Budget::new(tokens, LimitPeriod::Day)), ..Limits::default() }
 }
 
@@ -108,7 +122,7 @@ async fn five_hundred_at_once_never_pass_a_budget_for_a_hundred() {
     let admission = &stage.system.handles.admission;
     let asks = (0..500_u128).map(|key| {
         let limits = Limits::default();
-        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+        admission.admit(of(100, ask(1, key % 5, daily(10_500), limits)))
     });
     let mut granted: Vec<_> = join_all(asks).await.into_iter().filter_map(Result::ok).collect();
     assert_eq!(granted.len(), 100);
@@ -121,12 +135,12 @@ async fn five_hundred_at_once_never_pass_a_budget_for_a_hundred() {
     drop(granted);
     let again = (0..500_u128).map(|key| {
         let limits = Limits::default();
-        admission.admit(Ask { need: need(100), ..ask(1, key % 5, daily(10_500), limits) })
+        admission.admit(of(100, ask(1, key % 5, daily(10_500), limits)))
     });
     let again = join_all(again).await;
     assert_eq!(again.iter().filter(|one| one.is_ok()).count(), 50);
     let Some(Err(Denied::Limit(refused))) = again.last() else { panic!("let in") };
-    assert_eq!((refused.by.what, refused.by.limit), (What::Budget(LimitPeriod::Day), 10_500));
+    assert_eq!((refused.by.what, refused.by.limit), (Limit::Budget(LimitPeriod::Day), 10_500));
     assert_eq!(refused.gauges.budget.unwrap().remaining, 0);
 }
 
@@ -136,14 +150,16 @@ async fn where_the_ledger_cannot_be_read_nobody_can_say() {
     let admission = &stage.system.handles.admission;
     stage.database.away(true);
     let limited = ask(1, 1, Limits::default(), daily(1_000));
-    assert_eq!(admission.admit(limited).await.map(drop), Err(Denied::Unavailable));
+    assert_eq!(admission.admit(limited.clone()).await.map(drop), Err(Denied::Unavailable));
     // Who has no budget does not need it.
     assert!(admission.admit(ask(1, 2, rpm(5), Limits::default())).await.is_ok());
     stage.database.away(false);
     stage.database.with(|stored| stored.used_by_key = 995);
-    let Err(Denied::Limit(refused)) = admission.admit(limited).await else { panic!("let in") };
+    let Err(Denied::Limit(refused)) = admission.admit(limited.clone()).await else {
+        panic!("let in")
+    };
     assert_eq!((refused.scope, refused.gauges.budget.unwrap().remaining), (Scope::Key, 5));
-    let small = Ask { need: need(5), ..limited };
+    let small = of(5, limited);
     assert!(admission.admit(small).await.is_ok());
 }
 
@@ -154,18 +170,18 @@ async fn a_poisoned_message_concerns_one_tenant() {
     let (sick, well) = (ask(1, 1, rpm(1), Limits::default()), ask(2, 2, rpm(1_000), rpm(1_000)));
     let mut back = 0;
     for _ in 0..10 {
-        back += u32::from(admission.admit(sick).await.is_ok());
+        back += u32::from(admission.admit(sick.clone()).await.is_ok());
         admission.poison(sick.tenant);
         sleep(Duration::from_millis(50)).await;
-        let _ = admission.admit(well).await.unwrap();
+        let _ = admission.admit(well.clone()).await.unwrap();
     }
     // It was started again as often as is allowed; until that is past nobody can say.
     assert_eq!(back, 6);
-    assert_eq!(admission.admit(sick).await.map(drop), Err(Denied::Unavailable));
+    assert_eq!(admission.admit(sick.clone()).await.map(drop), Err(Denied::Unavailable));
     let failed = timeout(Duration::from_millis(10), stage.system.failed());
     assert!(failed.await.is_err(), "one tenant's actor is no reason to end");
     sleep(Duration::from_secs(61)).await;
-    assert!(admission.admit(sick).await.is_ok());
+    assert!(admission.admit(sick.clone()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,4 +196,88 @@ async fn an_idle_tenant_is_let_go_and_nothing_is_forgotten_that_counts() {
     drop(held);
     eventually("the end", || admission.running() == 0).await;
     assert!(admission.admit(ask(1, 1, at_once(1), Limits::default())).await.is_ok());
+}
+
+/// A request of a stream, of at most a thousand tokens.
+pub(super) fn streaming(exhausted: Exhausted, limits: Limits) -> Ask {
+    let policy = Policy { reserve: Reserve::Learned, exhausted, ..Policy::default() };
+    let learns = ModelName::parse("llama3").ok();
+    Ask { policy, completion_max: 1_000, learns, ..ask(1, 1, limits, Limits::default()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_learned_is_set_aside_and_topped_up() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let stream = |tokens| streaming(Exhausted::Stop, daily(tokens));
+    // Nothing is known yet: the most that it may have.
+    for number in 0..20 {
+        let mut permit = admission.admit(stream(5_000)).await.unwrap();
+        if number < 8 {
+            assert_eq!(permit.meter.as_ref().unwrap().set_aside, 1_000);
+        }
+        permit.learn(40);
+        permit.settle(50);
+    }
+    let permit = admission.admit(stream(5_000)).await.unwrap();
+    let set_aside = permit.meter.as_ref().unwrap().set_aside;
+    assert!((40..=60).contains(&set_aside), "{set_aside}");
+    assert_eq!(permit.gauges.budget.unwrap().remaining, 5_000 - 1_000 - 10 - set_aside);
+    assert!(permit.ask_more(3_000).await);
+    // What is left is not enough for that.
+    assert!(!permit.ask_more(1_000).await);
+    let Err(Denied::Limit(_)) = admission.admit(stream(4_050)).await else { panic!("let in") };
+    drop(permit);
+    // A strict tenant sets aside all of it, and is not metered.
+    let strict = Ask { policy: Policy::default(), ..stream(5_000) };
+    let permit = admission.admit(strict).await.unwrap();
+    assert_eq!((permit.meter.is_none(), permit.gauges.budget.unwrap().remaining), (true, 2_990));
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_that_learn_never_pass_a_budget() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    for _ in 0..20 {
+        let mut permit =
+            admission.admit(streaming(Exhausted::Stop, daily(u64::MAX))).await.unwrap();
+        permit.learn(40);
+        drop(permit);
+    }
+    // Each wants twice of what is expected, in steps of ten.
+    let streams = (0..500).map(|_| async {
+        let Ok(mut permit) = admission.admit(streaming(Exhausted::Stop, daily(5_000))).await else {
+            return 0;
+        };
+        let mut set_aside = permit.meter.as_ref().unwrap().set_aside;
+        let mut used = 0;
+        while used < 80 {
+            if used + 10 > set_aside {
+                if !permit.ask_more(10).await {
+                    break;
+                }
+                set_aside += 10;
+            }
+            used += 10;
+            sleep(Duration::from_millis(1)).await;
+        }
+        permit.settle(10 + used);
+        10 + used
+    });
+    let used: u64 = join_all(streams).await.into_iter().sum();
+    assert!((4_000..=5_000).contains(&used), "{used}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_sees_the_tenant_and_its_keys() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    assert!(admission.look(TenantId(Uuid::from_u128(1))).await.is_none());
+    let _permit = admission.admit(ask(1, 7, rpm(10), at_once(3))).await.unwrap();
+    assert_eq!(admission.tenants(), [TenantId(Uuid::from_u128(1))]);
+    let look = admission.look(TenantId(Uuid::from_u128(1))).await.unwrap();
+    assert_eq!((look.limits, look.standing.under_way, look.waiting), (rpm(10), 1, 0));
+    assert_eq!(look.standing.gauges.requests.unwrap().remaining, 9);
+    assert_eq!(look.keys.len(), 1);
+    assert_eq!((look.keys[0].0, look.keys[0].2.under_way), (super::key(7), 1));
 }

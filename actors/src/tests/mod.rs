@@ -19,6 +19,7 @@ use protocol::{
 };
 use storage::{
     Error,
+    admission::{Admission, Limit, Scope, Wait},
     audit::{Audit, AuditEvent, AuditQuery},
     ledger::{Ledger, LedgerQuery, LedgerSum},
     upstreams::{Upstream, UpstreamKind},
@@ -32,15 +33,16 @@ use crate::{
     audit::Saturated,
     catalog::Unavailable,
     ports::{Clock, DiscoveredModel, ProbeError, Prober},
-    rules::account::{Need, Wait, What},
     start,
-    tenant::{Ask, Denied, Scope},
+    tenant::{Ask, Denied},
 };
 
 mod admission;
 mod audit;
 mod catalog;
+mod shared;
 mod sweeper;
+mod upstream;
 
 /// A database of audit events that fails on request.
 #[derive(Default)]
@@ -51,6 +53,8 @@ struct Stored {
     batches: Vec<(Instant, Vec<u128>)>,
     is_away: bool,
     forgotten: Vec<Timestamp>,
+    forgotten_of: Vec<(TenantId, Timestamp)>,
+    left_of: u64,
     prepared: usize,
     used: u64,
     used_by_key: u64,
@@ -104,6 +108,20 @@ impl Audit for Database {
         self.with(|stored| stored.forgotten.push(at));
         Ok(0)
     }
+
+    async fn forget_of(
+        &self,
+        tenant: TenantId,
+        before: Timestamp,
+        limit: u32,
+    ) -> storage::Result<u64> {
+        Ok(self.with(|stored| {
+            stored.forgotten_of.push((tenant, before));
+            let removed = stored.left_of.min(u64::from(limit));
+            stored.left_of -= removed;
+            removed
+        }))
+    }
 }
 
 #[async_trait]
@@ -152,6 +170,11 @@ impl Prober for Servers {
     }
 }
 
+/// A key of a test.
+fn key(number: u128) -> KeyId {
+    KeyId(Uuid::from_u128(number))
+}
+
 struct Noon;
 
 impl Clock for Noon {
@@ -169,6 +192,14 @@ struct Stage {
 
 impl Stage {
     async fn new(settings: Settings, upstreams: &[&str]) -> Self {
+        Self::sharing(settings, upstreams, None).await
+    }
+
+    async fn sharing(
+        settings: Settings,
+        upstreams: &[&str],
+        admission: Option<Arc<dyn Admission>>,
+    ) -> Self {
         let (database, servers) = (Arc::new(Database::default()), Arc::new(Servers::default()));
         for name in upstreams {
             servers.set(name, Some(&["llama3"]));
@@ -177,6 +208,7 @@ impl Stage {
         let system = start(Arguments {
             audit: database.clone(),
             ledger: database.clone(),
+            admission,
             prober: servers.clone(),
             clock: Arc::new(Noon),
             settings,
@@ -200,7 +232,13 @@ impl Stage {
 
 fn upstream(name: &str) -> Upstream {
     let url = format!("http://{name}");
-    Upstream { name: name.to_owned(), url, kind: UpstreamKind::Ollama, slots: None, created_at: Noon.now() }
+    Upstream {
+        name: name.to_owned(),
+        url,
+        kind: UpstreamKind::Ollama,
+        slots: None,
+        created_at: Noon.now(),
+    }
 }
 
 fn event(number: u128) -> AuditEvent {

@@ -1,0 +1,186 @@
+//! One tenant's say: its windows, slots and budget, and those of its keys.
+//!
+//! One actor decides on both, so that one message does: a request is let in by tenant and key, or by
+//! neither. What is let in holds a [`Permit`]; dropped, it gives back what was taken and corrects it
+//! by what was used. Permits travel in the reply itself, so that a caller who has left strands none.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | what is asked and answered |
+//! | `actor.rs` | the actor: it decides, or has it decided |
+//! | `line.rs` | where replicas share what is decided: what waits to be told to all, in its order |
+//! | `usage.rs` | how much of a budget is used, from the ledger |
+//!
+//! Alone, the actor owns a [`Book`](crate::rules::book::Book) and decides at once. With others it
+//! gathers what arrives while an exchange is under way and sends it along with the next one. How much of
+//! a budget is used stands in the ledger. Whoever asks before that is known waits until it has been
+//! read, and where it cannot be read nobody can say: the answer is no. Callers are bounded by their
+//! places in the audit, which each takes before it asks.
+
+use std::time::Duration;
+
+use identity::{
+    limits::Limits,
+    policy::{Exhausted, Policy},
+};
+use protocol::{
+    id::{KeyId, TenantId},
+    name::ModelName,
+};
+use ractor::{ActorRef, RpcReplyPort, concurrency};
+use storage::admission::{Gauges, Member, Need, Refused, Standing};
+
+use crate::measure::{Kind, Queued};
+
+mod actor;
+mod line;
+mod usage;
+
+pub(crate) use actor::{Arguments, Message, Tenant};
+
+/// How long a request counts as under way on other replicas without being heard of.
+pub const LIVES_FOR: Duration = Duration::from_secs(20);
+
+/// A request that wants to begin.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who pays.
+    pub tenant: TenantId,
+    /// With which key.
+    pub key: KeyId,
+    /// The limits of the tenant, as they are now.
+    pub tenant_limits: Limits,
+    /// The limits of the key, as they are now.
+    pub key_limits: Limits,
+    /// How the tenant is served.
+    pub policy: Policy,
+    /// The tokens of its prompt, as they are expected.
+    pub prompt: u64,
+    /// The most tokens that its prompt can have.
+    pub prompt_max: u64,
+    /// The most tokens that its reply can have.
+    pub completion_max: u64,
+    /// The model, where the reply is a stream that can be ended before its end: of those it is learned
+    /// how long they are.
+    pub learns: Option<ModelName>,
+}
+
+/// Why a request is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A limit says no.
+    #[error("a limit is reached")]
+    Limit(Box<Refused>),
+    /// Nobody can say.
+    #[error("the limits cannot be checked")]
+    Unavailable,
+}
+
+/// A request that was let in. Dropped, it is over; without [`Permit::settle`], nothing was used.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped is given back"]
+pub struct Permit {
+    actor: ActorRef<Message>,
+    member: Member,
+    key: KeyId,
+    used: u64,
+    learned: Option<(ModelName, u64)>,
+    /// How the limits stood after it was let in.
+    pub gauges: Gauges,
+    /// What it must not pass without asking for more; none where all that it can use is set aside.
+    pub meter: Option<Meter>,
+}
+
+/// A part of what a request can use is set aside: before it uses more, it asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meter {
+    /// The tokens of the reply that are set aside.
+    pub set_aside: u64,
+    /// What becomes of it where there is no more.
+    pub exhausted: Exhausted,
+    model: ModelName,
+}
+
+/// Whether a request gets more.
+#[derive(Debug)]
+pub struct Asking(concurrency::OneshotReceiver<bool>);
+
+/// How a tenant and its keys stand, to be looked at.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The limits of the tenant.
+    pub limits: Limits,
+    /// How they stand.
+    pub standing: Standing,
+    /// Those of its keys that have asked lately.
+    pub keys: Vec<(KeyId, Limits, Standing)>,
+    /// Requests that wait for word from outside: of the ledger, or of what is shared.
+    pub waiting: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) ask: Ask,
+    pub(crate) reply: RpcReplyPort<Result<Permit, Denied>>,
+    pub(crate) queued: Option<Queued>,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// What it needs, where its reply is expected to have `completion` tokens.
+    fn need(&self, completion: u64) -> Need {
+        Need {
+            tokens: self.prompt.saturating_add(self.completion_max),
+            tokens_max: self.prompt_max.saturating_add(completion),
+        }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// Says what was really used; it takes the place of what was expected when the permit is dropped.
+    pub fn settle(&mut self, tokens: u64) {
+        self.used = tokens;
+    }
+
+    /// Says how long a reply was that came to its own end.
+    pub fn learn(&mut self, completion: u64) {
+        self.learned = self.meter.as_ref().map(|meter| (meter.model.clone(), completion));
+    }
+
+    /// Asks for so many tokens more.
+    #[must_use]
+    pub fn ask_more(&self, more: u64) -> Asking {
+        let (reply, answer) = concurrency::oneshot();
+        let Self { member, key, .. } = *self;
+        let queued = Queued::new(Kind::Tenant);
+        let _ = self.actor.cast(Message::TopUp { member, key, more, reply: reply.into(), queued });
+        Asking(answer)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // An actor that is gone has forgotten all of it already.
+        let Self { key, member, used, .. } = *self;
+        let learned = self.learned.take().map(Box::new);
+        let queued = Queued::new(Kind::Tenant);
+        let _ = self.actor.cast(Message::Settle { key, member, used, learned, queued });
+    }
+}
+
+// === impl Asking ===
+
+impl Future for Asking {
+    /// Where nobody answers, there is no more.
+    type Output = bool;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<bool> {
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(false))
+    }
+}

@@ -1,0 +1,75 @@
+//! How much of a budget is used, from the ledger.
+
+use std::sync::Arc;
+
+use identity::limits::Budget;
+use jiff::Timestamp;
+use metrics::counter;
+use protocol::{id::TenantId, telemetry as names};
+use storage::{
+    admission::{Unknown, Usage},
+    ledger::{Ledger, LedgerBy, LedgerQuery, LedgerSum},
+};
+
+use crate::audit;
+
+/// Reads it.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) tenant: TenantId,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) audit: audit::Handle,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// How much of a budget is used. What was counted of it until now is compared with what is written,
+    /// where both speak of requests that are over.
+    pub(super) async fn read(&self, unknown: Unknown, budget: Budget) -> storage::Result<Usage> {
+        // What is counted was recorded before: once that is stored, the ledger has it.
+        self.audit.store_recorded().await;
+        let Unknown { key, period, start, read_at, counted } = unknown;
+        let sum = self.sum(&unknown, start).await?;
+        let used = sum.saturating_sub(forgiven(budget, start, None));
+        let counted = counted.filter(|counted| counted.period == period);
+        let mut of_now = 0;
+        if let Some(counted) = counted {
+            let written = if counted.start == start {
+                of_now = counted.used;
+                used
+            } else {
+                let before = self.sum(&unknown, counted.start).await?.saturating_sub(sum);
+                before.saturating_sub(forgiven(budget, counted.start, start))
+            };
+            self.compare(&unknown, counted.used, written);
+        }
+        Ok(Usage { key, period, start, used, counted: of_now, read_at })
+    }
+
+    async fn sum(&self, unknown: &Unknown, since: Option<Timestamp>) -> storage::Result<u64> {
+        let by = if unknown.key.is_some() { LedgerBy::Key } else { LedgerBy::Tenant };
+        let query = LedgerQuery { by, tenant: Some(self.tenant), key: unknown.key, since };
+        Ok(LedgerSum::tokens(&self.ledger.sums(query).await?))
+    }
+
+    fn compare(&self, unknown: &Unknown, counted: u64, written: u64) {
+        let difference = counted.abs_diff(written);
+        if difference == 0 {
+            return;
+        }
+        let direction = if counted > written { "over" } else { "under" };
+        counter!(names::BUDGET_DRIFT_TOKENS_TOTAL, "direction" => direction).increment(difference);
+        let (tenant, key) = (self.tenant, unknown.key.map(tracing::field::display));
+        tracing::warn!(%tenant, key, counted, written, "the count of a budget differs from the ledger");
+    }
+}
+
+/// What was forgiven of a period from `start` to `end`.
+fn forgiven(budget: Budget, start: Option<Timestamp>, end: Option<Timestamp>) -> u64 {
+    let correction = budget.correction;
+    let is_within = correction
+        .reset_at
+        .is_some_and(|at| start.is_none_or(|start| at >= start) && end.is_none_or(|end| at < end));
+    if is_within { correction.forgiven } else { 0 }
+}

@@ -1,0 +1,208 @@
+//! Replicas that share their limits: two systems of actors on one book of books.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use storage::{
+    admission::{Answer, Operation, Unavailable, contract},
+    admission_contract,
+};
+
+use super::{
+    admission::{ask, at_once, daily, of, rpm},
+    *,
+};
+use crate::rules::{account::Now, book::Book, moment::Moment};
+
+/// What replicas share, in process: a book for each tenant.
+struct Common {
+    books: Mutex<HashMap<TenantId, Book>>,
+    began: Instant,
+    ahead: Mutex<Duration>,
+    /// It does nothing.
+    is_away: AtomicBool,
+    /// It does what it is told and its answers are lost.
+    is_mute: AtomicBool,
+    batches: Mutex<Vec<Vec<Operation>>>,
+}
+
+impl Common {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            books: Mutex::default(),
+            began: Instant::now(),
+            ahead: Mutex::default(),
+            is_away: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
+            batches: Mutex::default(),
+        })
+    }
+
+    fn now(&self) -> Now {
+        let since = self.began.elapsed() + *self.ahead.lock().unwrap();
+        Now { moment: Moment::default().after(since), wall: Noon.now().checked_add(since).unwrap() }
+    }
+
+    fn asked(&self, of: impl Fn(&Operation) -> bool) -> usize {
+        self.batches.lock().unwrap().iter().flatten().filter(|operation| of(operation)).count()
+    }
+}
+
+#[async_trait]
+impl Admission for Common {
+    async fn exchange(
+        &self,
+        tenant: TenantId,
+        batch: &[Operation],
+    ) -> Result<Vec<Answer>, Unavailable> {
+        // What takes its time elsewhere does here, too.
+        sleep(Duration::from_millis(1)).await;
+        self.batches.lock().unwrap().push(batch.to_vec());
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(Unavailable("away".to_owned()));
+        }
+        let now = self.now();
+        let mut books = self.books.lock().unwrap();
+        let book = books.entry(tenant).or_default();
+        let answers = batch.iter().map(|operation| book.run(operation, now)).collect();
+        if self.is_mute.load(Ordering::Relaxed) {
+            return Err(Unavailable("lost".to_owned()));
+        }
+        Ok(answers)
+    }
+}
+
+/// The rule in process owes what Redis owes.
+struct InProcess(Arc<Common>);
+
+impl contract::Stage for InProcess {
+    fn admission(&self) -> &dyn Admission {
+        &*self.0
+    }
+
+    fn advance(&self, by: Duration) {
+        *self.0.ahead.lock().unwrap() += by;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.now().wall
+    }
+}
+
+admission_contract!(InProcess(Common::new()));
+
+async fn replicas(common: &Arc<Common>) -> [Stage; 2] {
+    let admission = || Some(Arc::clone(common) as Arc<dyn Admission>);
+    [
+        Stage::sharing(Settings::default(), &[], admission()).await,
+        Stage::sharing(Settings::default(), &[], admission()).await,
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_replicas_let_in_as_many_as_one() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let asks = (0..2_000_usize).map(|number| {
+        let admission = &stages[number % 2].system.handles.admission;
+        admission.admit(ask(1, number as u128 % 7, rpm(300), Limits::default()))
+    });
+    let all = join_all(asks).await;
+    assert_eq!(all.iter().filter(|one| one.is_ok()).count(), 300);
+    // What arrives while an exchange is under way goes along with the next one.
+    let batches = common.batches.lock().unwrap().len();
+    assert!(batches <= 12, "{batches} exchanges");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_and_budgets_are_shared_and_read_once() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let [one, two] = [0, 1].map(|at| &stages[at].system.handles.admission);
+    stages[0].database.with(|stored| stored.used = 400);
+    stages[1].database.with(|stored| stored.used = 400);
+    let ask = || of(100, ask(1, 1, daily(700), at_once(3)));
+    let mut first = one.admit(ask()).await.unwrap();
+    let second = two.admit(ask()).await.unwrap();
+    let third = two.admit(ask()).await.unwrap();
+    let Err(Denied::Limit(refused)) = one.admit(ask()).await else { panic!("let in") };
+    assert_eq!((refused.scope, refused.by.what), (Scope::Key, Limit::Concurrency));
+    first.settle(30);
+    drop(first);
+    drop(second);
+    drop(third);
+    sleep(Duration::from_millis(10)).await;
+    let fourth = two.admit(ask()).await.unwrap();
+    assert_eq!(fourth.gauges.budget.unwrap().remaining, 700 - 400 - 30 - 100);
+    let asked = stages.iter().map(|stage| stage.database.with(|stored| stored.asked.len()));
+    assert_eq!(asked.sum::<usize>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_answers_the_answer_is_no_and_nothing_is_lost() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let admission = &stages[0].system.handles.admission;
+    let ask = || ask(1, 1, at_once(2), Limits::default());
+    let mut held = admission.admit(ask()).await.unwrap();
+    common.is_away.store(true, Ordering::Relaxed);
+    for _ in 0..50 {
+        assert_eq!(admission.admit(ask()).await.map(drop), Err(Denied::Unavailable));
+    }
+    // A breaker keeps most of them from asking at all.
+    let asked = common.asked(|operation| matches!(operation, Operation::Admit(_)));
+    assert!(asked < 10, "{asked}");
+    held.settle(5);
+    drop(held);
+    sleep(Duration::from_secs(5)).await;
+    common.is_away.store(false, Ordering::Relaxed);
+    // Without a restart, and soon.
+    let back = Instant::now();
+    while admission.admit(ask()).await.is_err() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    sleep(Duration::from_secs(1)).await;
+    // The slot came back, although nobody could be told when it did.
+    let both = [admission.admit(ask()).await, admission.admit(ask()).await];
+    assert!(both.iter().all(Result::is_ok), "{both:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_answer_is_lost_never_was() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let admission = &stages[0].system.handles.admission;
+    let ask = || ask(1, 1, rpm(2), at_once(1));
+    common.is_mute.store(true, Ordering::Relaxed);
+    assert_eq!(admission.admit(ask()).await.map(drop), Err(Denied::Unavailable));
+    common.is_mute.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(5)).await;
+    for _ in 0..2 {
+        let _ = admission.admit(ask()).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(admission.admit(ask()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_under_way_is_said_to_be_and_an_idle_actor_ends() {
+    let common = Common::new();
+    let mut settings = Settings::default();
+    settings.admission.idle_after = Duration::from_secs(1);
+    let admission = Some(Arc::clone(&common) as Arc<dyn Admission>);
+    let stage = Stage::sharing(settings, &[], admission).await;
+    let admission = &stage.system.handles.admission;
+    let held = admission.admit(ask(1, 1, at_once(1), Limits::default())).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let beats = |common: &Common| common.asked(|one| matches!(one, Operation::Beat { .. }));
+    let told = beats(&common);
+    assert!((8..=12).contains(&told), "{told}");
+    drop(held);
+    eventually("the end", || admission.running() == 0).await;
+    let told = beats(&common);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(beats(&common), told);
+}

@@ -1,0 +1,106 @@
+//! Upstreams: who gets a turn, and when.
+
+use storage::upstreams::Upstream;
+
+use super::*;
+use crate::{
+    directory::NoneOpen,
+    rules::{breaker::Ended, lane::NotNow},
+    upstream::{Turn, Waiting},
+};
+
+/// Upstreams of two slots each.
+async fn stage(upstreams: &[&str]) -> (Stage, Vec<Arc<Upstream>>) {
+    let mut settings = Settings::default();
+    settings.poll.lane.slots = Some(2);
+    settings.poll.lane.wait_max = Duration::from_secs(5);
+    let stage = Stage::new(settings, upstreams).await;
+    eventually("all to answer", || stage.system.handles.upstreams.up().len() == upstreams.len())
+        .await;
+    let all = stage.system.handles.upstreams.up();
+    (stage, all)
+}
+
+impl Stage {
+    fn ask(&self, among: &[Arc<Upstream>], tenant: u128) -> Result<(String, Waiting), NoneOpen> {
+        let tenant = TenantId(Uuid::from_u128(tenant));
+        let asked = self.system.handles.upstreams.ask(among, &[], tenant, 1)?;
+        Ok((asked.0.name.clone(), asked.1))
+    }
+
+    async fn turn(&self, among: &[Arc<Upstream>]) -> (String, Turn) {
+        let (name, mut waiting) = self.ask(among, 1).unwrap();
+        (name, waiting.turn().await.unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_busy_one_is_asked_and_who_waits_is_told_where() {
+    let (stage, all) = stage(&["one", "two"]).await;
+    let mut turns = Vec::new();
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        let (name, turn) = stage.turn(&all).await;
+        names.push(name);
+        turns.push(turn);
+    }
+    names.sort();
+    assert_eq!(names, ["one", "one", "two", "two"]);
+    let (_, mut waiting) = stage.ask(&all[..1], 1).unwrap();
+    let (_, behind) = stage.ask(&all[..1], 1).unwrap();
+    assert_eq!(behind.standing().await.unwrap().ahead, 1);
+    let look = stage.system.handles.upstreams.look("one").await.unwrap();
+    assert_eq!((look.taken, look.slots), (2, Some(2)));
+    assert_eq!(look.waiting, [(TenantId(Uuid::from_u128(1)), 2)]);
+    drop(behind);
+    drop(turns);
+    assert!(waiting.turn().await.is_ok());
+    let look = stage.system.handles.upstreams.look("one").await.unwrap();
+    assert_eq!((look.taken, look.waiting.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_is_told_so() {
+    let (stage, all) = stage(&["one"]).await;
+    let _turns = [stage.turn(&all).await, stage.turn(&all).await];
+    let began = Instant::now();
+    let (_, mut waiting) = stage.ask(&all, 1).unwrap();
+    assert_eq!(waiting.turn().await.unwrap_err(), NotNow::TimedOut);
+    assert!(began.elapsed() >= Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_millis(5_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_reached_is_left_alone_for_a_while() {
+    let (stage, all) = stage(&["one", "two"]).await;
+    for _ in 0..3 {
+        let (_, mut turn) = stage.turn(&all[..1]).await;
+        turn.ended(Ended::Unconnected);
+        drop(turn);
+        sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..2 {
+        let (name, mut turn) = stage.turn(&all).await;
+        assert_eq!(name, "two");
+        turn.begun();
+    }
+    let Err(NoneOpen { after: Some(after) }) = stage.ask(&all[..1], 1) else { panic!("asked") };
+    assert!(after <= Duration::from_millis(1_250), "{after:?}");
+    sleep(after).await;
+    for _ in 0..3 {
+        let (_, mut turn) = stage.turn(&all[..1]).await;
+        turn.begun();
+        drop(turn);
+    }
+    assert!(stage.ask(&all[..1], 1).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_number_of_slots_counts_at_once() {
+    let (stage, all) = stage(&["one"]).await;
+    let _turns = [stage.turn(&all).await, stage.turn(&all).await];
+    let (_, mut waiting) = stage.ask(&all, 2).unwrap();
+    let more = Upstream { slots: Some(3), ..(*all[0]).clone() };
+    stage.system.handles.upstreams.set(vec![more]).await;
+    assert_eq!(waiting.turn().await.unwrap().ahead, 0);
+}
