@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use protocol::id::TenantId;
+use identity::limits::Limits;
+use protocol::id::{KeyId, TenantId};
 use ractor::{ActorRef, MessagingErr, rpc::CallResult};
+
+use storage::admission::Gauges;
 
 use crate::{
     measure::{Kind, Queued},
     root,
-    tenant::{Ask, Asked, Denied, Look, Message, Permit},
+    tenant::{Ask, Asked, Denied, Look, Message, Of, Permit},
 };
 
 /// How long a decision may take. It takes microseconds, or, where the ledger has to be read first, as
@@ -100,10 +103,25 @@ impl Handle {
     /// How a tenant and its keys stand; none where its actor does not run, or does not say.
     pub async fn look(&self, tenant: TenantId) -> Option<Look> {
         let actor = self.registry.find(tenant)?;
-        match actor.call(|reply| Message::Look { reply }, Some(LOOK_TIMEOUT)).await {
-            Ok(CallResult::Success(look)) => look,
-            _ => None,
-        }
+        look(&actor, None).await
+    }
+
+    /// How the limits of a key and of its tenant stand, whichever is nearer to its end; none where
+    /// nobody says.
+    pub async fn stand(
+        &self,
+        tenant: TenantId,
+        tenant_limits: Limits,
+        key: KeyId,
+        key_limits: Limits,
+    ) -> Option<Gauges> {
+        let actor = match self.registry.find(tenant) {
+            Some(actor) => actor,
+            None => self.start(tenant).await.ok()?,
+        };
+        let look = look(&actor, Some(Box::new(Of { tenant_limits, key, key_limits }))).await?;
+        let of_key = look.keys.first().map(|(_, _, standing)| standing.gauges).unwrap_or_default();
+        Some(of_key.tighter(look.standing.gauges))
     }
 
     /// The tenants whose actors are running.
@@ -125,6 +143,13 @@ impl Handle {
         if let Some(actor) = self.registry.find(tenant) {
             let _ = actor.cast(Message::Poison);
         }
+    }
+}
+
+async fn look(actor: &ActorRef<Message>, of: Option<Box<Of>>) -> Option<Look> {
+    match actor.call(|reply| Message::Look { of, reply }, Some(LOOK_TIMEOUT)).await {
+        Ok(CallResult::Success(look)) => look,
+        _ => None,
     }
 }
 

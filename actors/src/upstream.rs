@@ -6,6 +6,7 @@
 //! open, is published, so that the choice among several needs no message.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -73,8 +74,8 @@ pub struct Turn {
     is_probe: bool,
     ended: Ended,
     began: Instant,
-    /// How many were before it when it asked.
-    pub ahead: usize,
+    /// Its place in the queue when it asked, the first one's being 1; none where it did not wait.
+    pub place: Option<usize>,
 }
 
 /// A place in the queue of an upstream, or the answer that is on its way; left when it is dropped.
@@ -155,6 +156,8 @@ pub(crate) struct State {
     load: Arc<Load>,
     polling: bool,
     failures: u32,
+    /// The places of those who wait, as they were when they asked.
+    places: HashMap<u64, usize>,
     /// Whether an [`Message::Expire`] is on its way.
     expires: bool,
 }
@@ -162,7 +165,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct Waiter {
     reply: RpcReplyPort<Answer>,
-    ahead: usize,
+    ticket: u64,
 }
 
 // === impl Settings ===
@@ -317,7 +320,15 @@ impl Actor for Upstream {
         let load = Arc::new(Load::new(arguments.epoch));
         arguments.views.publish(&arguments.record, myself.clone(), Arc::clone(&load));
         let _ = myself.cast(Message::Poll);
-        let state = State { arguments, lane, load, polling: false, failures: 0, expires: false };
+        let state = State {
+            arguments,
+            lane,
+            load,
+            places: HashMap::new(),
+            polling: false,
+            failures: 0,
+            expires: false,
+        };
         state.publish();
         Ok(state)
     }
@@ -343,6 +354,7 @@ impl Actor for Upstream {
             }
             Message::Leave { ticket, queued } => {
                 drop(queued);
+                state.places.remove(&ticket);
                 state.lane.leave(ticket);
             }
             Message::Begun { pass, queued } => {
@@ -389,11 +401,14 @@ impl State {
         now: Moment,
         myself: &ActorRef<Message>,
     ) {
-        let waiter = Waiter { reply, ahead: self.lane.waiting() };
+        let waiter = Waiter { reply, ticket };
         match self.lane.ask(tenant, weight, ticket, waiter, now) {
             Asked::Granted(waiter, pass) => self.tell(vec![(waiter, Ok(pass))], myself),
             Asked::Refused(waiter, why) => self.tell(vec![(waiter, Err(why))], myself),
-            Asked::Waits { .. } => self.watch_deadlines(now, myself),
+            Asked::Waits { ahead } => {
+                self.places.insert(ticket, ahead + 1);
+                self.watch_deadlines(now, myself);
+            }
         }
     }
 
@@ -401,14 +416,15 @@ impl State {
     /// a turn that is over.
     fn tell(&mut self, called: Called<Waiter>, myself: &ActorRef<Message>) {
         let is_probe = self.lane.breaker() != breaker::View::Closed;
-        for (Waiter { reply, ahead }, pass) in called {
+        for (Waiter { reply, ticket }, pass) in called {
+            let place = self.places.remove(&ticket);
             let turn = pass.map(|pass| Turn {
                 actor: myself.clone(),
                 pass: Some(pass),
                 is_probe,
                 ended: Ended::Unknown,
                 began: Instant::now(),
-                ahead,
+                place,
             });
             let _ = reply.send(turn);
         }
@@ -455,6 +471,9 @@ impl State {
             breaker::View::HalfOpen => (CLOSED, 1),
             breaker::View::Open { until } => (until.millis(), 2),
         };
+        let name = || self.arguments.record.name.clone();
+        gauge!(names::UPSTREAM_SLOTS_TAKEN, "upstream" => name()).set(count as f64);
+        gauge!(names::QUEUE_DEPTH, "upstream" => name()).set(self.lane.waiting() as f64);
         if open_until.swap(until, Ordering::Relaxed) != until || state == 1 {
             let name = self.arguments.record.name.clone();
             gauge!(names::BREAKER_STATE, "upstream" => name).set(f64::from(state));

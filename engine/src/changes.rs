@@ -39,14 +39,27 @@ async fn apply(gateway: &Arc<Gateway>, change: Change) {
     gateway.keyring.changed(change).await;
     match change {
         Change::Revoked { key, cut: true } => gateway.cuts.cut(key),
-        Change::Upstreams | Change::Everything => match upstreams(gateway).await {
-            Ok(upstreams) => gateway.handles.upstreams.set(upstreams).await,
-            Err(error) => tracing::warn!(%error, "the list of upstreams cannot be read"),
-        },
-        Change::Revoked { cut: false, .. }
-        | Change::Tenant(_)
-        | Change::Key(_)
-        | Change::Models => {}
+        Change::Upstreams => read_upstreams(gateway).await,
+        Change::Models => read_aliases(gateway).await,
+        Change::Everything => {
+            read_upstreams(gateway).await;
+            read_aliases(gateway).await;
+        }
+        Change::Revoked { cut: false, .. } | Change::Tenant(_) | Change::Key(_) => {}
+    }
+}
+
+async fn read_upstreams(gateway: &Gateway) {
+    match upstreams(gateway).await {
+        Ok(upstreams) => gateway.handles.upstreams.set(upstreams).await,
+        Err(error) => tracing::warn!(%error, "the list of upstreams cannot be read"),
+    }
+}
+
+async fn read_aliases(gateway: &Gateway) {
+    match gateway.storage.aliases.list().await {
+        Ok(aliases) => gateway.aliases.set(aliases),
+        Err(error) => tracing::warn!(%error, "the aliases of models cannot be read"),
     }
 }
 

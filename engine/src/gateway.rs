@@ -1,24 +1,32 @@
 //! The composition: storage, then actors, then listeners; built apart from being served.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actors::{
     Handles, System,
     catalog::{Model, Snapshot, Unavailable},
     ports::Clock,
+    tenant,
 };
 use identity::{authorize, principal::Principal};
 use metrics_exporter_prometheus::PrometheusHandle;
-use protocol::name::ModelName;
+use protocol::{name::ModelName, secret::Secret};
 use storage::{
     Storage,
+    admission::{
+        Admission,
+        redis::{self, Redis},
+    },
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::task::TaskTracker;
+use tower::retry::budget::TpsBudget;
 
 use crate::{
-    admin, changes,
+    admin,
+    aliases::Aliases,
+    changes,
     config::{self, Config},
     cuts::Cuts,
     http::{
@@ -29,6 +37,8 @@ use crate::{
     },
     keyring::Keyring,
     phase::{Life, Phase},
+    prompts::Prompts,
+    telemetry::Series,
     upstream::{client::Client, probe::Probe},
 };
 
@@ -38,6 +48,8 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the audit may take to store what waits, at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Over what time calls and retries are compared.
+const RETRY_WINDOW: Duration = Duration::from_secs(10);
 /// How long tasks of no account are waited for, at the end.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -55,6 +67,13 @@ pub struct Gateway {
     pub(crate) client: Arc<Client>,
     pub(crate) bodies: arrival::Limits,
     pub(crate) cuts: Arc<Cuts>,
+    pub(crate) aliases: Aliases,
+    /// What may be tried again, of all calls.
+    pub(crate) retries: TpsBudget,
+    pub(crate) prompts: Prompts,
+    pub(crate) series: Series,
+    /// What replicas share; none: this one is alone.
+    pub(crate) redis: Option<Arc<Redis>>,
     pub(crate) life: Life,
     pub(crate) clock: Arc<dyn Clock>,
     /// One task per connection; shutdown waits for them.
@@ -89,6 +108,9 @@ pub enum BuildError {
     /// The schema is not up to date and may not be brought up to date by itself.
     #[error("the database is not migrated; run `neuronetz migrate` first")]
     NotMigrated,
+    /// Redis.
+    #[error("redis.url: {0}")]
+    Redis(#[from] redis::UrlError),
     /// Actors.
     #[error("actors: {0}")]
     Actors(#[from] actors::StartError),
@@ -123,6 +145,7 @@ pub enum Ended {
 /// The models that a principal may use, of those there are.
 pub struct Effective<'a> {
     snapshot: Arc<Snapshot>,
+    aliases: BTreeMap<ModelName, Arc<[ModelName]>>,
     principal: &'a Principal,
     allow_cloud: bool,
 }
@@ -139,9 +162,11 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let client = Arc::new(Client::new(&config.upstream, tasks.clone())?);
     let configured = configured(&config.upstream, outside.clock.as_ref());
     let stored = storage.upstreams.list().await?;
+    let redis = open_redis(&config.redis)?;
     let system = actors::start(actors::Arguments {
         audit: Arc::clone(&storage.audit),
         ledger: Arc::clone(&storage.ledger),
+        admission: redis.clone().map(|redis| redis as Arc<dyn Admission>),
         prober: Arc::new(Probe::new(Arc::clone(&client), config.catalog.allow_cloud_models)),
         clock: Arc::clone(&outside.clock),
         settings: settings(&config),
@@ -166,8 +191,20 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         .await
         .map_err(|error| BuildError::Listen(config.admin.listen, error))?;
     let life = Life::new();
+    let aliases = Aliases::default();
+    aliases.set(storage.aliases.list().await?);
+    let prompts = Prompts::new(&config.prompts, &storage, Arc::clone(&outside.clock), &tasks);
     let gateway = Arc::new(Gateway {
         bodies: arrival::Limits::new(&server),
+        aliases,
+        retries: TpsBudget::new(
+            RETRY_WINDOW,
+            config.upstream.retries_per_second,
+            config.upstream.retries_percent as f32 / 100.0,
+        ),
+        prompts,
+        series: Series::new(&config.metrics),
+        redis,
         upstream: config.upstream,
         allow_cloud_models: config.catalog.allow_cloud_models,
         completion_tokens_default: config.limits.completion_tokens_default,
@@ -266,9 +303,13 @@ async fn stop(gateway: &Gateway, system: System, tasks: &TaskTracker) -> usize {
     let unstored = system.stop(FLUSH_TIMEOUT).await.unstored;
     gateway.life.enter(Phase::Stopped);
     gateway.client.close_idle();
+    gateway.prompts.close();
     tasks.close();
     let _ = tokio::time::timeout(TASKS_TIMEOUT, tasks.wait()).await;
     gateway.storage.database.close().await;
+    if let Some(redis) = &gateway.redis {
+        let _ = tokio::time::timeout(TASKS_TIMEOUT, redis.close()).await;
+    }
     unstored
 }
 
@@ -293,11 +334,22 @@ async fn open_storage(config: &config::Database) -> Result<Storage, BuildError> 
     Ok(storage)
 }
 
+fn open_redis(config: &config::Redis) -> Result<Option<Arc<Redis>>, redis::UrlError> {
+    let Some(url) = &config.url else { return Ok(None) };
+    let settings = redis::Settings {
+        url: Secret::new(url.expose().to_owned()),
+        deadline: config.deadline,
+        lives_for: tenant::LIVES_FOR,
+    };
+    Ok(Some(Arc::new(Redis::open(&settings)?)))
+}
+
 pub(crate) fn configured(settings: &config::Upstream, clock: &dyn Clock) -> Vec<Upstream> {
     let upstream = |(name, url): &(String, String)| Upstream {
         name: name.clone(),
         url: url.clone(),
         kind: UpstreamKind::Ollama,
+        slots: None,
         created_at: clock.now(),
     };
     settings.upstreams.iter().map(upstream).collect()
@@ -313,6 +365,7 @@ fn settings(config: &Config) -> actors::Settings {
     settings.audit.sampled_per_second = audit.unauthenticated_per_second;
     settings.catalog.stale_after = catalog.stale_after;
     settings.poll.interval = catalog.poll_interval;
+    settings.poll.lane = config.upstream.lane.clone();
     settings.sweeper.audit_retention = audit.retention;
     settings
 }
@@ -332,15 +385,33 @@ impl Gateway {
         principal: &'a Principal,
     ) -> Result<Effective<'a>, Unavailable> {
         let snapshot = self.handles.catalog.current()?;
-        Ok(Effective { snapshot, principal, allow_cloud: self.allow_cloud_models })
+        let aliases = self.aliases.of(principal.tenant);
+        Ok(Effective { snapshot, aliases, principal, allow_cloud: self.allow_cloud_models })
     }
 
-    /// The model of that name, where this principal may use it.
-    pub(crate) fn permitted(
+    /// The models that a name means, where this principal may use them, in the order in which they
+    /// are tried; at least one. Says whether the name is another one than theirs.
+    pub(crate) fn resolve(
         &self,
         principal: &Principal,
         name: &ModelName,
-    ) -> Result<Arc<Model>, Refusal> {
+    ) -> Result<(Vec<Arc<Model>>, bool), Refusal> {
+        let Some(targets) = self.aliases.find(principal.tenant, name) else {
+            return Ok((vec![self.permitted(principal, name)?], false));
+        };
+        let mut found = Vec::new();
+        let mut refusal = Refusal::Denied(authorize::Denied::NotFound);
+        for target in targets.iter().rev() {
+            match self.permitted(principal, target) {
+                Ok(model) => found.insert(0, model),
+                Err(refused) => refusal = refused,
+            }
+        }
+        if found.is_empty() { Err(refusal) } else { Ok((found, true)) }
+    }
+
+    /// The model of that name, where this principal may use it.
+    fn permitted(&self, principal: &Principal, name: &ModelName) -> Result<Arc<Model>, Refusal> {
         // Who may not is told so, whether or not it is known which models there are.
         authorize::model(&principal.models, name, self.allow_cloud_models)?;
         let snapshot = self.handles.catalog.current()?;
@@ -356,6 +427,20 @@ impl Gateway {
 // === impl Effective ===
 
 impl Effective<'_> {
+    /// By name, with the names that stand for them.
+    pub(crate) fn named(&self) -> Vec<(&ModelName, &Arc<Model>)> {
+        let mut named: BTreeMap<_, _> = self.models().map(|model| (&model.name, model)).collect();
+        for (name, targets) in &self.aliases {
+            let first =
+                targets.iter().find_map(|target| self.models().find(|model| model.name == *target));
+            match first {
+                Some(model) => named.insert(name, model),
+                None => named.remove(name),
+            };
+        }
+        named.into_iter().collect()
+    }
+
     /// By name.
     pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.snapshot.models().filter(|model| {

@@ -16,10 +16,10 @@
 //! | [`telemetry`] | what is counted, and the log |
 
 mod admin;
+mod aliases;
 pub mod api;
 mod changes;
 pub mod cli;
-
 pub mod clock;
 pub mod config;
 pub mod cuts;
@@ -28,5 +28,6 @@ pub mod http;
 pub mod keyring;
 pub mod phase;
 pub mod pipeline;
+mod prompts;
 pub mod telemetry;
 pub mod upstream;

@@ -1,9 +1,13 @@
 //! What is counted and logged: the only place of this crate that speaks to those libraries.
 //!
-//! Names are in [`protocol::telemetry`]. Label values are bounded: tenants are made by operators,
-//! models are those of the catalog (else `-`), the rest are words of enums.
+//! Names are in [`protocol::telemetry`]. Label values are bounded: of tenants and models the first so
+//! many have series of their own ([`Series`]), the rest are words of enums.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -41,6 +45,8 @@ pub fn install() -> Result<PrometheusHandle, NotInstalled> {
         (names::FIRST_BYTE_SECONDS, SECONDS.as_slice()),
         (names::CANCEL_SECONDS, SHORT_SECONDS.as_slice()),
         (names::ACTOR_HANDLING_SECONDS, SHORT_SECONDS.as_slice()),
+        (names::OVERHEAD_SECONDS, SHORT_SECONDS.as_slice()),
+        (names::QUEUE_SECONDS, SECONDS.as_slice()),
     ] {
         let matcher = Matcher::Full(name.to_owned());
         builder = builder.set_buckets_for_metric(matcher, bounds).map_err(|_| NotInstalled)?;
@@ -106,6 +112,67 @@ impl Ended<'_> {
                 .increment(tokens);
             }
         }
+    }
+}
+
+/// What the gateway itself took until the head of an answer.
+pub(crate) fn overhead(own: Duration) {
+    histogram!(names::OVERHEAD_SECONDS).record(own);
+}
+
+/// So many prompts could not be kept.
+pub(crate) fn prompts_lost(count: usize) {
+    if count > 0 {
+        counter!(names::PROMPTS_LOST_TOTAL).increment(count as u64);
+    }
+}
+
+/// A request waited for a slot.
+pub(crate) fn queued(took: Duration) {
+    histogram!(names::QUEUE_SECONDS).record(took);
+}
+
+/// A call of that upstream failed, and another one is tried.
+pub(crate) fn retried(upstream: &str) {
+    counter!(names::RETRIES_TOTAL, "upstream" => upstream.to_owned()).increment(1);
+}
+
+/// The names that metrics may have as labels: the first so many; the rest are [`OTHER`].
+pub(crate) struct Series {
+    /// Tenants.
+    pub(crate) tenants: Named,
+    /// Models.
+    pub(crate) models: Named,
+}
+
+/// The first so many names of one kind.
+pub(crate) struct Named {
+    most: usize,
+    names: RwLock<HashSet<String>>,
+}
+
+/// The label of all names beyond the first so many.
+const OTHER: &str = "other";
+
+impl Series {
+    pub(crate) fn new(settings: &config::Metrics) -> Self {
+        let named = |most| Named { most, names: RwLock::default() };
+        Self { tenants: named(settings.tenants_max), models: named(settings.models_max) }
+    }
+}
+
+impl Named {
+    /// The name itself, or [`OTHER`].
+    pub(crate) fn name<'a>(&self, name: &'a str) -> &'a str {
+        if self.names.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return name;
+        }
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= self.most && !names.contains(name) {
+            return OTHER;
+        }
+        names.insert(name.to_owned());
+        name
     }
 }
 

@@ -146,6 +146,10 @@ catalogue! {
         "The limits cannot be checked right now.";
     AuditSaturated = "audit_saturated", 503, Gateway, "server_error", true,
         "The request could not be recorded right now.";
+    QueueTimeout = "queue_timeout", 503, Gateway, "server_error", true,
+        "No model server had room for the request in time.";
+    QueueFull = "queue_full", 503, Gateway, "server_error", true,
+        "Too many requests wait for a model server already.";
     Overloaded = "overloaded", 503, Gateway, "server_error", true,
         "The gateway is at one of its limits.";
     ShuttingDown = "shutting_down", 503, Gateway, "server_error", true,

@@ -51,8 +51,10 @@ pub const QUEUE_DEPTH: &str = "gateway_queue_depth";
 pub const UPSTREAM_SLOTS_TAKEN: &str = "gateway_upstream_slots_taken";
 /// How long requests waited for a slot of an upstream, in seconds.
 pub const QUEUE_SECONDS: &str = "gateway_queue_seconds";
-/// What the gateway itself took of a request until its first byte, in seconds: without the arrival of
+/// What the gateway itself took of a request until the head of its answer, in seconds: without the arrival of
 /// the body, the wait in the queue and the upstream.
 pub const OVERHEAD_SECONDS: &str = "gateway_overhead_seconds";
 /// Calls of upstreams that were made again on another upstream, by upstream that failed.
 pub const RETRIES_TOTAL: &str = "gateway_retries_total";
+/// Prompts that were to be kept and could not be.
+pub const PROMPTS_LOST_TOTAL: &str = "gateway_prompts_lost_total";

@@ -12,7 +12,7 @@ use engine::{
     gateway::{self, Ended, Outside},
     phase::Phase,
 };
-use identity::{api_key::mint, hashing::Hashing, models::ModelRule};
+use identity::{api_key::mint, hashing::Hashing, models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::{name::ModelName, secret::Secret};
@@ -20,10 +20,10 @@ use scripted_ollama::{Script, Scripted};
 use storage::{
     Storage,
     audit::{AuditEvent, AuditQuery},
-    keys::{Key, NewKey},
+    keys::{Key, KeyChange, NewKey},
     limits::Limits,
-    scratch::Scratch,
-    tenants::{NewTenant, Tenant},
+    scratch::{Scratch, ScratchRedis},
+    tenants::{NewTenant, Tenant, TenantChange},
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -44,8 +44,22 @@ pub struct Setup {
     pub env: Vec<(&'static str, String)>,
     /// On Postgres (of `TEST_POSTGRES_URL`) and not on SQLite.
     pub postgres: bool,
+    /// With a Redis of its own, so that replicas share their limits.
+    pub redis: bool,
     /// What the scripted Ollama does.
     pub script: Script,
+}
+
+/// A gateway that serves.
+pub struct Replica {
+    /// The data listener.
+    pub address: SocketAddr,
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// The gateway itself, for its phase.
+    pub gateway: Arc<gateway::Gateway>,
+    stops: mpsc::Sender<()>,
+    served: Option<JoinHandle<Ended>>,
 }
 
 /// A gateway that serves, with a tenant that may use every model.
@@ -64,8 +78,10 @@ pub struct TestGateway {
     pub key: String,
     /// The gateway itself, for its phase.
     pub gateway: Arc<gateway::Gateway>,
-    stops: mpsc::Sender<()>,
-    served: Option<JoinHandle<Ended>>,
+    /// Its Redis, where it has one.
+    pub redis: Option<ScratchRedis>,
+    env: Vec<(&'static str, String)>,
+    running: Replica,
     _directory: tempfile::TempDir,
     scratch: Option<Scratch>,
 }
@@ -99,17 +115,9 @@ impl TestGateway {
         ];
         env.retain(|(name, _)| setup.env.iter().all(|(other, _)| other != name));
         env.extend(setup.env);
-        let environment =
-            Environment::of(env.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let config = Config::load(None, &environment, |path| std::fs::read_to_string(path))
-            .unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let outside = Outside { clock: Arc::new(SystemClock), metrics: metrics() };
-        let built = gateway::build(config, outside).await.unwrap_or_else(|e| panic!("{e}"));
-        let address = built.data_address().unwrap_or_else(|e| panic!("{e}"));
-        let admin = built.admin_address().unwrap_or_else(|e| panic!("{e}"));
-        let gateway = built.gateway();
-        let (stops, told) = mpsc::channel(4);
-        let served = Some(spawn(built.serve(told)));
+        let redis = if setup.redis { Some(ScratchRedis::start().await) } else { None };
+        env.extend(redis.iter().map(|redis| ("REDIS_URL", redis.url.clone())));
+        let running = Replica::start(&env).await;
         let storage = open(&url).await;
         let tenant = storage
             .tenants
@@ -117,25 +125,68 @@ impl TestGateway {
                 name: "acme".to_owned(),
                 models: ModelRule::All,
                 limits: Limits::default(),
+                policy: Policy::default(),
+                audit_retention: None,
                 at: Timestamp::now(),
             })
             .await
             .unwrap_or_else(|e| panic!("{e}"));
         let mut started = Self {
-            address,
-            admin,
+            address: running.address,
+            admin: running.admin,
             ollama,
             storage,
             tenant,
             key: String::new(),
-            gateway,
-            stops,
-            served,
+            gateway: Arc::clone(&running.gateway),
+            redis,
+            env,
+            running,
             _directory: directory,
             scratch,
         };
         started.key = started.key(None).await.1;
         started
+    }
+
+    /// Another gateway on the same database, the same Redis and the same model server.
+    pub async fn replica(&self) -> Replica {
+        Replica::start(&self.env).await
+    }
+
+    /// Its Redis.
+    ///
+    /// # Panics
+    /// Where it has none.
+    pub fn redis(&mut self) -> &mut ScratchRedis {
+        self.redis.as_mut().unwrap_or_else(|| panic!("it has no Redis"))
+    }
+
+    /// The settings of a gateway beside it, as environment variables.
+    #[must_use]
+    pub fn env(&self) -> &[(&'static str, String)] {
+        &self.env
+    }
+
+    /// Gives the tenant other limits.
+    ///
+    /// # Panics
+    /// Where that is not stored.
+    pub async fn limit_tenant(&self, limits: Limits) {
+        let change = TenantChange { limits: Some(limits), ..TenantChange::default() };
+        let changed = self.storage.tenants.change(self.tenant.id, change).await;
+        changed.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Makes a key of the tenant with limits of its own.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    pub async fn limited(&self, limits: Limits) -> (Key, String) {
+        let (key, text) = self.key(None).await;
+        let change = KeyChange { limits: Some(limits), ..KeyChange::default() };
+        let key = self.storage.keys.change(key.id, change).await;
+        (key.unwrap_or_else(|e| panic!("{e}")), text)
     }
 
     /// Makes a key of the tenant; `models`: its own word on models.
@@ -187,6 +238,7 @@ impl TestGateway {
             name: name.to_owned(),
             url: format!("http://{address}"),
             kind: UpstreamKind::Ollama,
+            slots: None,
             created_at: Timestamp::now(),
         };
         self.storage.upstreams.add(upstream).await.unwrap_or_else(|e| panic!("{e}"));
@@ -249,7 +301,7 @@ impl TestGateway {
 
     /// Tells it to stop, as a signal would.
     pub async fn stop(&self) {
-        let _ = self.stops.send(()).await;
+        self.running.stop().await;
     }
 
     /// Waits until it is in a phase, or a later one.
@@ -258,6 +310,36 @@ impl TestGateway {
             (self.gateway.phase() >= phase).then_some(())
         })
         .await;
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// Where it panicked.
+    pub async fn ended(&mut self) -> Ended {
+        self.running.ended().await
+    }
+}
+
+impl Replica {
+    async fn start(env: &[(&'static str, String)]) -> Self {
+        let named = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let environment = Environment::of(named);
+        let config = Config::load(None, &environment, |path| std::fs::read_to_string(path))
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let outside = Outside { clock: Arc::new(SystemClock), metrics: metrics() };
+        let built = gateway::build(config, outside).await.unwrap_or_else(|e| panic!("{e}"));
+        let address = built.data_address().unwrap_or_else(|e| panic!("{e}"));
+        let admin = built.admin_address().unwrap_or_else(|e| panic!("{e}"));
+        let gateway = built.gateway();
+        let (stops, told) = mpsc::channel(4);
+        let served = Some(spawn(built.serve(told)));
+        Self { address, admin, gateway, stops, served }
+    }
+
+    /// Tells it to stop, as a signal would.
+    pub async fn stop(&self) {
+        let _ = self.stops.send(()).await;
     }
 
     /// Waits until it has ended.

@@ -10,7 +10,7 @@ pub mod log;
 pub mod patience;
 
 pub use client::{Open, Reply, get, post, raw, send};
-pub use gateway::{Setup, TestGateway};
+pub use gateway::{Replica, Setup, TestGateway};
 
 /// Where a binary of the workspace was built.
 ///

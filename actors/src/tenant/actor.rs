@@ -18,14 +18,16 @@ use metrics::counter;
 use protocol::{id::KeyId, id::TenantId, name::ModelName, telemetry as names};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::{
-    admission::{Admit, Admitted, Answer, Limit, Member, Operation, Scope, Unknown, Usage},
+    admission::{
+        Admit, Admitted, Answer, Limit, Member, Operation, Scope, Standing, Unknown, Usage,
+    },
     ledger::Ledger,
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Asked, Denied, Look, Meter, Permit,
+    Asked, Denied, Look, Meter, Of, Permit,
     line::{Batch, Concern, Line, LookAsked},
     usage::Reader,
 };
@@ -84,8 +86,9 @@ pub(crate) enum Message {
     TellAgain,
     /// Time to say who is under way.
     Beat,
-    /// Somebody looks.
+    /// Somebody looks: at those who asked lately, or at one of them.
     Look {
+        of: Option<Box<Of>>,
         reply: RpcReplyPort<Option<Look>>,
     },
     /// Time to forget who has been idle, and to end where that is everybody.
@@ -211,7 +214,7 @@ impl Actor for Tenant {
                 state.send(&myself);
             }
             Message::Beat => state.beat(&myself),
-            Message::Look { reply } => state.look(reply, &myself),
+            Message::Look { of, reply } => state.look(of, reply, &myself),
             Message::Tidy => {
                 if state.tidy() {
                     myself.stop(None);
@@ -344,16 +347,23 @@ impl State {
                     count(scope, limit, "observe");
                 }
                 let set_aside = admit.need.tokens_max.saturating_sub(asked.ask.prompt_max);
-                let meter = asked.ask.is_metered().then(|| asked.ask.learns.clone()).flatten();
-                let exhausted = asked.ask.policy.exhausted;
+                let (member, key) = (admit.member, admit.key);
+                let is_metered = asked.ask.is_metered();
                 Ok(Permit {
                     actor: myself.clone(),
-                    member: admit.member,
-                    key: admit.key,
+                    member,
+                    key,
                     used: 0,
+                    learns: asked.ask.learns.clone().filter(|_| is_metered),
                     learned: None,
                     gauges,
-                    meter: meter.map(|model| Meter { set_aside, exhausted, model }),
+                    meter: is_metered.then(|| Meter {
+                        set_aside,
+                        exhausted: asked.ask.policy.exhausted,
+                        actor: myself.clone(),
+                        member,
+                        key,
+                    }),
                 })
             }
             Answer::Refused(refused) => {
@@ -445,24 +455,37 @@ impl State {
         }
     }
 
-    fn look(&mut self, reply: RpcReplyPort<Option<Look>>, myself: &ActorRef<Message>) {
-        let mut keys: Vec<_> = self.seen.iter().map(|(key, seen)| (seen.asked_at, *key)).collect();
-        keys.sort_unstable_by_key(|(asked_at, _)| std::cmp::Reverse(*asked_at));
-        keys.truncate(SHOWN_MAX);
-        let keys: Vec<_> = keys.iter().map(|(_, key)| (*key, self.seen[key].limits)).collect();
+    fn look(
+        &mut self,
+        of: Option<Box<Of>>,
+        reply: RpcReplyPort<Option<Look>>,
+        myself: &ActorRef<Message>,
+    ) {
+        let (tenant_limits, keys) = match of {
+            Some(of) => (of.tenant_limits, vec![(of.key, of.key_limits)]),
+            None => (self.tenant_limits, self.lately()),
+        };
         let in_line = match &self.keeper {
             Keeper::Own(_) => 0,
             Keeper::Shared(line) => line.waiting(),
         };
-        let tenant_limits = self.tenant_limits;
+        let unknown = Standing::default();
         let look = Look {
             limits: tenant_limits,
-            standing: Default::default(),
-            keys: keys.iter().map(|(key, of)| (*key, *of, Default::default())).collect(),
+            standing: unknown,
+            keys: keys.iter().map(|(key, of)| (*key, *of, unknown)).collect(),
             waiting: self.waiting.len() + in_line,
         };
         let asked = Concern::Look(Box::new(LookAsked { look, reply }));
         self.submit(Operation::Look { tenant_limits, keys }, asked, myself);
+    }
+
+    /// The keys that asked last.
+    fn lately(&self) -> Vec<(KeyId, Limits)> {
+        let mut keys: Vec<_> = self.seen.iter().map(|(key, seen)| (seen.asked_at, *key)).collect();
+        keys.sort_unstable_by_key(|(asked_at, _)| std::cmp::Reverse(*asked_at));
+        keys.truncate(SHOWN_MAX);
+        keys.iter().map(|(_, key)| (*key, self.seen[key].limits)).collect()
     }
 
     /// Whether nobody would miss this actor.

@@ -84,7 +84,8 @@ pub struct Permit {
     member: Member,
     key: KeyId,
     used: u64,
-    learned: Option<(ModelName, u64)>,
+    learns: Option<ModelName>,
+    learned: Option<u64>,
     /// How the limits stood after it was let in.
     pub gauges: Gauges,
     /// What it must not pass without asking for more; none where all that it can use is set aside.
@@ -92,13 +93,15 @@ pub struct Permit {
 }
 
 /// A part of what a request can use is set aside: before it uses more, it asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Meter {
     /// The tokens of the reply that are set aside.
     pub set_aside: u64,
     /// What becomes of it where there is no more.
     pub exhausted: Exhausted,
-    model: ModelName,
+    actor: ActorRef<Message>,
+    member: Member,
+    key: KeyId,
 }
 
 /// Whether a request gets more.
@@ -116,6 +119,14 @@ pub struct Look {
     pub keys: Vec<(KeyId, Limits, Standing)>,
     /// Requests that wait for word from outside: of the ledger, or of what is shared.
     pub waiting: usize,
+}
+
+/// One key and its tenant, with their limits, to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Of {
+    pub(crate) tenant_limits: Limits,
+    pub(crate) key: KeyId,
+    pub(crate) key_limits: Limits,
 }
 
 #[derive(Debug)]
@@ -147,12 +158,16 @@ impl Permit {
 
     /// Says how long a reply was that came to its own end.
     pub fn learn(&mut self, completion: u64) {
-        self.learned = self.meter.as_ref().map(|meter| (meter.model.clone(), completion));
+        self.learned = Some(completion);
     }
+}
 
+// === impl Meter ===
+
+impl Meter {
     /// Asks for so many tokens more.
     #[must_use]
-    pub fn ask_more(&self, more: u64) -> Asking {
+    pub fn ask(&self, more: u64) -> Asking {
         let (reply, answer) = concurrency::oneshot();
         let Self { member, key, .. } = *self;
         let queued = Queued::new(Kind::Tenant);
@@ -165,7 +180,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // An actor that is gone has forgotten all of it already.
         let Self { key, member, used, .. } = *self;
-        let learned = self.learned.take().map(Box::new);
+        let learned = self.learns.take().zip(self.learned).map(Box::new);
         let queued = Queued::new(Kind::Tenant);
         let _ = self.actor.cast(Message::Settle { key, member, used, learned, queued });
     }

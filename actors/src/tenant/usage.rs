@@ -31,7 +31,7 @@ impl Reader {
         self.audit.store_recorded().await;
         let Unknown { key, period, start, read_at, counted } = unknown;
         let sum = self.sum(&unknown, start).await?;
-        let used = sum.saturating_sub(forgiven(budget, start, None));
+        let used = sum.saturating_sub(budget.correction.forgiven_since(start, None));
         let counted = counted.filter(|counted| counted.period == period);
         let mut of_now = 0;
         if let Some(counted) = counted {
@@ -40,7 +40,7 @@ impl Reader {
                 used
             } else {
                 let before = self.sum(&unknown, counted.start).await?.saturating_sub(sum);
-                before.saturating_sub(forgiven(budget, counted.start, start))
+                before.saturating_sub(budget.correction.forgiven_since(counted.start, start))
             };
             self.compare(&unknown, counted.used, written);
         }
@@ -63,13 +63,4 @@ impl Reader {
         let (tenant, key) = (self.tenant, unknown.key.map(tracing::field::display));
         tracing::warn!(%tenant, key, counted, written, "the count of a budget differs from the ledger");
     }
-}
-
-/// What was forgiven of a period from `start` to `end`.
-fn forgiven(budget: Budget, start: Option<Timestamp>, end: Option<Timestamp>) -> u64 {
-    let correction = budget.correction;
-    let is_within = correction
-        .reset_at
-        .is_some_and(|at| start.is_none_or(|start| at >= start) && end.is_none_or(|end| at < end));
-    if is_within { correction.forgiven } else { 0 }
 }

@@ -223,9 +223,9 @@ async fn what_is_learned_is_set_aside_and_topped_up() {
     let set_aside = permit.meter.as_ref().unwrap().set_aside;
     assert!((40..=60).contains(&set_aside), "{set_aside}");
     assert_eq!(permit.gauges.budget.unwrap().remaining, 5_000 - 1_000 - 10 - set_aside);
-    assert!(permit.ask_more(3_000).await);
+    assert!(permit.meter.as_ref().unwrap().ask(3_000).await);
     // What is left is not enough for that.
-    assert!(!permit.ask_more(1_000).await);
+    assert!(!permit.meter.as_ref().unwrap().ask(1_000).await);
     let Err(Denied::Limit(_)) = admission.admit(stream(4_050)).await else { panic!("let in") };
     drop(permit);
     // A strict tenant sets aside all of it, and is not metered.
@@ -253,7 +253,7 @@ async fn five_hundred_that_learn_never_pass_a_budget() {
         let mut used = 0;
         while used < 80 {
             if used + 10 > set_aside {
-                if !permit.ask_more(10).await {
+                if !permit.meter.as_ref().unwrap().ask(10).await {
                     break;
                 }
                 set_aside += 10;

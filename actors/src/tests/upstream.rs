@@ -102,5 +102,5 @@ async fn another_number_of_slots_counts_at_once() {
     let (_, mut waiting) = stage.ask(&all, 2).unwrap();
     let more = Upstream { slots: Some(3), ..(*all[0]).clone() };
     stage.system.handles.upstreams.set(vec![more]).await;
-    assert_eq!(waiting.turn().await.unwrap().ahead, 0);
+    assert_eq!(waiting.turn().await.unwrap().place, Some(1));
 }

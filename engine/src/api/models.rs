@@ -1,4 +1,5 @@
-//! `/api/tags`, `/v1/models`, `/v1/models/{id}`: the principal's effective models and no others.
+//! `/api/tags`, `/v1/models`, `/v1/models/{id}`: the principal's effective models and no others. OpenAI's
+//! list has the names that stand for them, too; Ollama's says what is installed.
 
 use actors::catalog::Model;
 use identity::authorize::Denied;
@@ -17,17 +18,20 @@ pub(super) fn tags(effective: &Effective) -> String {
 
 /// The list as OpenAI gives it.
 pub(super) fn list(effective: &Effective) -> Vec<u8> {
-    let list = ModelList::new(effective.models().map(|model| object(model)).collect());
+    let named = effective.named();
+    let objects = named.into_iter().map(|(name, model)| object(name, model)).collect();
+    let list = ModelList::new(objects);
     serde_json::to_vec(&list).unwrap_or_default()
 }
 
 /// One model as OpenAI tells of it.
 pub(super) fn one(effective: &Effective, name: &ModelName) -> Result<Vec<u8>, Denied> {
-    let model = effective.models().find(|model| model.name == *name).ok_or(Denied::NotFound)?;
-    Ok(serde_json::to_vec(&object(model)).unwrap_or_default())
+    let named = effective.named();
+    let (name, model) = named.into_iter().find(|(of, _)| *of == name).ok_or(Denied::NotFound)?;
+    Ok(serde_json::to_vec(&object(name, model)).unwrap_or_default())
 }
 
-fn object(model: &Model) -> ModelObject {
+fn object(name: &ModelName, model: &Model) -> ModelObject {
     let created = model.modified_at.map_or(0, jiff::Timestamp::as_second);
-    ModelObject::new(model.name.as_str(), created)
+    ModelObject::new(name.as_str(), created)
 }

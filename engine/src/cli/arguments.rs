@@ -2,8 +2,9 @@
 
 use clap::Args;
 use identity::{
-    limits::{Budget, LimitPeriod},
+    limits::{Budget, LimitPeriod, Observed},
     models::ModelRule,
+    policy::{Exhausted, Policy, Reserve, WEIGHT_MAX},
 };
 use jiff::Timestamp;
 use protocol::{
@@ -44,6 +45,51 @@ pub(super) struct LimitFlags {
     /// The period of the budget. Default: as it is, or else a month.
     #[arg(long, value_enum, value_name = "PERIOD")]
     budget_period: Option<Period>,
+    /// These limits only count and report: rpm, tpm, concurrency, budget.
+    #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
+    observe: Vec<Named>,
+    /// These limits refuse again what is beyond them.
+    #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
+    enforce: Vec<Named>,
+}
+
+/// One of the limits.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Named {
+    Rpm,
+    Tpm,
+    Concurrency,
+    Budget,
+}
+
+/// How a tenant is served.
+#[derive(Args)]
+pub(super) struct PolicyFlags {
+    /// Its share where requests wait for an upstream; twice the weight, twice the turns.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(WEIGHT_MAX)))]
+    weight: Option<u32>,
+    /// How much of a budget a request sets aside before it begins.
+    #[arg(long, value_enum)]
+    reserve: Option<ReserveWord>,
+    /// What becomes of a stream that needs more than is left.
+    #[arg(long, value_enum)]
+    exhausted: Option<ExhaustedWord>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ReserveWord {
+    /// The most that it may use; the upstream is held to it.
+    Strict,
+    /// What such requests have used before; more is set aside while it streams.
+    Learned,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ExhaustedWord {
+    /// It ends with `finish_reason: length`.
+    Stop,
+    /// It goes on and is charged beyond the budget.
+    Finish,
 }
 
 /// A period of a budget, in UTC.
@@ -102,13 +148,23 @@ impl LimitFlags {
     /// Whether any was given.
     pub(super) fn is_given(&self) -> bool {
         let limits = [self.rpm, self.tpm, self.concurrency, self.budget_tokens];
-        limits.iter().any(Option::is_some) || self.budget_period.is_some()
+        limits.iter().any(Option::is_some)
+            || self.budget_period.is_some()
+            || !self.observe.is_empty()
+            || !self.enforce.is_empty()
     }
 
     /// The limits with those that were given in their places.
     pub(super) fn over(&self, limits: Limits) -> Limits {
         let given = |flag: Option<Limit>, before| flag.map_or(before, |Limit(limit)| limit);
+        let mut observed = limits.observed;
+        for (named, is_observed) in [(&self.observe, true), (&self.enforce, false)] {
+            for named in named {
+                *named.of(&mut observed) = is_observed;
+            }
+        }
         Limits {
+            observed,
             rpm: given(self.rpm, limits.rpm),
             tpm: given(self.tpm, limits.tpm),
             concurrency: given(self.concurrency, limits.concurrency),
@@ -121,8 +177,61 @@ fn budget(tokens: Option<Limit>, period: Option<Period>, before: Option<Budget>)
     let tokens = tokens.map_or(before.map(|budget| budget.tokens), |Limit(limit)| limit)?;
     let kept = || before.map_or(LimitPeriod::Month, |budget| budget.period);
     let period = period.map_or_else(kept, LimitPeriod::from);
-    Some(Budget { tokens, period })
+    let correction = before.map(|budget| budget.correction).unwrap_or_default();
+    Some(Budget { tokens, period, correction })
 }
+
+// === impl Named ===
+
+impl Named {
+    fn of(self, observed: &mut Observed) -> &mut bool {
+        match self {
+            Self::Rpm => &mut observed.rpm,
+            Self::Tpm => &mut observed.tpm,
+            Self::Concurrency => &mut observed.concurrency,
+            Self::Budget => &mut observed.budget,
+        }
+    }
+}
+
+// === impl PolicyFlags ===
+
+impl PolicyFlags {
+    /// Whether any was given.
+    pub(super) fn is_given(&self) -> bool {
+        self.weight.is_some() || self.reserve.is_some() || self.exhausted.is_some()
+    }
+
+    /// The policy with what was given in its place.
+    pub(super) fn over(&self, policy: Policy) -> Policy {
+        let reserve = self.reserve.map(|word| match word {
+            ReserveWord::Strict => Reserve::Strict,
+            ReserveWord::Learned => Reserve::Learned,
+        });
+        let exhausted = self.exhausted.map(|word| match word {
+            ExhaustedWord::Stop => Exhausted::Stop,
+            ExhaustedWord::Finish => Exhausted::Finish,
+        });
+        Policy {
+            weight: self.weight.unwrap_or(policy.weight),
+            reserve: reserve.unwrap_or(policy.reserve),
+            exhausted: exhausted.unwrap_or(policy.exhausted),
+        }
+    }
+}
+
+/// How long something is kept: `30d`, or `default`, as everybody's is.
+pub(super) fn retention(text: &str) -> Result<Retention, String> {
+    if text == "default" {
+        return Ok(Retention(None));
+    }
+    let parsed = humantime::parse_duration(text).ok().filter(|span| !span.is_zero());
+    parsed.map(|span| Retention(Some(span))).ok_or_else(|| "give 30d, or default".to_owned())
+}
+
+/// How long something is kept; none: as long as everybody's.
+#[derive(Clone, Copy)]
+pub(super) struct Retention(pub(super) Option<std::time::Duration>);
 
 fn limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
@@ -144,7 +253,9 @@ pub(super) fn limits_text(limits: &Limits) -> String {
         };
         format!("{} tokens{period}", budget.tokens)
     });
-    let text = given.chain(budget).collect::<Vec<_>>().join(", ");
+    let observed = Some(limits.observed.words()).filter(|words| !words.is_empty());
+    let observed = observed.map(|words| format!("{words} only observed"));
+    let text = given.chain(budget).chain(observed).collect::<Vec<_>>().join(", ");
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
@@ -156,6 +267,8 @@ pub(super) struct LimitsView {
     concurrency: Option<u64>,
     budget_tokens: Option<u64>,
     budget_period: Option<LimitPeriod>,
+    /// Which of them only count and report.
+    observed: Observed,
 }
 
 impl From<&Limits> for LimitsView {
@@ -166,6 +279,7 @@ impl From<&Limits> for LimitsView {
             concurrency: limits.concurrency,
             budget_tokens: limits.budget.map(|budget| budget.tokens),
             budget_period: limits.budget.map(|budget| budget.period),
+            observed: limits.observed,
         }
     }
 }

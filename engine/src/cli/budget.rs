@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use storage::{
     Storage,
+    budgets::Owner,
     ledger::{LedgerBy, LedgerQuery, LedgerSum},
-    limits::{Budget, LimitPeriod, Limits},
+    limits::{Budget, Correction, LimitPeriod, Limits},
 };
 
 use super::{
@@ -28,6 +29,16 @@ pub(super) enum Command {
     },
     /// Shows a budget, and how much of it is used.
     Show {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Forgives what was used of it in the period that is now. The ledger keeps it.
+    Reset {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Has every gateway count anew what the ledger says was used.
+    Reconcile {
         #[command(flatten)]
         whose: Whose,
     },
@@ -55,8 +66,10 @@ struct View {
     of: String,
     tokens: Option<u64>,
     period: Option<LimitPeriod>,
-    /// What the ledger says; requests under way are not in it yet.
+    /// What the ledger says, without what was forgiven; requests under way are not in it yet.
     used: u64,
+    /// What was forgiven by a reset in this period.
+    forgiven: u64,
     remaining: Option<u64>,
     resets_at: Option<Timestamp>,
 }
@@ -72,12 +85,61 @@ pub(super) async fn run(
             let party = whose.party(storage).await?;
             let Tokens(tokens) = budget.tokens;
             let period = budget.period.into();
-            let budget = tokens.map(|tokens| Budget { tokens, period });
+            let before = party.limits().budget;
+            let correction = before.map(|budget| budget.correction).unwrap_or_default();
+            let budget = tokens.map(|tokens| Budget { tokens, period, correction });
             let limits = Limits { budget, ..*party.limits() };
             party.set(storage, limits).await?
         }
+        Command::Reset { whose } => {
+            let party = whose.party(storage).await?;
+            let now = Timestamp::now();
+            let written = used(&party, storage, now).await?;
+            let (reset_at, read_at) = (Some(now), Some(now));
+            correct(storage, &whose, Correction { forgiven: written, reset_at, read_at }).await?
+        }
+        Command::Reconcile { whose } => {
+            let party = whose.party(storage).await?;
+            let before = party.limits().budget.map(|budget| budget.correction).unwrap_or_default();
+            let read_at = Some(Timestamp::now());
+            correct(storage, &whose, Correction { read_at, ..before }).await?
+        }
     };
     Ok(out.one(&View::of(&party, storage).await?)?)
+}
+
+/// Says how what was used is to be counted from now on. Gateways hear of it within a second.
+async fn correct(
+    storage: &Storage,
+    whose: &Whose,
+    correction: Correction,
+) -> Result<Party, Failure> {
+    let party = whose.party(storage).await?;
+    if party.limits().budget.is_none() {
+        let (scope, name) = (party.scope(), party.name());
+        return Err(Failure::Failed(format!("the {scope} {name} has no budget: budget set")));
+    }
+    let owner = match &party {
+        Party::Tenant(tenant) => Owner::Tenant(tenant.id),
+        Party::Key(key) => Owner::Key(key.id),
+    };
+    storage.budgets.correct(owner, correction).await?;
+    whose.party(storage).await
+}
+
+/// What the ledger says was used in the period that is now.
+async fn used(party: &Party, storage: &Storage, now: Timestamp) -> Result<u64, Failure> {
+    let period = party.limits().budget.map_or(LimitPeriod::Total, |budget| budget.period);
+    let since = budget::Budget::start_of(period, now);
+    let query = match party {
+        Party::Tenant(tenant) => {
+            LedgerQuery { by: LedgerBy::Tenant, tenant: Some(tenant.id), key: None, since }
+        }
+        Party::Key(key) => {
+            LedgerQuery { by: LedgerBy::Key, tenant: None, key: Some(key.id), since }
+        }
+    };
+    Ok(LedgerSum::tokens(&storage.ledger.sums(query).await?))
 }
 
 fn tokens(text: &str) -> Result<Tokens, String> {
@@ -94,17 +156,12 @@ impl View {
         let now = Timestamp::now();
         let limit = party.limits().budget;
         let period = limit.map_or(LimitPeriod::Total, |budget| budget.period);
-        let since = budget::Budget::start_of(period, now);
-        let query = match party {
-            Party::Tenant(tenant) => {
-                LedgerQuery { by: LedgerBy::Tenant, tenant: Some(tenant.id), key: None, since }
-            }
-            Party::Key(key) => {
-                LedgerQuery { by: LedgerBy::Key, tenant: None, key: Some(key.id), since }
-            }
-        };
-        let sums = storage.ledger.sums(query).await?;
-        let used = LedgerSum::tokens(&sums);
+        let written = used(party, storage, now).await?;
+        let forgiven = limit.map_or(0, |limit| {
+            let start = budget::Budget::start_of(period, now);
+            limit.correction.forgiven_since(start, None)
+        });
+        let used = written.saturating_sub(forgiven);
         let resets_at =
             limit.and_then(|limit| budget::Budget::new(0, limit.period, 0, now).reset_at(now));
         Ok(Self {
@@ -113,6 +170,7 @@ impl View {
             tokens: limit.map(|budget| budget.tokens),
             period: limit.map(|budget| budget.period),
             used,
+            forgiven,
             remaining: limit.map(|budget| budget.tokens.saturating_sub(used)),
             resets_at,
         })

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use clap::Args;
-use identity::models::ModelRule;
+use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::{name::ModelName, secret::Secret};
 use scripted_ollama::{Script, Scripted};
@@ -85,6 +85,7 @@ async fn behind(directory: &Path) -> Result<Behind, Failure> {
         name: "ollama".to_owned(),
         url: OLLAMA.to_owned(),
         kind: UpstreamKind::Ollama,
+        slots: None,
         created_at: Timestamp::now(),
     };
     let mut answers = upstream::ask(&asking, vec![local]).await?;
@@ -110,6 +111,8 @@ async fn make_key(storage: &Storage, config: &Config) -> Result<Secret, Failure>
         name: "demo".to_owned(),
         models: ModelRule::All,
         limits: Limits::default(),
+        policy: Policy::default(),
+        audit_retention: None,
         at,
     };
     let tenant = storage.tenants.create(new).await?.id;

@@ -39,6 +39,9 @@ pub(super) enum Command {
         /// When it ends: a moment, or a duration from now, as 30d.
         #[arg(long, value_parser = Moment::parse, value_name = "WHEN")]
         expires: Option<Moment>,
+        /// Keep what is asked with it for a while (see `[prompts]`).
+        #[arg(long)]
+        log_prompts: bool,
         #[command(flatten)]
         limits: LimitFlags,
     },
@@ -68,6 +71,9 @@ pub(super) enum Command {
         /// When it ends: a moment, a duration from now, or `never`.
         #[arg(long, value_parser = expiry, value_name = "WHEN")]
         expires: Option<Expiry>,
+        /// Whether what is asked with it is kept for a while (see `[prompts]`).
+        #[arg(long, value_name = "BOOL")]
+        log_prompts: Option<bool>,
         #[command(flatten)]
         limits: LimitFlags,
     },
@@ -111,6 +117,8 @@ struct View {
     /// Its own word on models; null where the tenant's counts.
     models: Option<ModelsView>,
     limits: LimitsView,
+    /// Whether what is asked with it is kept for a while.
+    log_prompts: bool,
     expires_at: Option<Timestamp>,
     created_at: Timestamp,
     revoked_at: Option<Timestamp>,
@@ -128,7 +136,7 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     let shown = match command {
-        Command::Create { tenant, name, models, expires, limits } => {
+        Command::Create { tenant, name, models, expires, log_prompts, limits } => {
             let tenant = arguments::tenant(storage, &tenant).await?;
             let (new, secret) = minted(settings, |prefix, hash| {
                 Ok(NewKey {
@@ -138,7 +146,7 @@ pub(super) async fn run(
                     hash,
                     models: models.rule()?,
                     limits: limits.over(Limits::default()),
-                    log_prompts: false,
+                    log_prompts,
                     expires_at: expires.map(Moment::hence),
                     at: Timestamp::now(),
                 })
@@ -148,15 +156,15 @@ pub(super) async fn run(
         }
         Command::List { tenant } => return list(storage, tenant.as_deref(), out).await,
         Command::Show { id } => arguments::key(storage, &id).await?,
-        Command::Set { id, name, models, inherit_models, expires, limits } => {
+        Command::Set { id, name, models, inherit_models, expires, log_prompts, limits } => {
             let own = models.rule()?.map(Some);
             let key = arguments::key(storage, &id).await?;
             let change = KeyChange {
                 name,
                 limits: limits.is_given().then(|| limits.over(key.limits)),
                 models: if inherit_models { Some(None) } else { own },
+                log_prompts,
                 expires_at: expires.map(Expiry::moment),
-                ..KeyChange::default()
             };
             set(storage, &key, change).await?
         }
@@ -187,10 +195,9 @@ async fn list(storage: &Storage, tenant: Option<&str>, out: &mut Out<'_>) -> Res
 }
 
 async fn set(storage: &Storage, key: &Key, change: KeyChange) -> Result<Key, Failure> {
-    let KeyChange { name, models, limits, log_prompts: _, expires_at } = &change;
-    if name.is_none() && models.is_none() && limits.is_none() && expires_at.is_none() {
-        let what = "say what to set: --name, --models, --allow-all-models, --inherit-models, --expires \
-                    or a limit";
+    if change == KeyChange::default() {
+        let what = "say what to set: --name, --models, --allow-all-models, --inherit-models, --expires, \
+                    --log-prompts or a limit";
         return Err(Failure::Usage(what.to_owned()));
     }
     Ok(storage.keys.change(key.id, change).await?)
@@ -293,6 +300,7 @@ impl View {
             models: key.models.as_ref().map(ModelsView::from),
             limits: LimitsView::from(&key.limits),
             limits_text: limits_text(&key.limits),
+            log_prompts: key.log_prompts,
             expires_at: key.expires_at,
             created_at: key.created_at,
             revoked_at: key.revoked_at,

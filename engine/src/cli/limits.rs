@@ -68,7 +68,8 @@ pub(super) async fn run(
     let party = match command {
         Command::Show { whose } => whose.party(storage).await?,
         Command::Set { limits, .. } if !limits.is_given() => {
-            let what = "say what to set: --rpm, --tpm, --concurrency or --budget-tokens";
+            let what = "say what to set: --rpm, --tpm, --concurrency, --budget-tokens, --observe \
+                        or --enforce";
             return Err(Failure::Usage(what.to_owned()));
         }
         Command::Set { whose, limits } => {

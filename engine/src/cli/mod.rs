@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`serve`] | `serve`, `demo` share it |
 //! | [`demo`] | `demo` |
-//! | [`tenant`], [`key`], [`limits`], [`budget`], [`upstream`], [`model`] | what is stored, and what upstreams say |
+//! | [`tenant`], [`key`], [`limits`], [`budget`], [`upstream`], [`model`], [`alias`], [`prompt`] | what is stored, and what upstreams say |
 //! | [`audit`], [`usage`] | what happened, and what it came to |
 //! | [`setup`] | `check-config`, `migrate`, `healthcheck`, `completions`, `man` |
 //! | [`arguments`], [`output`], [`failure`] | what is read, printed and said when it fails |
@@ -20,6 +20,7 @@ use storage::Storage;
 use self::{failure::Failure, output::Out};
 use crate::config::{Config, env::Environment};
 
+mod alias;
 mod arguments;
 mod audit;
 mod budget;
@@ -29,6 +30,7 @@ mod key;
 mod limits;
 mod model;
 mod output;
+mod prompt;
 mod serve;
 mod setup;
 mod tenant;
@@ -88,6 +90,9 @@ enum Command {
     /// Models that the upstreams serve.
     #[command(subcommand)]
     Model(model::Command),
+    /// What was asked with keys that log their prompts.
+    #[command(subcommand)]
+    Prompt(prompt::Command),
     /// What happened, request by request.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -161,6 +166,10 @@ impl Context<'_> {
             Command::Model(command) => {
                 let config = self.config()?;
                 model::run(&open(&config).await?, &config, command, &mut self.out).await
+            }
+            Command::Prompt(command) => {
+                let config = self.config()?;
+                prompt::run(&open(&config).await?, &config.prompts, command, &mut self.out).await
             }
             Command::Audit(command) => {
                 audit::run(&self.storage().await?, command, &mut self.out).await

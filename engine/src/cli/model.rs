@@ -10,7 +10,7 @@ use serde::Serialize;
 use storage::Storage;
 
 use super::{
-    arguments,
+    alias, arguments,
     failure::Failure,
     output::{Out, Row, date},
     upstream,
@@ -25,6 +25,9 @@ pub(super) enum Command {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Names that stand for models.
+    #[command(subcommand)]
+    Alias(alias::Command),
 }
 
 #[derive(Serialize)]
@@ -40,7 +43,10 @@ pub(super) async fn run(
     command: Command,
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
-    let Command::List { tenant } = command;
+    let tenant = match command {
+        Command::List { tenant } => tenant,
+        Command::Alias(command) => return alias::run(storage, command, out).await,
+    };
     let rule = match tenant {
         Some(named) => Some(arguments::tenant(storage, &named).await?.models),
         None => None,

@@ -1,7 +1,7 @@
 //! `neuronetz tenant …`
 
 use clap::Subcommand;
-use identity::models::ModelRule;
+use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use serde::Serialize;
 use storage::{
@@ -11,7 +11,10 @@ use storage::{
 };
 
 use super::{
-    arguments::{self, LimitFlags, LimitsView, Models, ModelsView, limits_text, models_text},
+    arguments::{
+        self, LimitFlags, LimitsView, Models, ModelsView, PolicyFlags, Retention, limits_text,
+        models_text, retention,
+    },
     failure::Failure,
     output::{Out, Row},
 };
@@ -29,6 +32,11 @@ pub(super) enum Command {
         models: Models,
         #[command(flatten)]
         limits: LimitFlags,
+        #[command(flatten)]
+        policy: PolicyFlags,
+        /// How long its audit events are kept, as 30d, or `default`.
+        #[arg(long, value_parser = retention, value_name = "SPAN")]
+        audit_retention: Option<Retention>,
     },
     /// Lists all tenants.
     List,
@@ -48,6 +56,11 @@ pub(super) enum Command {
         models: Models,
         #[command(flatten)]
         limits: LimitFlags,
+        #[command(flatten)]
+        policy: PolicyFlags,
+        /// How long its audit events are kept, as 30d, or `default`.
+        #[arg(long, value_parser = retention, value_name = "SPAN")]
+        audit_retention: Option<Retention>,
     },
     /// Refuses every request of its keys, until it is resumed.
     Suspend {
@@ -74,6 +87,9 @@ struct View {
     #[serde(flatten)]
     models: ModelsView,
     limits: LimitsView,
+    policy: Policy,
+    /// How long its audit events are kept, in seconds; null: as long as everybody's.
+    audit_retention: Option<u64>,
     created_at: Timestamp,
     #[serde(skip)]
     rule: ModelRule,
@@ -87,8 +103,16 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     let changed = match command {
-        Command::Create { name, models, limits } => {
-            create(storage, name, &models, limits.over(Limits::default())).await?
+        Command::Create { name, models, limits, policy, audit_retention } => {
+            let new = NewTenant {
+                name: checked(name)?,
+                models: models.rule()?.unwrap_or_default(),
+                limits: limits.over(Limits::default()),
+                policy: policy.over(Policy::default()),
+                audit_retention: audit_retention.and_then(|Retention(span)| span),
+                at: Timestamp::now(),
+            };
+            storage.tenants.create(new).await?
         }
         Command::List => {
             let views: Vec<_> = storage.tenants.list().await?.into_iter().map(View::from).collect();
@@ -96,10 +120,12 @@ pub(super) async fn run(
             return Ok(out.rows(&views, none)?);
         }
         Command::Show { name } => arguments::tenant(storage, &name).await?,
-        Command::Set { name, new_name, models, limits } => {
+        Command::Set { name, new_name, models, limits, policy, audit_retention } => {
             let models = models.rule()?;
-            if new_name.is_none() && models.is_none() && !limits.is_given() {
-                let what = "say what to set: --name, --models, --allow-all-models or a limit";
+            let says = limits.is_given() || policy.is_given() || audit_retention.is_some();
+            if new_name.is_none() && models.is_none() && !says {
+                let what = "say what to set: --name, --models, --allow-all-models, --weight, \
+                            --reserve, --exhausted, --audit-retention or a limit";
                 return Err(Failure::Usage(what.to_owned()));
             }
             let tenant = arguments::tenant(storage, &name).await?;
@@ -107,6 +133,8 @@ pub(super) async fn run(
                 name: new_name.map(checked).transpose()?,
                 models,
                 limits: limits.is_given().then(|| limits.over(tenant.limits)),
+                policy: policy.is_given().then(|| policy.over(tenant.policy)),
+                audit_retention: audit_retention.map(|Retention(span)| span),
                 ..TenantChange::default()
             };
             storage.tenants.change(tenant.id, change).await?
@@ -121,21 +149,6 @@ pub(super) async fn run(
         }
     };
     Ok(out.one(&View::from(changed))?)
-}
-
-async fn create(
-    storage: &Storage,
-    name: String,
-    models: &Models,
-    limits: Limits,
-) -> Result<Tenant, Failure> {
-    let new = NewTenant {
-        name: checked(name)?,
-        models: models.rule()?.unwrap_or_default(),
-        limits,
-        at: Timestamp::now(),
-    };
-    Ok(storage.tenants.create(new).await?)
 }
 
 async fn change(storage: &Storage, name: &str, change: TenantChange) -> Result<Tenant, Failure> {
@@ -170,6 +183,8 @@ impl From<Tenant> for View {
             models: ModelsView::from(&tenant.models),
             limits: LimitsView::from(&tenant.limits),
             limits_text: limits_text(&tenant.limits),
+            policy: tenant.policy,
+            audit_retention: tenant.audit_retention.map(|span| span.as_secs()),
             created_at: tenant.created_at,
             rule: tenant.models,
         }
@@ -178,7 +193,7 @@ impl From<Tenant> for View {
 
 impl Row for View {
     const COLUMNS: &'static [&'static str] =
-        &["NAME", "STATUS", "MODELS", "LIMITS", "CREATED", "ID"];
+        &["NAME", "STATUS", "MODELS", "LIMITS", "WEIGHT", "RESERVE", "CREATED", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -186,6 +201,8 @@ impl Row for View {
             if self.suspended { "suspended" } else { "active" }.to_owned(),
             models_text(&self.rule),
             self.limits_text.clone(),
+            self.policy.weight.to_string(),
+            self.policy.reserve.as_str().to_owned(),
             super::output::date(self.created_at),
             self.id.clone(),
         ]

@@ -36,6 +36,17 @@ pub(super) enum Command {
         /// Which dialect it speaks.
         #[arg(long, value_enum, default_value_t = Kind::Ollama)]
         kind: Kind,
+        /// How many requests it takes at once; more wait. Default: `upstream.slots`.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        slots: Option<u64>,
+    },
+    /// Changes a model server of the database.
+    Set {
+        /// Its name.
+        name: String,
+        /// How many requests it takes at once, or `default`.
+        #[arg(long, value_parser = slots, value_name = "N")]
+        slots: Slots,
     },
     /// Lists the model servers of the database and of the configuration.
     List,
@@ -57,11 +68,17 @@ pub(super) enum Kind {
     Ollama,
 }
 
+/// So many requests at once, or as the configuration says.
+#[derive(Clone, Copy)]
+pub(super) struct Slots(Option<u64>);
+
 #[derive(Serialize)]
 struct View {
     name: String,
     url: String,
     kind: UpstreamKind,
+    /// Requests at once; null: as the configuration says.
+    slots: Option<u64>,
     /// Where it is written down: `database` or `configuration`.
     from: &'static str,
 }
@@ -83,15 +100,22 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     match command {
-        Command::Add { name, url, kind: Kind::Ollama } => {
+        Command::Add { name, url, kind: Kind::Ollama, slots } => {
             Origin::parse(&url).map_err(|error| Failure::Usage(format!("{url:?}: {error}")))?;
             if name.is_empty() || name.contains(['=', ',']) || name.contains(char::is_whitespace) {
                 return Err(Failure::Usage(format!("{name:?} is no name of an upstream")));
             }
-            let upstream =
-                Upstream { name, url, kind: UpstreamKind::Ollama, created_at: Timestamp::now() };
+            let (kind, created_at) = (UpstreamKind::Ollama, Timestamp::now());
+            let upstream = Upstream { name, url, kind, slots, created_at };
             storage.upstreams.add(upstream.clone()).await?;
             Ok(out.one(&View::new(upstream, "database"))?)
+        }
+        Command::Set { name, slots: Slots(slots) } => {
+            storage.upstreams.set_slots(&name, slots).await?;
+            let all = storage.upstreams.list().await?;
+            let set = all.into_iter().find(|upstream| upstream.name == name);
+            let set = set.ok_or(Failure::NotFound("upstream", name))?;
+            Ok(out.one(&View::new(set, "database"))?)
         }
         Command::List => {
             let stored = storage.upstreams.list().await?;
@@ -113,6 +137,14 @@ pub(super) async fn run(
             Ok(out.said(&text, &serde_json::json!({ "removed": name }))?)
         }
     }
+}
+
+fn slots(text: &str) -> Result<Slots, String> {
+    if text == "default" {
+        return Ok(Slots(None));
+    }
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.map(|number| Slots(Some(number))).ok_or_else(|| "give a number, or default".to_owned())
 }
 
 /// The upstreams that a gateway of this configuration would use.
@@ -175,16 +207,18 @@ async fn check(
 
 impl View {
     fn new(upstream: Upstream, from: &'static str) -> Self {
-        Self { name: upstream.name, url: upstream.url, kind: upstream.kind, from }
+        let Upstream { name, url, kind, slots, .. } = upstream;
+        Self { name, url, kind, slots, from }
     }
 }
 
 impl Row for View {
-    const COLUMNS: &'static [&'static str] = &["NAME", "URL", "KIND", "FROM"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "URL", "KIND", "SLOTS", "FROM"];
 
     fn cells(&self) -> Vec<String> {
         let kind = self.kind.as_str().to_owned();
-        vec![self.name.clone(), self.url.clone(), kind, self.from.to_owned()]
+        let slots = self.slots.map_or_else(|| "default".to_owned(), |slots| slots.to_string());
+        vec![self.name.clone(), self.url.clone(), kind, slots, self.from.to_owned()]
     }
 }
 

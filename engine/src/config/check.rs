@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use actors::rules::{breaker, fair_queue, lane};
 use protocol::secret::Secret;
+use zeroize::Zeroizing;
 
 use super::{
-    Admin, Audit, Catalog, Config, Database, Environment, Keys, Limits, Log, Mistakes, Server, Tls,
-    Upstream, env, values::Values,
+    Admin, Audit, Catalog, Config, Database, Environment, Keys, Limits, Log, Metrics, Mistakes,
+    Prompts, Redis, Server, Tls, Upstream, env, values::Values,
 };
 
 /// The shortest token that production takes for a secret.
@@ -56,6 +58,10 @@ impl Config {
                 token: values.secret("admin.token"),
             },
             database: database(&mut values, &data_dir),
+            redis: Redis {
+                url: values.secret("redis.url"),
+                deadline: values.duration("redis.deadline"),
+            },
             keys: keys(&mut values),
             upstream: upstream(&mut values),
             catalog: Catalog {
@@ -68,6 +74,11 @@ impl Config {
                 idle_after: values.duration("limits.idle_after"),
             },
             audit: audit(&mut values),
+            prompts: prompts(&mut values),
+            metrics: Metrics {
+                tenants_max: values.number("metrics.tenants_max"),
+                models_max: values.number("metrics.models_max"),
+            },
             log: Log { level: values.word("log.level"), json: values.word("log.format") == "json" },
             data_dir,
         };
@@ -142,6 +153,47 @@ fn upstream(values: &mut Values) -> Upstream {
         idle_connections_max: values.number("upstream.idle_connections_max"),
         idle_timeout: values.duration("upstream.idle_timeout"),
         reply_bytes_max: values.number("upstream.reply_bytes_max"),
+        lane: lane(values),
+        queue_comments_every: Some(values.duration("upstream.queue_comments_every"))
+            .filter(|every| !every.is_zero()),
+        retries_percent: values.number("upstream.retries_percent"),
+        retries_per_second: values.number("upstream.retries_per_second"),
+    }
+}
+
+fn lane(values: &mut Values) -> lane::Settings {
+    lane::Settings {
+        slots: values.number_if_given("upstream.slots"),
+        queue: fair_queue::Settings {
+            per_tenant_max: values.number("upstream.queue_per_tenant_max"),
+            all_max: values.number("upstream.queue_max"),
+        },
+        wait_max: values.duration("upstream.queue_wait"),
+        breaker: breaker::Settings {
+            span: values.duration("upstream.breaker_window"),
+            calls_min: values.number("upstream.breaker_calls_min"),
+            faults_percent: values.number("upstream.breaker_faults_percent"),
+            pause_min: values.duration("upstream.breaker_pause"),
+            pause_max: values.duration("upstream.breaker_pause_max"),
+            ..breaker::Settings::default()
+        },
+    }
+}
+
+fn prompts(values: &mut Values) -> Prompts {
+    let encryption_key = values.secret("prompts.encryption_key").and_then(|text| {
+        // 32 bytes as 64 digits are what a hash is, too.
+        if let Ok(bytes) = blake3::Hash::from_hex(text.expose()) {
+            return Some(Zeroizing::new(*bytes.as_bytes()));
+        }
+        let wrong = "`prompts.encryption_key` is (not shown); allowed: 64 hexadecimal digits";
+        values.mistakes.push(wrong.to_owned());
+        None
+    });
+    Prompts {
+        retention: values.duration("prompts.retention"),
+        encryption_key,
+        body_bytes_max: values.number("prompts.body_bytes_max"),
     }
 }
 
@@ -172,6 +224,10 @@ fn check(config: &Config, mistakes: &mut Vec<String>) {
         "`catalog.stale_after` must be longer than `catalog.poll_interval`",
     );
     refuse(
+        config.upstream.lane.breaker.pause_max < config.upstream.lane.breaker.pause_min,
+        "`upstream.breaker_pause_max` is below `upstream.breaker_pause`",
+    );
+    refuse(
         keys.argon2_memory_kib < 8 * keys.argon2_lanes,
         "`keys.argon2_memory_kib` must be at least 8 for each of `keys.argon2_lanes`",
     );
@@ -182,6 +238,14 @@ fn check(config: &Config, mistakes: &mut Vec<String>) {
     refuse(
         sqlite && config.replicas > 1,
         "production: SQLite serves one replica; give `database.url` a postgres:// URL or set `gateway.replicas` to 1",
+    );
+    refuse(
+        config.redis.url.is_none() && config.replicas > 1,
+        "production: each of several replicas would hold limits of its own; give `redis.url`, or set `gateway.replicas` to 1",
+    );
+    refuse(
+        config.redis.url.as_ref().is_some_and(|url| has_well_known_password(url.expose())),
+        "production: the password in `redis.url` is a well-known one",
     );
     refuse(
         !admin.listen.ip().is_loopback() && admin.token.is_none(),

@@ -9,8 +9,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use actors::rules::lane;
 use identity::hashing::Hashing;
 use protocol::secret::Secret;
+use zeroize::Zeroizing;
 
 mod check;
 pub mod env;
@@ -35,6 +37,8 @@ pub struct Config {
     pub admin: Admin,
     /// The database.
     pub database: Database,
+    /// What replicas share.
+    pub redis: Redis,
     /// Keys.
     pub keys: Keys,
     /// Upstreams.
@@ -45,6 +49,10 @@ pub struct Config {
     pub limits: Limits,
     /// The audit.
     pub audit: Audit,
+    /// The prompt log.
+    pub prompts: Prompts,
+    /// Metrics.
+    pub metrics: Metrics,
     /// The log.
     pub log: Log,
 }
@@ -99,6 +107,13 @@ pub struct Database {
     pub migrate: bool,
 }
 
+/// `[redis]`
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Redis {
+    pub url: Option<Secret>,
+    pub deadline: Duration,
+}
+
 /// `[keys]`
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is documented in the table of settings")]
@@ -126,6 +141,10 @@ pub struct Upstream {
     pub idle_connections_max: usize,
     pub idle_timeout: Duration,
     pub reply_bytes_max: usize,
+    pub lane: lane::Settings,
+    pub queue_comments_every: Option<Duration>,
+    pub retries_percent: u32,
+    pub retries_per_second: u32,
 }
 
 /// `[catalog]`
@@ -154,6 +173,22 @@ pub struct Audit {
     pub batch_wait: Duration,
     pub retention: Option<Duration>,
     pub unauthenticated_per_second: u32,
+}
+
+/// `[prompts]`
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Prompts {
+    pub retention: Duration,
+    pub encryption_key: Option<Zeroizing<[u8; 32]>>,
+    pub body_bytes_max: usize,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Metrics {
+    pub tenants_max: usize,
+    pub models_max: usize,
 }
 
 /// `[log]`

@@ -101,6 +101,10 @@ table! {
         "How long a connection may be waited for.";
     database.migrate, Kind::Switch, "true",
         "Bring the schema up to date at start. Otherwise `neuronetz migrate` does.";
+    redis.url, Kind::Secret, "",
+        "`redis://…`, `rediss://…`, `redis-cluster://…` or `redis-sentinel://…` (Valkey, too): where replicas share their limits. Also `REDIS_URL`. Default: this process holds them alone.";
+    redis.deadline, Kind::Duration(1, 60_000), "250ms",
+        "How long Redis may take to decide; after that the answer is 503 `limits_unavailable`.";
     keys.argon2_memory_kib, Kind::Number(8, 4 << 20), "19456",
         "Memory of one hash, in KiB.";
     keys.argon2_iterations, Kind::Number(1, 1_000), "2", "Passes over that memory.";
@@ -128,6 +132,26 @@ table! {
     upstream.idle_timeout, Kind::Duration(10, DAY), "60s", "How long such a connection is kept.";
     upstream.reply_bytes_max, Kind::Bytes(1_024, 4 * GIB), "64MiB",
         "The largest reply that is not a stream.";
+    upstream.slots, Kind::Number(1, 1_000_000), "",
+        "Requests at once on an upstream that has no number of its own; more wait. Default: as many as come.";
+    upstream.queue_wait, Kind::Duration(0, HOUR), "30s",
+        "How long a request waits for a slot; after that 503 `queue_timeout`.";
+    upstream.queue_per_tenant_max, Kind::Number(0, 1_000_000), "1024",
+        "Requests of one tenant that wait for one upstream; more is refused with 503 `queue_full`.";
+    upstream.queue_max, Kind::Number(0, 1_000_000), "8192", "Requests of all tenants that do.";
+    upstream.queue_comments_every, Kind::Duration(0, HOUR), "0s",
+        "How often a waiting stream of OpenAI's dialect is told its place, as a comment; 0s: never.";
+    upstream.breaker_window, Kind::Duration(100, HOUR), "30s",
+        "Over what time an upstream's faults are counted.";
+    upstream.breaker_calls_min, Kind::Number(1, 1_000_000), "20",
+        "Below so many calls in that time the share of faults says nothing.";
+    upstream.breaker_faults_percent, Kind::Number(1, 100), "50",
+        "The share of faults at which an upstream is left alone for a while.";
+    upstream.breaker_pause, Kind::Duration(10, HOUR), "1s", "The first such while; each one doubles it.";
+    upstream.breaker_pause_max, Kind::Duration(10, DAY), "60s", "The longest.";
+    upstream.retries_percent, Kind::Number(0, 100), "20",
+        "Calls that may be made again on another upstream, of all calls of the last ten seconds.";
+    upstream.retries_per_second, Kind::Number(0, 100_000), "10", "Besides, so many a second.";
     catalog.poll_interval, Kind::Duration(100, DAY), "30s",
         "How often each upstream is asked for its models, give or take a tenth.";
     catalog.stale_after, Kind::Duration(100, 7 * DAY), "5m",
@@ -146,6 +170,15 @@ table! {
     audit.retention, Kind::DurationOrForever, "90d", "How long events are kept, or `forever`.";
     audit.unauthenticated_per_second, Kind::Number(0, 10_000), "10",
         "Refusals of requests without a valid key that are written down; all are counted.";
+    prompts.retention, Kind::Duration(1_000, 366 * DAY), "24h",
+        "How long the requests of keys that log their prompts are kept.";
+    prompts.encryption_key, Kind::Secret, "",
+        "32 random bytes as 64 hexadecimal digits: what is kept of prompts is encrypted with it (XChaCha20-Poly1305).";
+    prompts.body_bytes_max, Kind::Bytes(1, 64 << 20), "256KiB",
+        "The longest request that is kept; of a longer one the beginning is.";
+    metrics.tenants_max, Kind::Number(0, 100_000), "100",
+        "Tenants that metrics name; the rest are `other`.";
+    metrics.models_max, Kind::Number(0, 100_000), "100", "Models that metrics name; the rest are `other`.";
     log.level, Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info", "What is logged.";
     log.format, Kind::Word(&["text", "json"]), "text", "How it is logged.";
 }
@@ -153,6 +186,7 @@ table! {
 /// Names that stand for a setting besides the one that follows from its section and field.
 pub const ALSO: &[(&str, &str)] = &[
     ("DATABASE_URL", "database.url"),
+    ("REDIS_URL", "redis.url"),
     ("NEURONETZ_LISTEN", "server.listen"),
     ("NEURONETZ_UPSTREAMS", "upstream.upstreams"),
     ("NEURONETZ_ENV", "gateway.environment"),
@@ -247,13 +281,14 @@ const HEAD: &str = "# Configuration
 
 One TOML file, named by `--config` or `NEURONETZ_CONFIG`, and environment variables over it. Every
 setting `field` of `[section]` is also the variable `NEURONETZ_SECTION_FIELD`; `DATABASE_URL`,
-`NEURONETZ_LISTEN`, `NEURONETZ_UPSTREAMS` and `NEURONETZ_ENV` are short names. A secret may be in a
+`REDIS_URL`, `NEURONETZ_LISTEN`, `NEURONETZ_UPSTREAMS` and `NEURONETZ_ENV` are short names. A secret may be in a
 file instead: `url_file = \"…\"` or `DATABASE_URL_FILE=…`; value and file together are refused.
 
 A setting that is wrong or unknown stops the start, with its name, its value (never a secret's) and
 what is allowed. `neuronetz check-config` says so without starting anything.
 
-With `NEURONETZ_ENV=production` the start is refused with: SQLite and more than one replica; an admin
+With `NEURONETZ_ENV=production` the start is refused with: more than one replica and SQLite, or no
+Redis; an admin
 listener that is not on loopback and has no token; a token that is short or a well-known one; a
 database password that is a well-known one; hashing below OWASP's minimum; logging at `debug` or
 `trace`.

@@ -139,7 +139,12 @@ fn production_refuses_what_is_unsafe() {
             .is_empty()
     );
     for (more, about) in [
-        (&[("NEURONETZ_GATEWAY_REPLICAS", "2")][..], "SQLite"),
+        (&[("NEURONETZ_GATEWAY_REPLICAS", "2"), ("REDIS_URL", "redis://r")][..], "SQLite"),
+        (
+            &[("NEURONETZ_GATEWAY_REPLICAS", "2"), ("DATABASE_URL", "postgres://u:p@db/gateway")],
+            "redis.url",
+        ),
+        (&[("REDIS_URL", "redis://u:changeme@r")], "redis.url"),
         (&[("NEURONETZ_ADMIN_LISTEN", "0.0.0.0:9090")], "admin.token"),
         (&[("NEURONETZ_ADMIN_TOKEN", "changeme")], "admin.token"),
         (&[("DATABASE_URL", "postgres://postgres:postgres@db/gateway")], "database.url"),
@@ -158,4 +163,6 @@ fn settings_that_contradict_each_other_are_refused() {
     assert!(one("[catalog]\nstale_after = \"10s\"", &[]).contains("stale_after"));
     assert!(one("[keys]\nargon2_memory_kib = 8\nargon2_lanes = 2", &[]).contains("argon2_lanes"));
     assert!(one("[server]\ntls_key = \"k\"", &[]).contains("go together"));
+    assert!(one("[upstream]\nbreaker_pause = \"2m\"", &[]).contains("breaker_pause_max"));
+    assert!(one("[prompts]\nencryption_key = \"abc\"", &[]).contains("64 hexadecimal digits"));
 }

@@ -3,15 +3,20 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::pipeline::{settled::Record, streaming::Relay};
+use super::refusal;
+use crate::pipeline::{
+    queued::{Next, Queued},
+    relay::Relay,
+    settled::Record,
+};
 
-/// Either known whole, or relayed from an upstream as it comes. It owns the record of its request,
+/// Known whole, relayed from an upstream as it comes, or waiting for that. It owns the record of its request,
 /// which is settled when the body is dropped.
 pub struct ReplyBody {
     content: Content,
@@ -22,6 +27,7 @@ pub struct ReplyBody {
 enum Content {
     Whole(Bytes),
     Relay(Box<Relay>),
+    Queued(Box<Queued>),
 }
 
 // === impl ReplyBody ===
@@ -37,6 +43,12 @@ impl ReplyBody {
     #[must_use]
     pub fn relay(relay: Relay) -> Self {
         Self { content: Content::Relay(Box::new(relay)), record: None }
+    }
+
+    /// A body that says that it waits, until the upstream's turn comes.
+    #[must_use]
+    pub fn queued(queued: Queued) -> Self {
+        Self { content: Content::Queued(Box::new(queued)), record: None }
     }
 
     /// The same body, with the record of its request.
@@ -63,26 +75,48 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Self { content, record } = &mut *self;
-        match content {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Relay(relay) => {
-                relay.poll_bytes(cx, record.as_mut()).map(|bytes| bytes.map(|b| Ok(Frame::data(b))))
-            }
+        loop {
+            let next = match content {
+                Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+                Content::Whole(bytes) => Some(std::mem::take(bytes)),
+                Content::Relay(relay) => ready!(relay.poll_bytes(cx, record.as_mut())),
+                Content::Queued(queued) => match ready!(queued.poll_next(cx)) {
+                    Next::Comment(bytes) => Some(bytes),
+                    Next::Streams(streaming) => {
+                        let gateway = queued.gateway();
+                        let relay = record
+                            .as_mut()
+                            .and_then(|record| streaming.into_relay(&gateway, record));
+                        *content = match relay {
+                            Some(relay) => Content::Relay(Box::new(relay)),
+                            None => Content::Whole(Bytes::new()),
+                        };
+                        continue;
+                    }
+                    Next::Refused(refusal) => {
+                        if let Some(record) = record {
+                            record.refuse_late(&refusal);
+                        }
+                        *content = Content::Whole(refusal::event(&refusal));
+                        continue;
+                    }
+                },
+            };
+            return Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
-            Content::Relay(_) => false,
+            Content::Relay(_) | Content::Queued(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Relay(_) => SizeHint::default(),
+            Content::Relay(_) | Content::Queued(_) => SizeHint::default(),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use actors::rules::account::{Gauge, Gauges};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use storage::admission::{Gauge, Gauges};
 
 /// Says how the limits stand; where there is none, nothing.
 pub(crate) fn tell(gauges: Gauges, headers: &mut HeaderMap) {

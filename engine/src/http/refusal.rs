@@ -6,13 +6,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use actors::{
-    audit::Saturated,
-    catalog,
-    rules::account::{Wait, What},
-    tenant::{self, Refused, Scope},
-};
-use bytes::Bytes;
+use actors::{audit::Saturated, catalog, directory::NoneOpen, rules::lane::NotNow, tenant};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::{authorize::Denied, limits::LimitPeriod, presented::NotPresented};
 use protocol::{
@@ -20,7 +15,10 @@ use protocol::{
     id::RequestId,
     ollama::request::BodyError,
     route::Dialect,
+    translate::chat_stream::error_event,
 };
+
+use storage::admission::{Limit, Refused, Wait};
 
 use super::{body::ReplyBody, limits};
 use crate::{
@@ -71,6 +69,12 @@ pub enum Refusal {
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
+    /// No upstream had a turn for it.
+    #[error("no upstream has a turn for it: {0:?}")]
+    Queue(NotNow),
+    /// All upstreams are left alone for a while.
+    #[error("all upstreams are left alone for a while")]
+    NoneOpen(NoneOpen),
     /// No upstream could be called, or the call failed.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -83,6 +87,12 @@ pub enum Refusal {
     /// The upstream answered with something that is no reply.
     #[error("the upstream's reply cannot be understood")]
     UpstreamReply,
+}
+
+impl From<NotNow> for Refusal {
+    fn from(not_now: NotNow) -> Self {
+        Self::Queue(not_now)
+    }
 }
 
 /// What is wrong with a request's head.
@@ -165,15 +175,19 @@ impl Refusal {
             Self::Denied(Denied::NotFound) => Code::ModelNotFound,
             Self::Catalog(_) => Code::CatalogUnavailable,
             Self::Admission(tenant::Denied::Limit(refused)) => match refused.by.what {
-                What::Requests => Code::RateLimitRequests,
-                What::Tokens => Code::RateLimitTokens,
-                What::Concurrency => Code::Concurrency,
-                What::Budget(_) => Code::BudgetExhausted,
+                Limit::Requests => Code::RateLimitRequests,
+                Limit::Tokens => Code::RateLimitTokens,
+                Limit::Concurrency => Code::Concurrency,
+                Limit::Budget(_) => Code::BudgetExhausted,
             },
             Self::Admission(tenant::Denied::Unavailable) => Code::LimitsUnavailable,
             Self::Audit(_) => Code::AuditSaturated,
             Self::Stopping => Code::ShuttingDown,
-            Self::Call(CallError::Connect(_) | CallError::ConnectTimeout) => {
+            Self::Queue(NotNow::TimedOut) => Code::QueueTimeout,
+            Self::Queue(NotNow::Full(_)) => Code::QueueFull,
+            Self::Queue(NotNow::Open(_))
+            | Self::NoneOpen(_)
+            | Self::Call(CallError::Connect(_) | CallError::ConnectTimeout) => {
                 Code::UpstreamUnavailable
             }
             Self::Call(CallError::FirstByteTimeout) | Self::Read(ReadError::Stalled) => {
@@ -197,6 +211,19 @@ impl Refusal {
         }
     }
 
+    /// Logs the cause, and counts what was refused because a check could not be made.
+    fn log(&self, request: RequestId) {
+        let code = self.code();
+        match code.side() {
+            Side::Client => tracing::debug!(%request, %code, cause = %self, "refused"),
+            Side::Gateway => {
+                telemetry::failed_closed(code);
+                tracing::warn!(%request, %code, cause = %self, "refused");
+            }
+            Side::Upstream => tracing::warn!(%request, %code, cause = %self, "upstream failed"),
+        }
+    }
+
     fn told(&self) -> Told<'_> {
         let code = self.code();
         match self {
@@ -213,18 +240,11 @@ impl Refusal {
         }
     }
 
-    /// The answer. Logs the cause and counts what was refused because a check could not be made.
+    /// The answer. The cause goes to the log.
     #[must_use]
     pub fn respond(&self, request: RequestId, dialect: Dialect) -> Response<ReplyBody> {
         let Told { code, message, param } = self.told();
-        match code.side() {
-            Side::Client => tracing::debug!(%request, %code, cause = %self, "refused"),
-            Side::Gateway => {
-                telemetry::failed_closed(code);
-                tracing::warn!(%request, %code, cause = %self, "refused");
-            }
-            Side::Upstream => tracing::warn!(%request, %code, cause = %self, "upstream failed"),
-        }
+        self.log(request);
         let mut response = respond(code, &message, param, dialect);
         let headers = response.headers_mut();
         if let Self::Admission(tenant::Denied::Limit(refused)) = self {
@@ -236,6 +256,9 @@ impl Refusal {
                 Wait::Forever => never_retry(headers),
             }
         }
+        if let Self::NoneOpen(NoneOpen { after: Some(after) }) = self {
+            retry_after(*after, headers);
+        }
         if let Self::Head(HeadFault::Method(allowed)) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
@@ -244,6 +267,14 @@ impl Refusal {
         }
         response
     }
+}
+
+/// The same as the last event of a stream that had begun already.
+pub(super) fn event(refusal: &Refusal) -> Bytes {
+    let Told { code, message, .. } = refusal.told();
+    let mut out = BytesMut::new();
+    error_event(code, &message, &mut out);
+    out.freeze()
 }
 
 /// What the status of an upstream's answer means here. Its 401 and 403 are between it and us: a
@@ -298,18 +329,15 @@ fn never_retry(headers: &mut HeaderMap) {
 
 /// Which limit it was, for people.
 fn limited(refused: &Refused) -> String {
-    let whose = match refused.scope {
-        Scope::Tenant => "tenant",
-        Scope::Key => "key",
-    };
+    let whose = refused.scope.as_str();
     let limit = refused.by.limit;
     let of_what = match refused.by.what {
-        What::Requests => "requests per minute",
-        What::Tokens => "tokens per minute",
-        What::Concurrency => "requests at once",
-        What::Budget(LimitPeriod::Day) => "tokens per day",
-        What::Budget(LimitPeriod::Month) => "tokens per month",
-        What::Budget(LimitPeriod::Total) => "tokens in all",
+        Limit::Requests => "requests per minute",
+        Limit::Tokens => "tokens per minute",
+        Limit::Concurrency => "requests at once",
+        Limit::Budget(LimitPeriod::Day) => "tokens per day",
+        Limit::Budget(LimitPeriod::Month) => "tokens per month",
+        Limit::Budget(LimitPeriod::Total) => "tokens in all",
     };
     match refused.by.wait {
         Wait::Forever => {

@@ -319,6 +319,8 @@ fn principal(credential: &Credential) -> Principal {
         models: ModelRule::effective(&tenant.models, key.models.as_ref()).clone(),
         tenant_limits: tenant.limits,
         key_limits: key.limits,
+        policy: tenant.policy,
+        log_prompts: key.log_prompts,
         expires_at: key.expires_at,
     }
 }

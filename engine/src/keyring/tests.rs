@@ -13,6 +13,8 @@ use storage::{
     tenants::NewTenant,
 };
 
+use identity::policy::Policy;
+
 use super::*;
 use crate::clock::SystemClock;
 
@@ -75,6 +77,8 @@ impl Stage {
             name: "acme".to_owned(),
             models: ModelRule::All,
             limits: Limits::default(),
+            policy: Policy::default(),
+            audit_retention: None,
             at: Timestamp::now(),
         };
         let tenant = storage.tenants.create(new).await.unwrap().id;

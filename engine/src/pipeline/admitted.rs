@@ -5,10 +5,10 @@ use std::sync::Arc;
 use identity::principal::Principal;
 
 use super::{
-    authorized::{Ask, Inference},
+    authorized::Ask,
     routed::{Here, Routed, Way},
 };
-use crate::{gateway::Gateway, http::refusal::Refusal, upstream::connect::Origin};
+use crate::gateway::Gateway;
 
 /// A request that is let in.
 pub struct Admitted {
@@ -23,36 +23,16 @@ impl Admitted {
         Self { principal, ask }
     }
 
-    /// Finds out who answers: the gateway itself, or an upstream that serves the model. Upstreams
-    /// that answered their last poll come first, among them the one with the fewest requests under
-    /// way.
-    ///
-    /// # Errors
-    /// Where no upstream serves the model any more.
-    pub fn route(self, gateway: &Gateway) -> Result<Way, Refusal> {
+    /// Finds out who answers: the gateway itself, or an upstream.
+    #[must_use]
+    pub fn route(self, gateway: &Gateway) -> Way {
         let Self { principal, ask } = self;
-        let inference = match ask {
-            Ask::Inference(inference) => inference,
-            other => return Ok(Way::Here(Here::new(principal, other))),
-        };
-        let views = gateway.handles.upstreams.views();
-        let is_down = |name: &str| views.iter().any(|view| view.name == name && !view.up);
-        let mut candidates: Vec<_> = upstreams(&inference)
-            .filter_map(|upstream| Some((Origin::parse(&upstream.url).ok()?, upstream)))
-            .collect();
-        candidates.sort_by_key(|(_, upstream)| {
-            (is_down(&upstream.name), gateway.client.under_way(&upstream.name))
-        });
-        if candidates.is_empty() {
-            return Err(actors::catalog::Unavailable.into());
+        match ask {
+            Ask::Inference(inference) => {
+                let cut = gateway.cuts.enter(principal.key);
+                Way::Upstream(Box::new(Routed::new(principal, *inference, cut)))
+            }
+            other => Way::Here(Here::new(principal, other)),
         }
-        let cut = gateway.cuts.enter(principal.key);
-        Ok(Way::Upstream(Box::new(Routed::new(*inference, candidates, cut))))
     }
-}
-
-fn upstreams(
-    inference: &Inference,
-) -> impl Iterator<Item = Arc<storage::upstreams::Upstream>> + '_ {
-    inference.model.upstreams.iter().map(Arc::clone)
 }

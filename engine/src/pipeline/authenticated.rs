@@ -13,6 +13,8 @@ use protocol::{
     translate::chat_request,
 };
 
+use tokio::time::Instant;
+
 use super::{
     authorized::{Ask, Authorized, Form, Inference},
     settled::Record,
@@ -58,7 +60,7 @@ impl Authenticated {
             Endpoint::Blocked | Endpoint::Live | Endpoint::Ready => return Err(Refusal::Blocked),
             Endpoint::Model(id) => {
                 let name = ModelName::parse(id).map_err(|_| authorize::Denied::NotFound)?;
-                gateway.permitted(&self.principal, &name)?;
+                gateway.resolve(&self.principal, &name)?;
                 return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name)));
             }
             Endpoint::Keyed(route) => *route,
@@ -75,7 +77,10 @@ impl Authenticated {
             | Route::OllamaShow
             | Route::OpenAiChat => {
                 let principal = Arc::clone(&self.principal);
-                let arrived = self.read(gateway).await?;
+                let began = Instant::now();
+                let arrived = self.read(gateway).await;
+                record.spent().arrive = began.elapsed();
+                let arrived = arrived?;
                 let inference = inference(route, arrived, &principal, gateway, record)?;
                 return Ok(Authorized::new(principal, Ask::Inference(Box::new(inference))));
             }
@@ -102,6 +107,7 @@ fn inference(
     record: &mut Record,
 ) -> Result<Inference, Refusal> {
     let Arrived { bytes, room } = arrived;
+    let received = principal.log_prompts.then(|| bytes.clone());
     let (asked, form, stream, body, text_bytes, tokens_max) = if route == Route::OpenAiChat {
         let request = chat_request::chat_request(&bytes).map_err(Refusal::Body)?;
         let form =
@@ -117,10 +123,23 @@ fn inference(
         (asked, Form::Native, stream, bytes, text_bytes, tokens_max)
     };
     let name = ModelName::parse(&asked).map_err(|_| Refusal::Body(invalid_name()))?;
-    let model = gateway.permitted(principal, &name)?;
-    record.model(&model.name);
+    let (targets, is_alias) = gateway.resolve(principal, &name)?;
+    if let Some(model) = targets.first() {
+        record.model(&model.name);
+    }
     let tokens_max = tokens_max.and_then(|most| u64::try_from(most).ok());
-    Ok(Inference { route, model, form, stream, body, text_bytes, tokens_max, room })
+    Ok(Inference {
+        route,
+        targets,
+        is_alias,
+        form,
+        stream,
+        body,
+        received,
+        text_bytes,
+        tokens_max,
+        room,
+    })
 }
 
 fn invalid_name() -> BodyError {

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use actors::{rules::account::Need, tenant};
+use actors::{catalog::Model, tenant};
 use bytes::Bytes;
-use identity::principal::Principal;
-use protocol::{name::ModelName, ollama::request::with_tokens_max, route::Route};
-use tokio::sync::OwnedSemaphorePermit;
+use identity::{policy::Reserve, principal::Principal};
+use protocol::{
+    name::ModelName,
+    ollama::request::{with_model, with_tokens_max},
+    route::Route,
+};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{admitted::Admitted, settled::Record};
 use crate::{gateway::Gateway, http::refusal::Refusal};
@@ -37,14 +41,18 @@ pub enum Ask {
 pub struct Inference {
     /// The route it came on.
     pub route: Route,
-    /// The model, with the upstreams that serve it.
-    pub model: Arc<actors::catalog::Model>,
+    /// The model, with the upstreams that serve it, and after it those that stand in for it.
+    pub targets: Vec<Arc<Model>>,
+    /// Whether the name that was asked for is another one than theirs.
+    pub is_alias: bool,
     /// In which dialect it was asked, and is to be answered.
     pub form: Form,
     /// Whether the reply is a stream.
     pub stream: bool,
     /// The body for the upstream.
     pub body: Bytes,
+    /// The body as it came, where it is to be kept.
+    pub received: Option<Bytes>,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
     /// The most tokens that the reply may have, where the client says so.
@@ -93,14 +101,13 @@ impl Authorized {
         if let Ask::Inference(inference) = &mut self.ask {
             let principal = &self.principal;
             let default = gateway.completion_tokens_default;
-            let ask = tenant::Ask {
-                tenant: principal.tenant,
-                key: principal.key,
-                tenant_limits: principal.tenant_limits,
-                key_limits: principal.key_limits,
-                need: inference.need(default),
-            };
-            record.permit(gateway.handles.admission.admit(ask).await?);
+            let began = Instant::now();
+            let admitted = gateway.handles.admission.admit(inference.ask(principal, default)).await;
+            record.spent().admit = began.elapsed();
+            record.permit(admitted?);
+            if let Some(received) = inference.received.take() {
+                gateway.prompts.keep(record.id(), principal.key, received);
+            }
             if principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some() {
                 inference.keep_to(default)?;
             }
@@ -124,15 +131,39 @@ impl Inference {
         matches!(self.route, Route::OllamaChat | Route::OllamaGenerate | Route::OpenAiChat)
     }
 
-    /// What it needs. Without a word of the client's the reply is expected to have
+    /// Whether the reply is a stream of server-sent events.
+    #[must_use]
+    pub fn is_sse(&self) -> bool {
+        self.stream && matches!(self.form, Form::OpenAi { .. })
+    }
+
+    /// The body for one of the models.
+    ///
+    /// # Errors
+    /// Where it is no body that could name one, which was found out before.
+    pub fn body_for(&self, model: &Model) -> Result<Bytes, Refusal> {
+        if !self.is_alias {
+            return Ok(self.body.clone());
+        }
+        Ok(with_model(&self.body, &model.name).map_err(Refusal::Body)?.into())
+    }
+
+    /// What it asks of the limits. Without a word of the client's the reply is expected to have
     /// `completion_default` tokens.
-    fn need(&self, completion_default: u64) -> Need {
-        let completion =
+    fn ask(&self, principal: &Principal, completion_default: u64) -> tenant::Ask {
+        let completion_max =
             if self.generates() { self.tokens_max.unwrap_or(completion_default) } else { 0 };
-        let prompt_max = self.text_bytes.div_ceil(BYTES_PER_TOKEN_MIN);
-        Need {
-            tokens: self.prompt_estimate().saturating_add(completion),
-            tokens_max: prompt_max.saturating_add(completion),
+        let learns = self.stream && principal.policy.reserve == Reserve::Learned;
+        tenant::Ask {
+            tenant: principal.tenant,
+            key: principal.key,
+            tenant_limits: principal.tenant_limits,
+            key_limits: principal.key_limits,
+            policy: principal.policy,
+            prompt: self.prompt_estimate(),
+            prompt_max: self.text_bytes.div_ceil(BYTES_PER_TOKEN_MIN),
+            completion_max,
+            learns: self.targets.first().filter(|_| learns).map(|model| model.name.clone()),
         }
     }
 

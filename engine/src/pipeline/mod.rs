@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use identity::{limits::Limits, principal::Principal};
 use protocol::{
     id::RequestId,
     route::{Dialect, Route},
@@ -30,10 +31,20 @@ use crate::{
 pub mod admitted;
 pub mod authenticated;
 pub mod authorized;
+mod meter;
+pub mod passage;
+pub mod queued;
 pub mod received;
+pub mod relay;
 pub mod routed;
 pub mod settled;
 pub mod streaming;
+
+/// Header fields that a browser shows to a script of another origin.
+const EXPOSED: &str = "x-request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
+    x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
+    x-budget-limit-tokens, x-budget-remaining-tokens, x-budget-reset";
 
 /// Answers a request. `seen` is what the edge of an HTTP/1.1 connection knows of its head.
 pub(crate) async fn answer(
@@ -61,6 +72,7 @@ pub(crate) async fn answer(
         walked = walk(received, &gateway, &mut record) => walked,
         () = gateway.life.cutting().cancelled() => Err(Refusal::Stopping),
     };
+    tell_limits(&gateway, &mut record).await;
     let response = match walked {
         Ok(response) => settled::attach(response, record),
         Err(refusal) => refuse(&refusal, record, dialect),
@@ -73,6 +85,19 @@ fn refuse(refusal: &Refusal, mut record: Record, dialect: Dialect) -> Response<R
     settled::attach(refusal.respond(record.id(), dialect), record)
 }
 
+/// Whoever was proven is told how the limits stand, also with an answer that none of them decided on.
+async fn tell_limits(gateway: &Gateway, record: &mut Record) {
+    let Some(principal) = record.principal().filter(|_| record.gauges().is_none()) else { return };
+    let Principal { tenant, key, tenant_limits, key_limits, .. } = **principal;
+    if tenant_limits == Limits::default() && key_limits == Limits::default() {
+        return;
+    }
+    let standing = gateway.handles.admission.stand(tenant, tenant_limits, key, key_limits);
+    if let Some(gauges) = standing.await {
+        record.gauge(gauges);
+    }
+}
+
 /// The walk, once through.
 async fn walk(
     received: Received,
@@ -82,7 +107,7 @@ async fn walk(
     let authenticated = received.authenticate(gateway, record).await?;
     let authorized = authenticated.authorize(gateway, record).await?;
     let admitted = authorized.admit(gateway, record).await?;
-    match admitted.route(gateway)? {
+    match admitted.route(gateway) {
         routed::Way::Here(here) => {
             let response = api::answer(here, gateway, record.id()).await?;
             record.first_byte();
@@ -90,8 +115,15 @@ async fn walk(
             Ok(response)
         }
         routed::Way::Upstream(routed) => {
-            let streaming = routed.dispatch(gateway, record).await?;
-            Ok(streaming.into_response(gateway, record))
+            let passage = record.set_off();
+            let every = gateway.upstream.queue_comments_every.filter(|_| routed.is_sse());
+            let dispatch = routed.dispatch(Arc::clone(gateway), record.id(), Arc::clone(&passage));
+            match every {
+                None => Ok(dispatch.await?.into_response(gateway, record)),
+                Some(every) => {
+                    queued::answer(Box::pin(dispatch), passage, every, gateway, record).await
+                }
+            }
         }
     }
 }
@@ -105,10 +137,7 @@ fn finish(mut response: Response<ReplyBody>, id: RequestId, is_head: bool) -> Re
     // Callers prove themselves with a key that they put in by hand, never with what a browser adds
     // by itself: another origin gains nothing that it did not have.
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-request-id, retry-after, retry-after-ms"),
-    );
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     if is_head {
         response = response.map(ReplyBody::without_bytes);
     }

@@ -6,6 +6,8 @@ use http::{HeaderMap, Method, Request, header, request::Parts};
 use hyper::body::{Body, Incoming};
 use identity::presented::bearer;
 
+use tokio::time::Instant;
+
 use super::{authenticated::Authenticated, settled::Record};
 use crate::{
     gateway::Gateway,
@@ -100,7 +102,10 @@ impl Received {
         }
         let presented =
             bearer(self.parts.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))?;
-        let principal = gateway.keyring.authenticate(presented).await?;
+        let began = Instant::now();
+        let proven = gateway.keyring.authenticate(presented).await;
+        record.spent().authenticate = began.elapsed();
+        let principal = proven?;
         record.prove(Arc::clone(&principal));
         let Self { parts, body, endpoint, seen, .. } = self;
         Ok(Authenticated::new(principal, endpoint, parts.headers, body, seen))

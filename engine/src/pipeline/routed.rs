@@ -1,16 +1,28 @@
 //! The fifth stage: it is known who answers.
+//!
+//! An upstream is chosen, its turn waited for, and it is called. What fails before the first byte is
+//! tried again on another upstream, and then on the models that stand in for the first one, as long as
+//! the budget of retries lasts: a share of all calls, so that a failing upstream does not double the
+//! load of the others.
 
 use std::{sync::Arc, time::Duration};
 
+use actors::{
+    catalog::Model,
+    rules::{breaker::Ended, lane::NotNow},
+    upstream::{Turn, Waiting},
+};
 use bytes::Bytes;
 use http::Method;
 use identity::principal::Principal;
-use protocol::route::Route;
+use protocol::{id::RequestId, route::Route};
 use storage::upstreams::Upstream;
+use tokio::time::{Instant, timeout};
+use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference},
-    settled::Record,
+    passage::Passage,
     streaming::Streaming,
 };
 use crate::{
@@ -19,8 +31,9 @@ use crate::{
     http::refusal::Refusal,
     keyring,
     phase::Phase,
+    telemetry,
     upstream::{
-        client::{Call, CallError, ReadError, Reply, UnderWay},
+        client::{Call, CallError, ReadError, Reply},
         connect::Origin,
     },
 };
@@ -45,11 +58,32 @@ pub struct Here {
     pub ask: Ask,
 }
 
-/// A request with the upstreams that may answer it, best first.
+/// A request that an upstream answers.
 pub struct Routed {
+    principal: Arc<Principal>,
     inference: Inference,
-    candidates: Vec<(Origin, Arc<Upstream>)>,
     cut: Cut,
+}
+
+/// The way of a request to an upstream.
+struct Trip {
+    gateway: Arc<Gateway>,
+    principal: Arc<Principal>,
+    request: RequestId,
+    passage: Arc<Passage>,
+}
+
+/// What became of a call.
+enum Taken {
+    Whole(Streaming),
+    Stream(Reply, Turn),
+}
+
+/// A call that failed.
+struct Failed {
+    why: Refusal,
+    /// Whether another upstream may do better.
+    again: bool,
 }
 
 // === impl Here ===
@@ -63,29 +97,32 @@ impl Here {
 // === impl Routed ===
 
 impl Routed {
-    pub(super) fn new(
-        inference: Inference,
-        candidates: Vec<(Origin, Arc<Upstream>)>,
-        cut: Cut,
-    ) -> Self {
-        Self { inference, candidates, cut }
+    pub(super) fn new(principal: Arc<Principal>, inference: Inference, cut: Cut) -> Self {
+        Self { principal, inference, cut }
     }
 
-    /// Calls the upstreams in turn until one takes the request; whoever took it keeps it.
+    /// Whether the reply is a stream of server-sent events.
+    pub(super) fn is_sse(&self) -> bool {
+        self.inference.is_sse()
+    }
+
+    /// Asks upstreams in turn until one takes the request; whoever took it keeps it.
     ///
     /// # Errors
     /// What the last one said; or that the request was cut meanwhile.
     pub async fn dispatch(
         self,
-        gateway: &Arc<Gateway>,
-        record: &mut Record,
+        gateway: Arc<Gateway>,
+        request: RequestId,
+        passage: Arc<Passage>,
     ) -> Result<Streaming, Refusal> {
-        let Self { inference, candidates, cut } = self;
+        let Self { principal, inference, cut } = self;
         let token = cut.token();
+        let trip = Trip { gateway, principal, request, passage };
         let taken = tokio::select! {
             biased;
-            taken = call_in_turn(inference, candidates, gateway, record) => taken?,
-            () = token.cancelled() => return Err(if gateway.phase() >= Phase::Cutting {
+            taken = trip.run(&inference) => taken?,
+            () = token.cancelled() => return Err(if trip.gateway.phase() >= Phase::Cutting {
                 Refusal::Stopping
             } else {
                 Refusal::Identity(keyring::Refused::Revoked)
@@ -93,87 +130,211 @@ impl Routed {
         };
         Ok(match taken {
             Taken::Whole(streaming) => streaming,
-            Taken::Stream(reply, inference, under_way) => {
-                Streaming::relayed(reply, *inference, under_way, cut)
-            }
+            Taken::Stream(reply, turn) => Streaming::relayed(reply, inference, turn, cut),
         })
     }
 }
 
-/// What became of a call.
-enum Taken {
-    Whole(Streaming),
-    Stream(Reply, Box<Inference>, UnderWay),
-}
+// === impl Trip ===
 
-async fn call_in_turn(
-    inference: Inference,
-    candidates: Vec<(Origin, Arc<Upstream>)>,
-    gateway: &Gateway,
-    record: &mut Record,
-) -> Result<Taken, Refusal> {
-    let mut last = Refusal::Call(CallError::ConnectTimeout);
-    for (origin, upstream) in candidates {
-        record.upstream(&upstream.name);
-        let first_byte = first_byte(&inference, &upstream, gateway);
-        let under_way = gateway.client.enter(&upstream.name);
+impl Trip {
+    async fn run(&self, inference: &Inference) -> Result<Taken, Refusal> {
+        let gateway = &self.gateway;
+        let mut last = None;
+        let mut is_called = false;
+        for model in &inference.targets {
+            let body = inference.body_for(model)?;
+            let mut tried: Vec<Arc<Upstream>> = Vec::new();
+            loop {
+                let Principal { tenant, policy, .. } = &*self.principal;
+                let asked =
+                    gateway.handles.upstreams.ask(&model.upstreams, &tried, *tenant, policy.weight);
+                let (upstream, waiting) = match asked {
+                    Ok(asked) => asked,
+                    Err(none) => {
+                        last.get_or_insert(Refusal::NoneOpen(none));
+                        break;
+                    }
+                };
+                tried.push(Arc::clone(&upstream));
+                let turn = match self.wait(waiting).await {
+                    Ok(turn) => turn,
+                    Err(NotNow::TimedOut) => return Err(NotNow::TimedOut.into()),
+                    Err(not_now) => {
+                        last.get_or_insert(not_now.into());
+                        continue;
+                    }
+                };
+                if !is_called {
+                    gateway.retries.deposit();
+                    is_called = true;
+                } else if !gateway.retries.withdraw() {
+                    return Err(last.unwrap_or(Refusal::UpstreamReply));
+                }
+                match self.call(inference, model, body.clone(), &upstream, turn).await {
+                    Ok(taken) => return Ok(taken),
+                    Err(Failed { why, again: false }) => return Err(why),
+                    Err(Failed { why, again: true }) => {
+                        tracing::warn!(upstream = %upstream.name, error = %why, "trying another");
+                        telemetry::retried(&upstream.name);
+                        last = Some(why);
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or(Refusal::Catalog(actors::catalog::Unavailable)))
+    }
+
+    /// Waits for a turn, and says where it stands meanwhile to whoever wants to know.
+    async fn wait(&self, mut waiting: Waiting) -> Result<Turn, NotNow> {
+        let began = Instant::now();
+        let turn = match self.gateway.upstream.queue_comments_every {
+            None => waiting.turn().await,
+            Some(every) => {
+                self.passage.note(|passed| passed.waits = true);
+                loop {
+                    if let Ok(turn) = timeout(every, waiting.turn()).await {
+                        break turn;
+                    }
+                    let standing = waiting.standing().await;
+                    self.passage.note(|passed| passed.standing = standing);
+                }
+            }
+        };
+        let took = began.elapsed();
+        let place = turn.as_ref().ok().and_then(|turn| turn.place);
+        if place.is_some() {
+            telemetry::queued(took);
+        }
+        self.passage.note(|passed| {
+            passed.queued += took;
+            passed.place = passed.place.or(place);
+            (passed.waits, passed.standing) = (false, None);
+        });
+        turn
+    }
+
+    async fn call(
+        &self,
+        inference: &Inference,
+        model: &Model,
+        body: Bytes,
+        upstream: &Upstream,
+        mut turn: Turn,
+    ) -> Result<Taken, Failed> {
+        let began = Instant::now();
+        self.passage.note(|passed| {
+            passed.upstream = Some(upstream.name.clone());
+            passed.model = Some(model.name.clone());
+        });
+        let taken = self.ask(inference, model, body, upstream, &mut turn).await;
+        self.passage.note(|passed| passed.asked += began.elapsed());
+        match taken {
+            Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn)),
+            Ok(Asked::Whole(streaming)) => Ok(Taken::Whole(streaming)),
+            Err((why, ended, again)) => {
+                turn.ended(ended);
+                Err(Failed { why, again })
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        inference: &Inference,
+        model: &Model,
+        body: Bytes,
+        upstream: &Upstream,
+        turn: &mut Turn,
+    ) -> Result<Asked, Fault> {
+        let gateway = &self.gateway;
+        let Ok(origin) = Origin::parse(&upstream.url) else {
+            return Err((Refusal::UpstreamReply, Ended::Unknown, true));
+        };
         let call = Call {
             method: Method::POST,
             path: path(inference.route),
-            body: Bytes::clone(&inference.body),
-            request: record.id(),
-            first_byte,
+            body,
+            request: self.request,
+            first_byte: first_byte(inference, model, upstream, gateway),
             origin: &origin,
         };
-        match gateway.client.call(&call).await {
-            Ok(reply) => {
-                return accept(reply, inference, &upstream, under_way, gateway).await;
-            }
-            Err(error) if error.is_unsent() => {
-                tracing::warn!(upstream = %upstream.name, %error, "trying another upstream");
-                last = error.into();
-            }
-            Err(error) => return Err(error.into()),
+        let reply = gateway.client.call(&call).await.map_err(call_fault)?;
+        let status = reply.status.as_u16();
+        if !reply.status.is_success() {
+            // Its words are read, so that the connection can serve on, and forgotten.
+            let _ = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await;
+            return Err(status_fault(status));
         }
+        turn.begun();
+        gateway.client.warmed(&upstream.name, model.name.as_str());
+        if inference.stream {
+            return Ok(Asked::Stream(reply));
+        }
+        let settings = &gateway.upstream;
+        let whole = reply.read(settings.reply_bytes_max, settings.gap_timeout);
+        let whole = timeout(settings.total_timeout, whole)
+            .await
+            .unwrap_or(Err(ReadError::Stalled))
+            .map_err(read_fault)?;
+        let streaming = Streaming::whole(&whole, inference);
+        Ok(Asked::Whole(streaming.map_err(|refusal| (refusal, Ended::Failed, false))?))
     }
-    Err(last)
+}
+
+/// What an upstream said.
+enum Asked {
+    Whole(Streaming),
+    Stream(Reply),
+}
+
+/// Why a call failed, whether that is the upstream's fault, and whether another may do better.
+type Fault = (Refusal, Ended, bool);
+
+fn call_fault(error: CallError) -> Fault {
+    let (ended, again) = match &error {
+        CallError::Connect(_) | CallError::ConnectTimeout => (Ended::Unconnected, true),
+        CallError::Broken(_) => (Ended::Failed, true),
+        // Whoever waited for that long is not made to wait for as long again.
+        CallError::FirstByteTimeout => (Ended::Failed, false),
+    };
+    (error.into(), ended, again)
+}
+
+fn status_fault(status: u16) -> Fault {
+    let (ended, again) = match status {
+        500..=599 => (Ended::Failed, true),
+        // It is busy, or no longer has the model.
+        404 | 429 => (Ended::Well, true),
+        _ => (Ended::Well, false),
+    };
+    (Refusal::UpstreamStatus(status), ended, again)
+}
+
+fn read_fault(error: ReadError) -> Fault {
+    let (ended, again) = match &error {
+        ReadError::Broken(_) => (Ended::Failed, true),
+        ReadError::Stalled => (Ended::Failed, false),
+        ReadError::TooLarge => (Ended::Well, false),
+    };
+    (error.into(), ended, again)
 }
 
 /// How long the first byte may take: a model that answered lately is loaded, another one may have
 /// to be read from disk first.
-fn first_byte(inference: &Inference, upstream: &Upstream, gateway: &Gateway) -> Duration {
+fn first_byte(
+    inference: &Inference,
+    model: &Model,
+    upstream: &Upstream,
+    gateway: &Gateway,
+) -> Duration {
     let settings = &gateway.upstream;
     // A whole reply has its first byte at its end.
-    if inference.stream && gateway.client.is_warm(&upstream.name, inference.model.name.as_str()) {
+    if inference.stream && gateway.client.is_warm(&upstream.name, model.name.as_str()) {
         settings.first_byte_timeout
     } else {
         settings.cold_first_byte_timeout
     }
-}
-
-async fn accept(
-    reply: Reply,
-    inference: Inference,
-    upstream: &Upstream,
-    under_way: UnderWay,
-    gateway: &Gateway,
-) -> Result<Taken, Refusal> {
-    let status = reply.status.as_u16();
-    if !reply.status.is_success() {
-        // Its words are read, so that the connection can serve on, and forgotten.
-        let _ = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await;
-        return Err(Refusal::UpstreamStatus(status));
-    }
-    gateway.client.warmed(&upstream.name, inference.model.name.as_str());
-    if inference.stream {
-        return Ok(Taken::Stream(reply, Box::new(inference), under_way));
-    }
-    let settings = &gateway.upstream;
-    let whole = reply.read(settings.reply_bytes_max, settings.gap_timeout);
-    let whole = tokio::time::timeout(settings.total_timeout, whole)
-        .await
-        .map_err(|_| ReadError::Stalled)??;
-    Ok(Taken::Whole(Streaming::whole(&whole, &inference)?))
 }
 
 fn path(route: Route) -> &'static str {

@@ -6,8 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actors::{audit::Place, rules::account::Gauges, tenant::Permit};
-use http::Response;
+use actors::{
+    audit::Place,
+    tenant::{Meter, Permit},
+};
+use http::{HeaderMap, HeaderValue, Response};
 use identity::principal::Principal;
 use protocol::{
     error::{Code, Side},
@@ -17,13 +20,14 @@ use protocol::{
     route::Route,
     usage::Usage,
 };
-use storage::audit::AuditEvent;
+use storage::{admission::Gauges, audit::AuditEvent};
 use tokio::time::Instant;
 
+use super::passage::{Passage, Passed};
 use crate::{
     gateway::Gateway,
     http::{body::ReplyBody, limits, refusal::Refusal},
-    telemetry::Ended,
+    telemetry::{self, Ended},
 };
 
 /// What is known of a request, growing as it goes. Settles when it is dropped.
@@ -32,14 +36,30 @@ pub struct Record {
     principal: Option<Arc<Principal>>,
     place: Option<Place>,
     permit: Option<Permit>,
+    gauges: Option<Gauges>,
+    passage: Option<Arc<Passage>>,
+    spent: Spent,
     event: AuditEvent,
     opened: Instant,
+}
+
+/// Where the time of a request went, until the head of its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// Proving who is calling.
+    pub authenticate: Duration,
+    /// Waiting for the body.
+    pub arrive: Duration,
+    /// Asking the limits.
+    pub admit: Duration,
 }
 
 /// Ties the record to the answer: it is settled when the answer's body is done with.
 pub fn attach(mut response: Response<ReplyBody>, mut record: Record) -> Response<ReplyBody> {
     record.event.status = response.status().as_u16();
-    limits::tell(record.gauges(), response.headers_mut());
+    let headers = response.headers_mut();
+    limits::tell(record.gauges().unwrap_or_default(), headers);
+    record.tell_timing(headers);
     response.map(|body| body.with(record))
 }
 
@@ -54,6 +74,9 @@ impl Record {
             principal: None,
             place: None,
             permit: None,
+            gauges: None,
+            passage: None,
+            spent: Spent::default(),
             event: AuditEvent {
                 request,
                 at: gateway.clock.now(),
@@ -93,23 +116,45 @@ impl Record {
 
     /// Its limits let it in.
     pub fn permit(&mut self, permit: Permit) {
+        self.gauges = Some(permit.gauges);
         self.permit = Some(permit);
     }
 
-    /// How its limits stood when they let it in.
+    /// What its reply must not pass without asking for more.
+    pub fn take_meter(&mut self) -> Option<Meter> {
+        self.permit.as_mut().and_then(|permit| permit.meter.take())
+    }
+
+    /// How the limits stand of whoever asks.
     #[must_use]
-    pub fn gauges(&self) -> Gauges {
-        self.permit.as_ref().map(|permit| permit.gauges).unwrap_or_default()
+    pub fn gauges(&self) -> Option<Gauges> {
+        self.gauges
+    }
+
+    /// Says how they stand.
+    pub fn gauge(&mut self, gauges: Gauges) {
+        self.gauges = Some(gauges);
+    }
+
+    /// Who was proven, if anybody.
+    #[must_use]
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
+    /// Where its time went.
+    pub fn spent(&mut self) -> &mut Spent {
+        &mut self.spent
+    }
+
+    /// It sets off to an upstream.
+    pub fn set_off(&mut self) -> Arc<Passage> {
+        Arc::clone(self.passage.insert(Arc::default()))
     }
 
     /// The model that was found.
     pub fn model(&mut self, model: &ModelName) {
         self.event.model = Some(model.clone());
-    }
-
-    /// The upstream that is asked.
-    pub fn upstream(&mut self, name: &str) {
-        self.event.upstream = Some(name.to_owned());
     }
 
     /// It goes no further.
@@ -137,11 +182,49 @@ impl Record {
         self.event.usage = usage;
     }
 
+    /// The reply came to its own end after so many tokens.
+    pub fn learn(&mut self, completion: u64) {
+        if let Some(permit) = &mut self.permit {
+            permit.learn(completion);
+        }
+    }
+
+    /// It goes no further, and its answer has begun already.
+    pub fn refuse_late(&mut self, refusal: &Refusal) {
+        let status = self.event.status;
+        self.refuse(refusal);
+        self.event.status = status;
+    }
+
     /// The reply broke off after it had begun.
     pub fn break_off(&mut self, outcome: Outcome, code: Option<Code>, usage: Usage) {
         self.event.outcome = outcome;
         self.event.code = code;
         self.event.usage = usage;
+    }
+
+    /// Where the time went, in milliseconds (W3C Server Timing).
+    fn tell_timing(&self, headers: &mut HeaderMap) {
+        let Spent { authenticate, arrive, admit } = self.spent;
+        let passed = self.passage.as_ref().map(|passage| passage.get()).unwrap_or_default();
+        let Passed { queued, asked, place, .. } = passed;
+        let own = self.opened.elapsed().saturating_sub(arrive + queued + asked);
+        telemetry::overhead(own);
+        let millis = |span: Duration| span.as_secs_f64() * 1_000.0;
+        let told = format!(
+            "authenticate;dur={:.3}, admit;dur={:.3}, queue;dur={:.3}, upstream;dur={:.3}, own;dur={:.3}",
+            millis(authenticate),
+            millis(admit),
+            millis(queued),
+            millis(asked),
+            millis(own),
+        );
+        if let Ok(told) = HeaderValue::from_str(&told) {
+            headers.insert("server-timing", told);
+        }
+        if let Some(place) = place {
+            headers.insert("x-queue-position", HeaderValue::from(place));
+        }
     }
 }
 
@@ -151,18 +234,24 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 impl Drop for Record {
     fn drop(&mut self) {
         self.event.total = self.opened.elapsed();
+        if let Some(passage) = self.passage.take() {
+            let Passed { model, upstream, .. } = passage.get();
+            self.event.upstream = upstream;
+            self.event.model = model.or(self.event.model.take());
+        }
+        let series = &self.gateway.series;
         Ended {
-            tenant: self.principal.as_ref().map_or("-", |principal| &principal.tenant_name),
-            model: self.event.model.as_ref().map_or("-", ModelName::as_str),
+            tenant: self
+                .principal
+                .as_ref()
+                .map_or("-", |one| series.tenants.name(&one.tenant_name)),
+            model: self.event.model.as_ref().map_or("-", |name| series.models.name(name.as_str())),
             status: self.event.status,
             usage: self.event.usage,
             first_byte: self.event.first_byte,
             total: self.event.total,
         }
         .emit();
-        if let Some(mut permit) = self.permit.take() {
-            permit.settle(self.event.usage.total());
-        }
         let audit = &self.gateway.handles.audit;
         let place = match self.place.take() {
             Some(place) => Some(place),
@@ -173,6 +262,10 @@ impl Drop for Record {
         };
         if let Some(place) = place {
             place.record(self.event.clone());
+        }
+        // What is counted is recorded before: who reads the ledger anew must find it there.
+        if let Some(mut permit) = self.permit.take() {
+            permit.settle(self.event.usage.total());
         }
     }
 }

@@ -5,10 +5,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -94,11 +91,7 @@ pub struct Client {
     pool: Arc<Pool>,
     connect_timeout: Duration,
     warm: Warm,
-    under_way: Mutex<HashMap<String, Arc<AtomicUsize>>>,
 }
-
-/// One request that is under way on an upstream; over when it is dropped.
-pub struct UnderWay(Arc<AtomicUsize>);
 
 /// Which models answered lately, so that their next first byte is expected soon.
 struct Warm {
@@ -119,7 +112,6 @@ impl Client {
             pool: Pool::new(settings.idle_connections_max, settings.idle_timeout),
             connect_timeout: settings.connect_timeout,
             warm: Warm { seen: Mutex::default(), lasts: settings.warm_for },
-            under_way: Mutex::default(),
         })
     }
 
@@ -178,38 +170,11 @@ impl Client {
         }
     }
 
-    /// Counts a request that is under way on an upstream.
-    #[must_use]
-    pub fn enter(&self, upstream: &str) -> UnderWay {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = match under_way.get(upstream) {
-            Some(count) => Arc::clone(count),
-            None => Arc::clone(under_way.entry(upstream.to_owned()).or_default()),
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        UnderWay(count)
-    }
-
-    /// How many requests are under way on an upstream.
-    #[must_use]
-    pub fn under_way(&self, upstream: &str) -> usize {
-        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.get(upstream).map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-
     async fn open(&self, origin: &Origin) -> Result<Loan, CallError> {
         let connection = timeout(self.connect_timeout, self.connector.connect(origin))
             .await
             .map_err(|_| CallError::ConnectTimeout)??;
         Ok(self.pool.lend(connection, origin.clone()))
-    }
-}
-
-// === impl UnderWay ===
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -236,19 +201,6 @@ impl Call<'_> {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         request
-    }
-}
-
-// === impl CallError ===
-
-impl CallError {
-    /// Whether nothing was sent yet, so that another upstream may be asked.
-    #[must_use]
-    pub fn is_unsent(&self) -> bool {
-        match self {
-            Self::Connect(_) | Self::ConnectTimeout => true,
-            Self::FirstByteTimeout | Self::Broken(_) => false,
-        }
     }
 }
 

@@ -65,6 +65,19 @@ pub struct Correction {
     pub read_at: Option<Timestamp>,
 }
 
+// === impl Correction ===
+
+impl Correction {
+    /// What was forgiven of a period from `start` (none: ever) to `end` (none: still).
+    #[must_use]
+    pub fn forgiven_since(self, start: Option<Timestamp>, end: Option<Timestamp>) -> u64 {
+        let is_within = self.reset_at.is_some_and(|at| {
+            start.is_none_or(|start| at >= start) && end.is_none_or(|end| at < end)
+        });
+        if is_within { self.forgiven } else { 0 }
+    }
+}
+
 // === impl Budget ===
 
 impl Budget {
@@ -140,8 +153,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_forgiven_counts_in_its_own_period() {
+        let at = |text: &str| text.parse::<Timestamp>().ok();
+        let (start, end) = (at("2026-11-01T00:00:00Z"), at("2026-12-01T00:00:00Z"));
+        let reset = |reset_at| Correction { forgiven: 7, reset_at, read_at: None };
+        let forgiven = |correction: Correction| correction.forgiven_since(start, end);
+        assert_eq!(forgiven(reset(at("2026-11-23T12:00:00Z"))), 7);
+        assert_eq!(forgiven(reset(at("2026-10-31T23:59:59Z"))), 0);
+        assert_eq!(forgiven(reset(end)), 0);
+        assert_eq!(forgiven(reset(None)), 0);
+        assert_eq!(reset(end).forgiven_since(None, None), 7);
+    }
+
+    #[test]
     fn every_word_reads_back() {
-        for words in ["", "rpm", "rpm,tpm", "tpm,concurrency,budget", "rpm,tpm,concurrency,budget"] {
+        for words in ["", "rpm", "rpm,tpm", "tpm,concurrency,budget", "rpm,tpm,concurrency,budget"]
+        {
             assert_eq!(Observed::parse(words).map(Observed::words).as_deref(), Some(words));
         }
         assert_eq!(Observed::parse(" rpm , "), Observed::parse("rpm"));

@@ -13,6 +13,7 @@ use crate::{
     body::{Fields, Text},
     error::Code,
     json,
+    name::ModelName,
     route::Route,
 };
 
@@ -214,6 +215,31 @@ pub fn with_tokens_max(body: &[u8], most: u64) -> Result<Vec<u8>, BodyError> {
     Ok(out)
 }
 
+/// A native body that asks for another model.
+///
+/// # Errors
+/// As [`inspect`], where it is no body that [`inspect`] would take.
+pub fn with_model(body: &[u8], model: &ModelName) -> Result<Vec<u8>, BodyError> {
+    let fields = Fields::of_body(body, &FIELDS)?;
+    // Both stand there, at most, and the values are parts of the body.
+    let named = [fields.get("model"), fields.get("name")].into_iter().flatten();
+    let start = |value: &RawValue| value.get().as_ptr().addr() - body.as_ptr().addr();
+    let mut places: Vec<_> = named.map(|value| (start(value), value.get().len())).collect();
+    if places.is_empty() {
+        return Err(BodyError::model_required());
+    }
+    places.sort_unstable();
+    let mut out = Vec::with_capacity(body.len() + model.as_str().len());
+    let mut end = 0;
+    for (start, length) in places {
+        out.extend_from_slice(&body[end..start]);
+        json::write_string(model.as_str(), &mut out);
+        end = start + length;
+    }
+    out.extend_from_slice(&body[end..]);
+    Ok(out)
+}
+
 /// The bytes of a value without what is an image in it: whatever is long and has no quote.
 pub(crate) fn text_bytes(raw: &RawValue) -> u64 {
     let text = raw.get();
@@ -266,6 +292,23 @@ mod tests {
             assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
         }
         assert!(with_tokens_max(b"[]", 7).is_err());
+    }
+
+    #[test]
+    fn another_model_takes_the_place_of_the_one_that_was_named() {
+        let model = ModelName::parse("llama3.2").unwrap();
+        for (body, expected) in [
+            (r#"{"model" : "a" ,"x":1}"#, r#"{"model" : "llama3.2:latest" ,"x":1}"#),
+            (r#"{"name":"a"}"#, r#"{"name":"llama3.2:latest"}"#),
+            (
+                r#" {"name":"\u0061","model":"a"}"#,
+                r#" {"name":"llama3.2:latest","model":"llama3.2:latest"}"#,
+            ),
+        ] {
+            let made = with_model(body.as_bytes(), &model).unwrap();
+            assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
+        }
+        assert!(with_model(b"{}", &model).is_err());
     }
 
     #[test]

@@ -7,9 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memmem, memrchr};
+use serde_json::{Map, Value, json};
 
 use super::reply::{Tail, tail};
-use crate::{ndjson::LINE_MAX, translate::StreamFault};
+use crate::{ndjson::LINE_MAX, translate::StreamFault, usage::Usage};
 
 /// What the line of an error has and no other line: the key, which cannot stand inside a string
 /// without its quotes being escaped.
@@ -68,6 +69,28 @@ impl NativeStream {
             passed = Passed { bytes: Bytes::new(), fault: Some(StreamFault::BrokenOff) };
         }
         passed
+    }
+
+    /// A last line for a stream that is ended before its end: as if the reply had reached its greatest
+    /// length.
+    #[must_use]
+    pub fn stop(&self, usage: Usage) -> Bytes {
+        let mut line: Map<String, Value> = serde_json::from_slice(&self.last).unwrap_or_default();
+        if line.contains_key("message") {
+            line.insert("message".to_owned(), json!({ "role": "assistant", "content": "" }));
+        }
+        if line.contains_key("response") {
+            line.insert("response".to_owned(), "".into());
+        }
+        for (name, value) in [
+            ("done", true.into()),
+            ("done_reason", "length".into()),
+            ("prompt_eval_count", usage.prompt.into()),
+            ("eval_count", usage.completion.into()),
+        ] {
+            line.insert(name.to_owned(), value);
+        }
+        Bytes::from(Value::Object(line).to_string() + "\n")
     }
 
     /// What the last whole line says.
@@ -185,6 +208,20 @@ mod tests {
     fn a_last_line_may_lack_its_newline() {
         let (out, fault, _) = run(&[b"{\"done\":false}\n{\"done\":true}"]);
         assert_eq!((out.as_slice(), fault), (&b"{\"done\":false}\n{\"done\":true}"[..], None));
+    }
+
+    #[test]
+    fn a_stream_that_is_stopped_says_so() {
+        let line = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"hi\"},\"done\":false}\n";
+        let (_, _, stream) = run(&[line.as_bytes()]);
+        let stopped = stream.stop(Usage { prompt: 3, completion: 1, estimated: true });
+        let said: Value = serde_json::from_slice(&stopped).unwrap();
+        assert_eq!((&said["model"], &said["message"]["content"]), (&json!("m"), &json!("")));
+        assert_eq!((&said["done"], &said["done_reason"]), (&json!(true), &json!("length")));
+        assert_eq!((&said["prompt_eval_count"], &said["eval_count"]), (&json!(3), &json!(1)));
+        let (_, _, stream) = run(&[b"{\"response\":\"hi\",\"done\":false}\n"]);
+        let said: Value = serde_json::from_slice(&stream.stop(Usage::default())).unwrap();
+        assert_eq!(said["response"], "");
     }
 
     #[test]

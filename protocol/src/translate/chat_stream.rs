@@ -121,6 +121,13 @@ impl ChatStream {
         if self.is_done() { Ok(()) } else { Err(StreamFault::BrokenOff) }
     }
 
+    /// The stream is ended before its end: as if the reply had reached its greatest length.
+    pub fn stop(&mut self, usage: Usage, out: &mut BytesMut) {
+        if !self.is_done() {
+            self.write_finish("length", usage, out);
+        }
+    }
+
     /// Whether the whole reply has been translated, `[DONE]` included.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -200,9 +207,14 @@ impl ChatStream {
             completion: line.produced_tokens(),
             estimated: false,
         };
+        let reason = finish_reason(line.done_reason.as_deref(), self.calls > 0);
+        self.write_finish(reason, usage, out);
+    }
+
+    fn write_finish(&mut self, reason: &str, usage: Usage, out: &mut BytesMut) {
         out.put_slice(&self.head);
         out.put_slice(b"{\"index\":0,\"delta\":{},\"finish_reason\":");
-        write_string(finish_reason(line.done_reason.as_deref(), self.calls > 0), out);
+        write_string(reason, out);
         out.put_slice(b"}]}\n\n");
         if self.include_usage {
             out.put_slice(&self.head);

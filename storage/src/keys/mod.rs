@@ -78,7 +78,7 @@ pub struct NewKey {
 }
 
 /// What to change of a key; `None` leaves it, `Some(None)` takes it away.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyChange {
     /// A new name.
     pub name: Option<String>,

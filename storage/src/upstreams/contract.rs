@@ -10,6 +10,7 @@ contract! {
     upstreams_are_listed_by_name,
     a_name_is_taken_once,
     what_is_not_there_is_not_removed,
+    slots_can_be_changed,
 }
 
 fn upstream(name: &str) -> Upstream {
@@ -35,6 +36,16 @@ async fn a_name_is_taken_once(storage: &Storage) {
     storage.upstreams.add(upstream("a")).await.unwrap();
     let again = storage.upstreams.add(upstream("a")).await;
     assert!(matches!(again, Err(Error::Conflict("upstream"))));
+}
+
+async fn slots_can_be_changed(storage: &Storage) {
+    storage.upstreams.add(upstream("a")).await.unwrap();
+    for slots in [Some(9), None] {
+        storage.upstreams.set_slots("a", slots).await.unwrap();
+        assert_eq!(storage.upstreams.list().await.unwrap()[0].slots, slots);
+    }
+    let missing = storage.upstreams.set_slots("b", None).await;
+    assert!(matches!(missing, Err(Error::NotFound("upstream"))));
 }
 
 async fn what_is_not_there_is_not_removed(storage: &Storage) {

@@ -42,6 +42,8 @@ pub trait Upstreams: Send + Sync {
     async fn add(&self, upstream: Upstream) -> Result<()>;
     /// All of them, by name.
     async fn list(&self) -> Result<Vec<Upstream>>;
+    /// Changes how many requests one takes at once. [`crate::Error::NotFound`].
+    async fn set_slots(&self, name: &str, slots: Option<u64>) -> Result<()>;
     /// Removes one. [`crate::Error::NotFound`].
     async fn remove(&self, name: &str) -> Result<()>;
 }

@@ -31,6 +31,12 @@ impl Upstreams for Store {
         rows.into_iter().map(Upstream::try_from).collect()
     }
 
+    async fn set_slots(&self, name: &str, slots: Option<u64>) -> Result<()> {
+        let set = sqlx::query(row::SET_SLOTS).bind(name).bind(slots.map(Count));
+        let done = set.execute(&self.writer).await?;
+        if done.rows_affected() == 0 { Err(Error::NotFound("upstream")) } else { Ok(()) }
+    }
+
     async fn remove(&self, name: &str) -> Result<()> {
         let done = sqlx::query(row::DELETE).bind(name).execute(&self.writer).await?;
         if done.rows_affected() == 0 { Err(Error::NotFound("upstream")) } else { Ok(()) }

@@ -10,6 +10,8 @@ use crate::{
 pub(super) const LIST: &str =
     "SELECT name, url, CAST(kind AS text) AS kind, slots, created_at FROM upstreams ORDER BY name";
 /// One by name, `$1`.
+pub(super) const SET_SLOTS: &str = "UPDATE upstreams SET slots = $2 WHERE name = $1";
+
 pub(super) const DELETE: &str = "DELETE FROM upstreams WHERE name = $1";
 
 /// One row of [`LIST`].

@@ -6,7 +6,6 @@ use serde_json::json;
 use storage::{
     keys::KeyChange,
     limits::{Budget, LimitPeriod, Limits},
-    tenants::TenantChange,
 };
 use tests::{Open, Reply, Setup, TestGateway, patience::eventually, post};
 
@@ -23,10 +22,7 @@ const PATH: &str = "/v1/chat/completions";
 
 /// A key with limits.
 async fn limited(gateway: &TestGateway, limits: Limits) -> String {
-    let (key, text) = gateway.key(None).await;
-    let change = KeyChange { limits: Some(limits), ..KeyChange::default() };
-    gateway.storage.keys.change(key.id, change).await.unwrap();
-    text
+    gateway.limited(limits).await.1
 }
 
 fn rpm(limit: u64) -> Limits {
@@ -72,8 +68,7 @@ async fn a_changed_limit_is_seen(setup: Setup) {
     let gateway = TestGateway::with(setup).await;
     assert_eq!(ask(&gateway, &gateway.key, "hi").await.status, 200);
     for (limit, status) in [(0, 429), (1_000, 200)] {
-        let change = TenantChange { limits: Some(rpm(limit)), ..TenantChange::default() };
-        gateway.storage.tenants.change(gateway.tenant.id, change).await.unwrap();
+        gateway.limit_tenant(rpm(limit)).await;
         eventually("the new limit", || async {
             (ask(&gateway, &gateway.key, "hi").await.status == status).then_some(())
         })
@@ -84,8 +79,7 @@ async fn a_changed_limit_is_seen(setup: Setup) {
 #[tokio::test]
 async fn a_tenants_limit_is_for_all_of_its_keys() {
     let gateway = TestGateway::start().await;
-    let change = TenantChange { limits: Some(rpm(4)), ..TenantChange::default() };
-    gateway.storage.tenants.change(gateway.tenant.id, change).await.unwrap();
+    gateway.limit_tenant(rpm(4)).await;
     let mut granted = 0;
     for _ in 0..3 {
         let key = limited(&gateway, rpm(3)).await;
@@ -155,7 +149,7 @@ async fn tokens_are_set_aside_and_corrected() {
 }
 
 fn daily(tokens: u64) -> Limits {
-    Limits { budget: Some(Budget { tokens, period: LimitPeriod::Day }), ..Limits::default() }
+    Limits { budget: Some(Budget::new(tokens, LimitPeriod::Day)), ..Limits::default() }
 }
 
 async fn five_hundred_streams_never_pass_a_budget(setup: Setup) {

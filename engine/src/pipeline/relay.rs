@@ -1,0 +1,320 @@
+//! A reply on its way, byte by byte.
+//!
+//! Pass-through moves the upstream's bytes as they are; OpenAI's dialect is translated line by line.
+//! Either way the body reads along only as far as it must (errors, and the last line), and nothing is
+//! written down before the stream has ended.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use actors::{rules::breaker::Ended, upstream::Turn};
+use bytes::{Bytes, BytesMut};
+use protocol::{
+    error::Code,
+    ndjson::Lines,
+    ollama::stream::NativeStream,
+    openai::error::ollama_error,
+    outcome::Outcome,
+    translate::{
+        StreamFault,
+        chat_stream::{ChatStream, error_event},
+    },
+    usage::Usage,
+};
+use tokio::time::{Duration, Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{
+    meter::{GoesOn, Meter},
+    settled::Record,
+    streaming::{Begun, or_estimate},
+};
+use crate::{gateway::Gateway, phase::Phase, telemetry, upstream::client::ReplyStream};
+
+/// A reply that is being relayed.
+pub struct Relay {
+    source: Option<ReplyStream>,
+    form: Relayed,
+    limits: TimeLimits,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    gateway: Arc<Gateway>,
+    /// What the prompt is taken for, in tokens, until the upstream says.
+    prompt: u64,
+    /// What it may use without asking; none: all of it.
+    meter: Option<Meter>,
+    end: Option<End>,
+    turn: Turn,
+    _cut: crate::cuts::Cut,
+}
+
+/// How the bytes of a reply become those of the answer.
+pub(super) enum Relayed {
+    Native(NativeStream),
+    Chat { lines: Lines, chat: Box<ChatStream>, out: BytesMut },
+}
+
+/// Why a stream ended before its end.
+#[derive(Clone, Copy)]
+enum End {
+    Complete,
+    /// There was no more for it.
+    Stopped(Usage),
+    Broken(Outcome, Code),
+}
+
+/// The gap between chunks and the time for the whole stream, on one timer: moving it with every
+/// chunk would cost more than looking again when it fires.
+struct TimeLimits {
+    timer: Pin<Box<Sleep>>,
+    gap: Duration,
+    heard: Instant,
+    total: Instant,
+}
+
+// === impl Relay ===
+
+impl Relay {
+    pub(super) fn new(begun: Begun, gateway: &Arc<Gateway>, record: &mut Record) -> Self {
+        let Begun { source, form, prompt, turn, cut } = begun;
+        telemetry::streams_open(1);
+        Self {
+            source: Some(source.body),
+            form,
+            limits: TimeLimits::new(&gateway.upstream),
+            cut: Box::pin(cut.token().cancelled_owned()),
+            gateway: Arc::clone(gateway),
+            prompt,
+            meter: record.take_meter().map(Meter::new),
+            end: None,
+            turn,
+            _cut: cut,
+        }
+    }
+
+    /// Whether it is a stream of server-sent events.
+    pub(super) fn is_sse(&self) -> bool {
+        matches!(self.form, Relayed::Chat { .. })
+    }
+
+    /// The next bytes for the client, as soon as there are any; `None` at the end.
+    pub fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        record: Option<&mut Record>,
+    ) -> Poll<Option<Bytes>> {
+        let next = ready!(self.poll_next(cx));
+        if let (Some(_), Some(record)) = (&next, record) {
+            record.first_byte();
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            let Some(source) = &mut self.source else { return Poll::Ready(None) };
+            if let Some(meter) = &mut self.meter
+                && ready!(meter.poll(self.form.produced(), cx)) == GoesOn::No
+            {
+                return Poll::Ready(Some(self.stop()));
+            }
+            let (bytes, fault) = match source.poll_data(cx) {
+                Poll::Pending => {
+                    let end = ready!(self.poll_limits(cx));
+                    return Poll::Ready(Some(self.break_off(end)));
+                }
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.limits.heard = Instant::now();
+                    self.form.take(chunk)
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "the upstream broke off");
+                    (Bytes::new(), Some(StreamFault::BrokenOff))
+                }
+                Poll::Ready(None) => {
+                    self.source = None;
+                    let (bytes, fault) = self.form.end();
+                    if fault.is_none() {
+                        self.end = Some(End::Complete);
+                    }
+                    (bytes, fault)
+                }
+            };
+            match fault {
+                Some(fault) => {
+                    tracing::warn!(?fault, "the upstream's stream failed");
+                    let end = End::Broken(Outcome::UpstreamFailed, Code::UpstreamFailed);
+                    let told = self.break_off(end);
+                    return Poll::Ready(Some(joined(bytes, &told)));
+                }
+                None if !bytes.is_empty() => return Poll::Ready(Some(bytes)),
+                None => {}
+            }
+        }
+    }
+
+    /// Resolves when a time limit is over or the stream is to be cut.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            let stopping = self.gateway.life.phase() >= Phase::Cutting;
+            return Poll::Ready(if stopping {
+                End::Broken(Outcome::Stopped, Code::ShuttingDown)
+            } else {
+                End::Broken(Outcome::Refused, Code::KeyRevoked)
+            });
+        }
+        ready!(self.limits.poll(cx));
+        Poll::Ready(End::Broken(Outcome::TimedOut, Code::UpstreamTimeout))
+    }
+
+    /// Ends the stream as if it had reached its greatest length: its budget is used up.
+    fn stop(&mut self) -> Bytes {
+        self.source = None;
+        let completion = self.form.produced();
+        let usage = Usage { prompt: self.prompt, completion, estimated: true };
+        self.end = Some(End::Stopped(usage));
+        self.form.stop(usage)
+    }
+
+    /// Ends the stream with a frame that says so: an end alone would pass for a success.
+    fn break_off(&mut self, end: End) -> Bytes {
+        self.source = None;
+        self.end = Some(end);
+        let End::Broken(outcome, code) = end else { return Bytes::new() };
+        if matches!(outcome, Outcome::UpstreamFailed | Outcome::TimedOut) {
+            self.turn.ended(Ended::Failed);
+        }
+        match &self.form {
+            Relayed::Native(_) => Bytes::from(ollama_error(code.message()) + "\n"),
+            Relayed::Chat { .. } => {
+                let mut out = BytesMut::new();
+                error_event(code, code.message(), &mut out);
+                out.freeze()
+            }
+        }
+    }
+
+    /// The body is done with: tells the record what became of the stream.
+    pub fn settle(&mut self, record: &mut Record) {
+        let said = self.form.usage();
+        let usage = or_estimate(said, self.prompt, || self.form.produced());
+        match self.end {
+            Some(End::Broken(outcome, code)) => record.break_off(outcome, Some(code), usage),
+            Some(End::Complete) => {
+                record.complete(usage);
+                record.learn(usage.completion);
+            }
+            Some(End::Stopped(usage)) => record.complete(usage),
+            // The client closed after the last line and before the upstream did.
+            None if said.is_some() => record.complete(usage),
+            None => record.break_off(Outcome::ClientLeft, None, usage),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        telemetry::streams_open(-1);
+    }
+}
+
+// === impl Relayed ===
+
+impl Relayed {
+    fn take(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
+        match self {
+            Self::Native(native) => {
+                let passed = native.push(chunk);
+                (passed.bytes, passed.fault)
+            }
+            Self::Chat { lines, chat, out } => {
+                lines.push(chunk);
+                let fault = loop {
+                    match lines.next_line() {
+                        Ok(Some(line)) => {
+                            if let Err(fault) = chat.line(&line, out) {
+                                break Some(fault);
+                            }
+                        }
+                        Ok(None) => break None,
+                        Err(_) => break Some(StreamFault::TooLong),
+                    }
+                };
+                (out.split().freeze(), fault)
+            }
+        }
+    }
+
+    fn end(&mut self) -> (Bytes, Option<StreamFault>) {
+        match self {
+            Self::Native(native) => {
+                let passed = native.end();
+                (passed.bytes, passed.fault)
+            }
+            Self::Chat { lines, chat, out } => {
+                let last = lines.finish().map_or(Ok(()), |line| chat.line(&line, out));
+                let fault = last.and_then(|()| chat.end(out)).err();
+                (out.split().freeze(), fault)
+            }
+        }
+    }
+
+    /// What ends the stream as if it had reached its greatest length.
+    fn stop(&mut self, usage: Usage) -> Bytes {
+        match self {
+            Self::Native(native) => native.stop(usage),
+            Self::Chat { chat, out, .. } => {
+                chat.stop(usage, out);
+                out.split().freeze()
+            }
+        }
+    }
+
+    /// What the upstream said of its usage, if it has.
+    fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Native(native) => {
+                let tail = native.tail();
+                tail.done.then(|| super::streaming::usage(tail.prompt_eval_count, tail.eval_count))
+            }
+            Self::Chat { chat, .. } => chat.usage(),
+        }
+    }
+
+    fn produced(&self) -> u64 {
+        match self {
+            Self::Native(native) => native.produced(),
+            Self::Chat { chat, .. } => chat.produced(),
+        }
+    }
+}
+
+// === impl TimeLimits ===
+
+impl TimeLimits {
+    fn new(settings: &crate::config::Upstream) -> Self {
+        let now = Instant::now();
+        let total = now + settings.total_timeout;
+        let first = total.min(now + settings.gap_timeout);
+        Self { timer: Box::pin(sleep_until(first)), gap: settings.gap_timeout, heard: now, total }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let limit = self.total.min(self.heard + self.gap);
+            if Instant::now() >= limit {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(limit);
+        }
+    }
+}
+
+fn joined(first: Bytes, second: &[u8]) -> Bytes {
+    let mut both = BytesMut::from(first);
+    both.extend_from_slice(second);
+    both.freeze()
+}
