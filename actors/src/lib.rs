@@ -16,7 +16,9 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::Actor;
-use storage::{audit::Audit, ledger::Ledger, upstreams::Upstream};
+use storage::{
+    audit::Audit, ledger::Ledger, prompts::Prompts, tenants::Tenants, upstreams::Upstream,
+};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +48,10 @@ pub struct Arguments {
     pub audit: Arc<dyn Audit>,
     /// Where it is written how much has been used.
     pub ledger: Arc<dyn Ledger>,
+    /// The tenants, some of which have a word on how long what they did is kept.
+    pub tenants: Arc<dyn Tenants>,
+    /// What is kept of prompts.
+    pub prompts: Arc<dyn Prompts>,
     /// Windows, slots and budgets that many replicas share; none: this process is alone.
     pub admission: Option<Arc<dyn storage::admission::Admission>>,
     /// How upstreams are asked.

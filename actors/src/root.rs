@@ -302,6 +302,8 @@ impl State {
         let arguments = sweeper::Arguments {
             settings: self.arguments.settings.sweeper.clone(),
             audit: Arc::clone(&self.arguments.audit),
+            tenants: Arc::clone(&self.arguments.tenants),
+            prompts: Arc::clone(&self.arguments.prompts),
             clock: Arc::clone(&self.arguments.clock),
             tasks: self.arguments.tasks.clone(),
         };

@@ -1,10 +1,13 @@
 //! Retention clocks: makes ready what the next months need, and removes what is old.
+//!
+//! What is removed is removed in batches, with a pause after each, so that nobody waits long for a lock.
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::audit::Audit;
+use storage::{audit::Audit, prompts::Prompts, tenants::Tenants};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -14,25 +17,38 @@ use crate::{
 
 /// How far ahead the audit is made ready: the month that is coming, whatever the day.
 const AHEAD: SignedDuration = SignedDuration::from_hours(62 * 24);
+/// Rows that are removed together.
+const BATCH_MAX: u32 = 1_000;
+/// The pause after such a batch.
+const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// From one round to the next.
+    /// From one round over the audit to the next.
     pub interval: Duration,
+    /// From one round over the prompts to the next: so much longer than it should may one be kept.
+    pub interval_prompts: Duration,
     /// From a round that failed to the next.
     pub interval_failed: Duration,
-    /// How long audit events are kept; `None` is for ever.
+    /// How long audit events are kept; `None` is for ever. A tenant's own word may be shorter.
     pub audit_retention: Option<Duration>,
 }
 
 pub(crate) struct Sweeper;
 
+/// What a round is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Round {
+    Audit,
+    Prompts,
+}
+
 pub(crate) enum Message {
     /// It is time for a round.
-    Tick,
-    /// A round has ended, with so many events removed.
-    Swept(Result<u64, storage::Error>),
+    Tick(Round),
+    /// A round has ended, with so many rows removed.
+    Swept(Round, Result<u64, storage::Error>),
 }
 
 /// What the actor needs to start, and to start again.
@@ -40,6 +56,8 @@ pub(crate) enum Message {
 pub(crate) struct Arguments {
     pub(crate) settings: Settings,
     pub(crate) audit: Arc<dyn Audit>,
+    pub(crate) tenants: Arc<dyn Tenants>,
+    pub(crate) prompts: Arc<dyn Prompts>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: TaskTracker,
 }
@@ -50,6 +68,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(3600),
+            interval_prompts: Duration::from_secs(30),
             interval_failed: Duration::from_secs(60),
             audit_retention: Some(Duration::from_secs(90 * 24 * 3600)),
         }
@@ -68,7 +87,8 @@ impl Actor for Sweeper {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<Arguments, ActorProcessingErr> {
-        let _ = myself.cast(Message::Tick);
+        let _ = myself.cast(Message::Tick(Round::Audit));
+        let _ = myself.cast(Message::Tick(Round::Prompts));
         Ok(arguments)
     }
 
@@ -80,39 +100,75 @@ impl Actor for Sweeper {
     ) -> Result<(), ActorProcessingErr> {
         let _handling = Handling::begin(Kind::Sweeper);
         match message {
-            Message::Tick => {
-                let (audit, now) = (Arc::clone(&state.audit), state.clock.now());
-                let retention = state.settings.audit_retention;
+            Message::Tick(round) => {
+                let arguments = state.clone();
                 state.tasks.spawn(async move {
-                    let swept = sweep(audit.as_ref(), now, retention).await;
-                    let _ = myself.cast(Message::Swept(swept));
+                    let swept = match round {
+                        Round::Audit => arguments.sweep_audit().await,
+                        Round::Prompts => arguments.sweep_prompts().await,
+                    };
+                    let _ = myself.cast(Message::Swept(round, swept));
                 });
             }
-            Message::Swept(Ok(removed)) => {
+            Message::Swept(round, Ok(removed)) => {
+                let (what, interval) = match round {
+                    Round::Audit => ("audit events", state.settings.interval),
+                    Round::Prompts => ("prompts", state.settings.interval_prompts),
+                };
                 if removed > 0 {
-                    tracing::info!(removed, "old audit events were removed");
+                    tracing::info!(removed, what, "what was old was removed");
                 }
-                myself.send_after(state.settings.interval, || Message::Tick);
+                myself.send_after(interval, move || Message::Tick(round));
             }
-            Message::Swept(Err(error)) => {
+            Message::Swept(round, Err(error)) => {
                 tracing::warn!(%error, "retention could not be kept; it is tried again");
-                myself.send_after(state.settings.interval_failed, || Message::Tick);
+                myself.send_after(state.settings.interval_failed, move || Message::Tick(round));
             }
         }
         Ok(())
     }
 }
 
-async fn sweep(
-    audit: &dyn Audit,
-    now: Timestamp,
-    retention: Option<Duration>,
-) -> Result<u64, storage::Error> {
-    let ahead = now.checked_add(AHEAD).unwrap_or(Timestamp::MAX);
-    audit.prepare(now, ahead).await?;
-    match retention.map(|retention| now.checked_sub(retention)) {
-        Some(Ok(before)) => audit.forget_before(before).await,
-        // Kept for ever, or for longer than there has been time.
-        None | Some(Err(_)) => Ok(0),
+// === impl Arguments ===
+
+impl Arguments {
+    async fn sweep_audit(&self) -> Result<u64, storage::Error> {
+        let now = self.clock.now();
+        let ahead = now.checked_add(AHEAD).unwrap_or(Timestamp::MAX);
+        self.audit.prepare(now, ahead).await?;
+        let mut removed = match before(now, self.settings.audit_retention) {
+            Some(before) => self.audit.forget_before(before).await?,
+            None => 0,
+        };
+        for tenant in self.tenants.list().await? {
+            let Some(before) = before(now, tenant.audit_retention) else { continue };
+            loop {
+                let batch = self.audit.forget_of(tenant.id, before, BATCH_MAX).await?;
+                removed += batch;
+                if batch < u64::from(BATCH_MAX) {
+                    break;
+                }
+                sleep(BATCH_PAUSE).await;
+            }
+        }
+        Ok(removed)
     }
+
+    async fn sweep_prompts(&self) -> Result<u64, storage::Error> {
+        let mut removed = 0;
+        loop {
+            let batch = self.prompts.forget_expired(self.clock.now(), BATCH_MAX).await?;
+            removed += batch;
+            if batch < u64::from(BATCH_MAX) {
+                return Ok(removed);
+            }
+            sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// From when on nothing is removed; none where it is kept for ever, or for longer than there has been
+/// time.
+fn before(now: Timestamp, retention: Option<Duration>) -> Option<Timestamp> {
+    now.checked_sub(retention?).ok()
 }

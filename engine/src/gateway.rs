@@ -166,6 +166,8 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let system = actors::start(actors::Arguments {
         audit: Arc::clone(&storage.audit),
         ledger: Arc::clone(&storage.ledger),
+        tenants: Arc::clone(&storage.tenants),
+        prompts: Arc::clone(&storage.prompts),
         admission: redis.clone().map(|redis| redis as Arc<dyn Admission>),
         prober: Arc::new(Probe::new(Arc::clone(&client), config.catalog.allow_cloud_models)),
         clock: Arc::clone(&outside.clock),

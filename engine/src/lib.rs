@@ -26,6 +26,7 @@ pub mod cuts;
 pub mod gateway;
 pub mod http;
 pub mod keyring;
+mod party;
 pub mod phase;
 pub mod pipeline;
 mod prompts;

@@ -115,6 +115,16 @@ impl Ended<'_> {
     }
 }
 
+/// Publishes what is counted elsewhere: whoever reads the metrics calls this before.
+pub(crate) fn publish(handles: &actors::Handles) {
+    actors::measure::publish_mailboxes();
+    let running =
+        [("tenant", handles.admission.running()), ("upstream", handles.upstreams.views().len())];
+    for (actor, count) in running {
+        gauge!(names::ACTORS_RUNNING, "actor" => actor).set(count as f64);
+    }
+}
+
 /// What the gateway itself took until the head of an answer.
 pub(crate) fn overhead(own: Duration) {
     histogram!(names::OVERHEAD_SECONDS).record(own);

@@ -22,6 +22,8 @@ use storage::{
     admission::{Admission, Limit, Scope, Wait},
     audit::{Audit, AuditEvent, AuditQuery},
     ledger::{Ledger, LedgerQuery, LedgerSum},
+    prompts::{Prompt, Prompts},
+    tenants::{NewTenant, Tenant, TenantChange, Tenants},
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -55,6 +57,9 @@ struct Stored {
     forgotten: Vec<Timestamp>,
     forgotten_of: Vec<(TenantId, Timestamp)>,
     left_of: u64,
+    tenants: Vec<Tenant>,
+    prompts_old: u64,
+    prompts_swept: Vec<Timestamp>,
     prepared: usize,
     used: u64,
     used_by_key: u64,
@@ -119,6 +124,53 @@ impl Audit for Database {
             stored.forgotten_of.push((tenant, before));
             let removed = stored.left_of.min(u64::from(limit));
             stored.left_of -= removed;
+            removed
+        }))
+    }
+}
+
+#[async_trait]
+impl Tenants for Database {
+    async fn create(&self, _new: NewTenant) -> storage::Result<Tenant> {
+        Err(Error::Url)
+    }
+
+    async fn list(&self) -> storage::Result<Vec<Tenant>> {
+        Ok(self.with(|stored| stored.tenants.clone()))
+    }
+
+    async fn by_id(&self, _id: TenantId) -> storage::Result<Option<Tenant>> {
+        Ok(None)
+    }
+
+    async fn by_name(&self, _name: &str) -> storage::Result<Option<Tenant>> {
+        Ok(None)
+    }
+
+    async fn change(&self, _id: TenantId, _change: TenantChange) -> storage::Result<Tenant> {
+        Err(Error::Url)
+    }
+
+    async fn delete(&self, _id: TenantId) -> storage::Result<()> {
+        Err(Error::Url)
+    }
+}
+
+#[async_trait]
+impl Prompts for Database {
+    async fn add(&self, _prompts: &[Prompt]) -> storage::Result<()> {
+        Ok(())
+    }
+
+    async fn list(&self, _key: KeyId, _limit: u32) -> storage::Result<Vec<Prompt>> {
+        Ok(Vec::new())
+    }
+
+    async fn forget_expired(&self, now: Timestamp, limit: u32) -> storage::Result<u64> {
+        Ok(self.with(|stored| {
+            stored.prompts_swept.push(now);
+            let removed = stored.prompts_old.min(u64::from(limit));
+            stored.prompts_old -= removed;
             removed
         }))
     }
@@ -208,6 +260,8 @@ impl Stage {
         let system = start(Arguments {
             audit: database.clone(),
             ledger: database.clone(),
+            tenants: database.clone(),
+            prompts: database.clone(),
             admission,
             prober: servers.clone(),
             clock: Arc::new(Noon),

@@ -1,21 +1,35 @@
-//! The admin listener: metrics and health, for those who run the gateway. Never for clients.
+//! The admin listener: metrics, health, the actors live, limits. For those who run the gateway, never for
+//! clients.
 //!
-//! Where a token is configured, everything but health needs it (`Authorization: Bearer …`).
+//! Where a token is configured, everything but health needs it (`Authorization: Bearer …`); where none
+//! is, nothing can be changed here.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`actors`] | `/admin/v1/actors…`: what each actor knows, once or every second |
+//! | [`limits`] | `/admin/v1/{tenants,keys}/{id}/{limits,budget}` |
+//! | [`fault`] | what an operator is told when something cannot be done |
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::secret::Secret;
+use utoipa::OpenApi;
 
-use crate::{api::health, gateway::Gateway};
+use self::fault::Fault;
+use crate::{api::health, gateway::Gateway, telemetry};
+
+pub(crate) mod actors;
+mod fault;
+mod limits;
 
 #[derive(Clone)]
 struct Admin {
@@ -23,6 +37,29 @@ struct Admin {
     token: Option<Arc<Secret>>,
     metrics: PrometheusHandle,
 }
+
+/// The description of the admin API.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Neuronetz, admin API", description = "For those who run the gateway."),
+    paths(
+        actors::list,
+        actors::one,
+        actors::events,
+        limits::show,
+        limits::set,
+        limits::budget,
+        limits::set_budget,
+        limits::correct,
+    ),
+    components(schemas(
+        actors::TenantState,
+        actors::UpstreamState,
+        actors::AuditState,
+        actors::CatalogState,
+    ))
+)]
+struct Description;
 
 /// The routes of the admin listener.
 pub(crate) fn router(
@@ -33,6 +70,13 @@ pub(crate) fn router(
     let admin = Admin { gateway, token: token.map(Arc::new), metrics };
     let guarded = Router::new()
         .route("/metrics", get(metrics_text))
+        .route("/admin/v1/openapi.json", get(|| async { Json(Description::openapi()) }))
+        .route("/admin/v1/actors", get(actors::list))
+        .route("/admin/v1/actors/stream", get(actors::events))
+        .route("/admin/v1/actors/{kind}/{id}", get(actors::one))
+        .route("/admin/v1/{scope}/{id}/limits", get(limits::show).put(limits::set))
+        .route("/admin/v1/{scope}/{id}/budget", get(limits::budget).put(limits::set_budget))
+        .route("/admin/v1/{scope}/{id}/budget/{action}", post(limits::correct))
         .layer(middleware::from_fn_with_state(admin.clone(), authenticate));
     Router::new()
         .route("/healthz", get(|| async { Json(health::live()) }))
@@ -48,19 +92,19 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
+    telemetry::publish(&admin.gateway.handles);
     admin.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render())
 }
 
 async fn authenticate(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let allowed = match &admin.token {
-        None => true,
-        Some(token) => bearer(request.headers()).is_some_and(|said| token.matches(said)),
-    };
-    if allowed {
-        next.run(request).await
-    } else {
-        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response()
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    match &admin.token {
+        None if changes => Fault::NoToken.into_response(),
+        Some(token) if !bearer(request.headers()).is_some_and(|said| token.matches(said)) => {
+            Fault::Unauthorized.into_response()
+        }
+        None | Some(_) => next.run(request).await,
     }
 }
 

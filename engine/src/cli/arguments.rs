@@ -7,13 +7,11 @@ use identity::{
     policy::{Exhausted, Policy, Reserve, WEIGHT_MAX},
 };
 use jiff::Timestamp;
-use protocol::{
-    id::{KeyId, TenantId},
-    name::ModelName,
-};
-use storage::{Storage, keys::Key, limits::Limits, tenants::Tenant};
+use protocol::{id::TenantId, name::ModelName};
+use storage::{Storage, limits::Limits};
 
 use super::failure::Failure;
+use crate::party::Party;
 
 /// Which models may be used.
 #[derive(Args)]
@@ -259,31 +257,6 @@ pub(super) fn limits_text(limits: &Limits) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
-/// Limits as JSON; null where there is none.
-#[derive(serde::Serialize)]
-pub(super) struct LimitsView {
-    rpm: Option<u64>,
-    tpm: Option<u64>,
-    concurrency: Option<u64>,
-    budget_tokens: Option<u64>,
-    budget_period: Option<LimitPeriod>,
-    /// Which of them only count and report.
-    observed: Observed,
-}
-
-impl From<&Limits> for LimitsView {
-    fn from(limits: &Limits) -> Self {
-        Self {
-            rpm: limits.rpm,
-            tpm: limits.tpm,
-            concurrency: limits.concurrency,
-            budget_tokens: limits.budget.map(|budget| budget.tokens),
-            budget_period: limits.budget.map(|budget| budget.period),
-            observed: limits.observed,
-        }
-    }
-}
-
 // === impl Moment ===
 
 impl Moment {
@@ -314,42 +287,15 @@ impl Moment {
     }
 }
 
-/// The tenant of that name, or of that id.
-pub(super) async fn tenant(storage: &Storage, named: &str) -> Result<Tenant, Failure> {
-    if let Some(tenant) = storage.tenants.by_name(named).await? {
-        return Ok(tenant);
-    }
-    let by_id = match named.parse::<TenantId>() {
-        Ok(id) => storage.tenants.by_id(id).await?,
-        Err(_) => None,
-    };
-    by_id.ok_or_else(|| Failure::NotFound("tenant", named.to_owned()))
-}
-
 /// The id of the tenant of that name, where one was given.
 pub(super) async fn tenant_id(
     storage: &Storage,
     named: Option<&str>,
 ) -> Result<Option<TenantId>, Failure> {
     match named {
-        Some(named) => Ok(Some(tenant(storage, named).await?.id)),
+        Some(named) => Ok(Some(Party::tenant(storage, named).await?.id)),
         None => Ok(None),
     }
-}
-
-/// The key of that id, or of that public prefix.
-pub(super) async fn key(storage: &Storage, named: &str) -> Result<Key, Failure> {
-    let found = match named.parse::<KeyId>() {
-        Ok(id) => storage.keys.by_id(id).await?,
-        Err(_) => storage.keys.by_prefix(named).await?,
-    };
-    // A whole key on the command line is not repeated to the terminal.
-    let shown = || named.chars().take(36).collect::<String>();
-    found.ok_or_else(|| {
-        let looks_whole = identity::api_key::PresentedKey::parse(named).is_ok();
-        let shown = if looks_whole { "(give its id or its prefix)".to_owned() } else { shown() };
-        Failure::NotFound("key", shown)
-    })
 }
 
 /// The rule as people read it.

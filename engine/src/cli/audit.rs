@@ -19,6 +19,7 @@ use super::{
     failure::Failure,
     output::{Out, Row, date},
 };
+use crate::party::Party;
 
 /// How often `tail` looks for events.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -167,7 +168,7 @@ async fn tail(
 impl Filter {
     async fn query(&self, storage: &Storage) -> Result<AuditQuery, Failure> {
         let key = match &self.key {
-            Some(named) => Some(arguments::key(storage, named).await?.id),
+            Some(named) => Some(Party::key(storage, named).await?.id),
             None => None,
         };
         let tenant = arguments::tenant_id(storage, self.tenant.as_deref()).await?;

@@ -1,22 +1,15 @@
 //! `neuronetz budget …`
 
-use actors::rules::budget;
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
-use serde::Serialize;
-use storage::{
-    Storage,
-    budgets::Owner,
-    ledger::{LedgerBy, LedgerQuery, LedgerSum},
-    limits::{Budget, Correction, LimitPeriod, Limits},
-};
+use storage::{Storage, limits::LimitPeriod};
 
 use super::{
     arguments::Period,
     failure::Failure,
-    limits::{Party, Whose},
+    limits::Whose,
     output::{Out, Row, date},
 };
+use crate::party::BudgetView;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -58,22 +51,6 @@ pub(super) struct BudgetFlags {
 #[derive(Clone, Copy)]
 struct Tokens(Option<u64>);
 
-#[derive(Serialize)]
-struct View {
-    /// `tenant` or `key`.
-    scope: &'static str,
-    /// The tenant's name, or the key's prefix.
-    of: String,
-    tokens: Option<u64>,
-    period: Option<LimitPeriod>,
-    /// What the ledger says, without what was forgiven; requests under way are not in it yet.
-    used: u64,
-    /// What was forgiven by a reset in this period.
-    forgiven: u64,
-    remaining: Option<u64>,
-    resets_at: Option<Timestamp>,
-}
-
 pub(super) async fn run(
     storage: &Storage,
     command: Command,
@@ -82,64 +59,13 @@ pub(super) async fn run(
     let party = match command {
         Command::Show { whose } => whose.party(storage).await?,
         Command::Set { whose, budget } => {
-            let party = whose.party(storage).await?;
-            let Tokens(tokens) = budget.tokens;
-            let period = budget.period.into();
-            let before = party.limits().budget;
-            let correction = before.map(|budget| budget.correction).unwrap_or_default();
-            let budget = tokens.map(|tokens| Budget { tokens, period, correction });
-            let limits = Limits { budget, ..*party.limits() };
-            party.set(storage, limits).await?
+            let BudgetFlags { tokens: Tokens(tokens), period } = budget;
+            whose.party(storage).await?.set_budget(storage, tokens, period.into()).await?
         }
-        Command::Reset { whose } => {
-            let party = whose.party(storage).await?;
-            let now = Timestamp::now();
-            let written = used(&party, storage, now).await?;
-            let (reset_at, read_at) = (Some(now), Some(now));
-            correct(storage, &whose, Correction { forgiven: written, reset_at, read_at }).await?
-        }
-        Command::Reconcile { whose } => {
-            let party = whose.party(storage).await?;
-            let before = party.limits().budget.map(|budget| budget.correction).unwrap_or_default();
-            let read_at = Some(Timestamp::now());
-            correct(storage, &whose, Correction { read_at, ..before }).await?
-        }
+        Command::Reset { whose } => whose.party(storage).await?.reset(storage).await?,
+        Command::Reconcile { whose } => whose.party(storage).await?.reconcile(storage).await?,
     };
-    Ok(out.one(&View::of(&party, storage).await?)?)
-}
-
-/// Says how what was used is to be counted from now on. Gateways hear of it within a second.
-async fn correct(
-    storage: &Storage,
-    whose: &Whose,
-    correction: Correction,
-) -> Result<Party, Failure> {
-    let party = whose.party(storage).await?;
-    if party.limits().budget.is_none() {
-        let (scope, name) = (party.scope(), party.name());
-        return Err(Failure::Failed(format!("the {scope} {name} has no budget: budget set")));
-    }
-    let owner = match &party {
-        Party::Tenant(tenant) => Owner::Tenant(tenant.id),
-        Party::Key(key) => Owner::Key(key.id),
-    };
-    storage.budgets.correct(owner, correction).await?;
-    whose.party(storage).await
-}
-
-/// What the ledger says was used in the period that is now.
-async fn used(party: &Party, storage: &Storage, now: Timestamp) -> Result<u64, Failure> {
-    let period = party.limits().budget.map_or(LimitPeriod::Total, |budget| budget.period);
-    let since = budget::Budget::start_of(period, now);
-    let query = match party {
-        Party::Tenant(tenant) => {
-            LedgerQuery { by: LedgerBy::Tenant, tenant: Some(tenant.id), key: None, since }
-        }
-        Party::Key(key) => {
-            LedgerQuery { by: LedgerBy::Key, tenant: None, key: Some(key.id), since }
-        }
-    };
-    Ok(LedgerSum::tokens(&storage.ledger.sums(query).await?))
+    Ok(out.one(&party.budget(storage).await?)?)
 }
 
 fn tokens(text: &str) -> Result<Tokens, String> {
@@ -149,35 +75,7 @@ fn tokens(text: &str) -> Result<Tokens, String> {
     text.parse().map(|tokens| Tokens(Some(tokens))).map_err(|_| "give a number, or none".to_owned())
 }
 
-// === impl View ===
-
-impl View {
-    async fn of(party: &Party, storage: &Storage) -> Result<Self, Failure> {
-        let now = Timestamp::now();
-        let limit = party.limits().budget;
-        let period = limit.map_or(LimitPeriod::Total, |budget| budget.period);
-        let written = used(party, storage, now).await?;
-        let forgiven = limit.map_or(0, |limit| {
-            let start = budget::Budget::start_of(period, now);
-            limit.correction.forgiven_since(start, None)
-        });
-        let used = written.saturating_sub(forgiven);
-        let resets_at =
-            limit.and_then(|limit| budget::Budget::new(0, limit.period, 0, now).reset_at(now));
-        Ok(Self {
-            scope: party.scope(),
-            of: party.name().to_owned(),
-            tokens: limit.map(|budget| budget.tokens),
-            period: limit.map(|budget| budget.period),
-            used,
-            forgiven,
-            remaining: limit.map(|budget| budget.tokens.saturating_sub(used)),
-            resets_at,
-        })
-    }
-}
-
-impl Row for View {
+impl Row for BudgetView {
     const COLUMNS: &'static [&'static str] =
         &["SCOPE", "OF", "TOKENS", "PERIOD", "USED", "REMAINING", "RESETS"];
 

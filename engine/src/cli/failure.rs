@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::{config::Mistakes, gateway::BuildError};
+use crate::{config::Mistakes, gateway::BuildError, party::PartyError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,9 @@ pub(super) enum Failure {
     /// There is no such thing.
     #[error("there is no {0} {1}")]
     NotFound(&'static str, String),
+    /// A tenant or a key.
+    #[error("{0}")]
+    Party(#[from] PartyError),
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] Mistakes),
@@ -43,17 +46,26 @@ impl Failure {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
-            Self::NotFound(..) | Self::Storage(storage::Error::NotFound(_)) => 3,
-            Self::Storage(storage::Error::Conflict(_)) => 4,
-            Self::Config(_) | Self::Storage(storage::Error::Url) => 5,
-            Self::NotMigrated
-            | Self::Storage(
-                storage::Error::Schema(_)
-                | storage::Error::Unavailable(_)
-                | storage::Error::Unexpected(_),
-            )
-            | Self::Build(BuildError::Storage(_) | BuildError::NotMigrated) => 6,
-            Self::Failed(_) | Self::Build(_) | Self::Output(_) | Self::EndedAtOnce => 1,
+            Self::Storage(error) | Self::Party(PartyError::Storage(error)) => of_storage(error),
+            Self::NotFound(..) | Self::Party(PartyError::NotFound(..)) => 3,
+            Self::Config(_) => 5,
+            Self::NotMigrated | Self::Build(BuildError::Storage(_) | BuildError::NotMigrated) => 6,
+            Self::Party(PartyError::NoBudget(..))
+            | Self::Failed(_)
+            | Self::Build(_)
+            | Self::Output(_)
+            | Self::EndedAtOnce => 1,
         })
+    }
+}
+
+fn of_storage(error: &storage::Error) -> u8 {
+    match error {
+        storage::Error::NotFound(_) => 3,
+        storage::Error::Conflict(_) => 4,
+        storage::Error::Url => 5,
+        storage::Error::Schema(_)
+        | storage::Error::Unavailable(_)
+        | storage::Error::Unexpected(_) => 6,
     }
 }

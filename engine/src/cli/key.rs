@@ -16,13 +16,12 @@ use storage::{
 };
 
 use super::{
-    arguments::{
-        self, LimitFlags, LimitsView, Models, ModelsView, Moment, limits_text, models_text,
-    },
+    arguments::{self, LimitFlags, Models, ModelsView, Moment, limits_text, models_text},
     failure::Failure,
     output::{Out, Row, date},
 };
 use crate::config;
+use crate::party::{LimitsView, Party};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -137,7 +136,7 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let shown = match command {
         Command::Create { tenant, name, models, expires, log_prompts, limits } => {
-            let tenant = arguments::tenant(storage, &tenant).await?;
+            let tenant = Party::tenant(storage, &tenant).await?;
             let (new, secret) = minted(settings, |prefix, hash| {
                 Ok(NewKey {
                     tenant: tenant.id,
@@ -155,10 +154,10 @@ pub(super) async fn run(
             return Ok(show_once(out, View::new(key, &tenant.name), &secret)?);
         }
         Command::List { tenant } => return list(storage, tenant.as_deref(), out).await,
-        Command::Show { id } => arguments::key(storage, &id).await?,
+        Command::Show { id } => Party::key(storage, &id).await?,
         Command::Set { id, name, models, inherit_models, expires, log_prompts, limits } => {
             let own = models.rule()?.map(Some);
-            let key = arguments::key(storage, &id).await?;
+            let key = Party::key(storage, &id).await?;
             let change = KeyChange {
                 name,
                 limits: limits.is_given().then(|| limits.over(key.limits)),
@@ -169,14 +168,14 @@ pub(super) async fn run(
             set(storage, &key, change).await?
         }
         Command::Rotate { id, grace } => {
-            let old = arguments::key(storage, &id).await?;
+            let old = Party::key(storage, &id).await?;
             return rotate(storage, settings, old, grace, out).await;
         }
         Command::Revoke { id, cut, reason } => {
-            let key = arguments::key(storage, &id).await?;
+            let key = Party::key(storage, &id).await?;
             let revocation = Revocation { key: key.id, at: Timestamp::now(), reason, cut };
             storage.revocations.revoke(revocation).await?;
-            arguments::key(storage, &key.id.to_string()).await?
+            Party::key(storage, &key.id.to_string()).await?
         }
     };
     let tenant = tenant_name(storage, &shown).await?;

@@ -2,18 +2,14 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use storage::{
-    Storage,
-    keys::{Key, KeyChange},
-    limits::Limits,
-    tenants::{Tenant, TenantChange},
-};
+use storage::{Storage, admission::Scope};
 
 use super::{
-    arguments::{self, LimitFlags, LimitsView, limits_text},
+    arguments::{LimitFlags, limits_text},
     failure::Failure,
     output::{Out, Row},
 };
+use crate::party::{LimitsView, Party};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -54,12 +50,6 @@ struct View {
     text: String,
 }
 
-/// A tenant or a key, with its limits.
-pub(super) enum Party {
-    Tenant(Box<Tenant>),
-    Key(Box<Key>),
-}
-
 pub(super) async fn run(
     storage: &Storage,
     command: Command,
@@ -85,54 +75,11 @@ pub(super) async fn run(
 
 impl Whose {
     pub(super) async fn party(&self, storage: &Storage) -> Result<Party, Failure> {
-        match (&self.tenant, &self.key) {
-            (Some(named), _) => {
-                Ok(Party::Tenant(Box::new(arguments::tenant(storage, named).await?)))
-            }
-            (None, Some(named)) => Ok(Party::Key(Box::new(arguments::key(storage, named).await?))),
-            (None, None) => Err(Failure::Usage("give --tenant or --key".to_owned())),
-        }
-    }
-}
-
-// === impl Party ===
-
-impl Party {
-    pub(super) fn limits(&self) -> &Limits {
-        match self {
-            Self::Tenant(tenant) => &tenant.limits,
-            Self::Key(key) => &key.limits,
-        }
-    }
-
-    pub(super) async fn set(self, storage: &Storage, limits: Limits) -> Result<Self, Failure> {
-        let limits = Some(limits);
-        Ok(match self {
-            Self::Tenant(tenant) => {
-                let change = TenantChange { limits, ..TenantChange::default() };
-                Self::Tenant(Box::new(storage.tenants.change(tenant.id, change).await?))
-            }
-            Self::Key(key) => {
-                let change = KeyChange { limits, ..KeyChange::default() };
-                Self::Key(Box::new(storage.keys.change(key.id, change).await?))
-            }
+        Ok(match (&self.tenant, &self.key) {
+            (Some(named), _) => Party::find(storage, Scope::Tenant, named).await?,
+            (None, Some(named)) => Party::find(storage, Scope::Key, named).await?,
+            (None, None) => return Err(Failure::Usage("give --tenant or --key".to_owned())),
         })
-    }
-
-    /// `tenant` or `key`.
-    pub(super) fn scope(&self) -> &'static str {
-        match self {
-            Self::Tenant(_) => "tenant",
-            Self::Key(_) => "key",
-        }
-    }
-
-    /// The tenant's name, or the key's prefix.
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Self::Tenant(tenant) => &tenant.name,
-            Self::Key(key) => &key.prefix,
-        }
     }
 }
 
@@ -142,7 +89,7 @@ impl View {
     fn of(party: &Party) -> Self {
         let limits = party.limits();
         Self {
-            scope: party.scope(),
+            scope: party.scope().as_str(),
             of: party.name().to_owned(),
             limits: LimitsView::from(limits),
             text: limits_text(limits),

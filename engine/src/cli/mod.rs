@@ -6,10 +6,11 @@
 //! | [`demo`] | `demo` |
 //! | [`tenant`], [`key`], [`limits`], [`budget`], [`upstream`], [`model`], [`alias`], [`prompt`] | what is stored, and what upstreams say |
 //! | [`audit`], [`usage`] | what happened, and what it came to |
+//! | [`top`] | how it is, live |
 //! | [`setup`] | `check-config`, `migrate`, `healthcheck`, `completions`, `man` |
 //! | [`arguments`], [`output`], [`failure`] | what is read, printed and said when it fails |
 //!
-//! Every command but `serve`, `demo` and `healthcheck` works on the database (and the upstreams)
+//! Every command but `serve`, `demo`, `top` and `healthcheck` works on the database (and the upstreams)
 //! alone; a gateway that runs hears of a change within a second.
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -34,6 +35,7 @@ mod prompt;
 mod serve;
 mod setup;
 mod tenant;
+mod top;
 mod upstream;
 mod usage;
 
@@ -98,6 +100,8 @@ enum Command {
     Audit(audit::Command),
     /// Sums of requests and tokens.
     Usage(usage::Arguments),
+    /// Shows every limit, slot, queue and breaker live in the terminal.
+    Top(top::Arguments),
     /// Prints completions for a shell.
     Completions(setup::Completions),
     /// Prints the manual page.
@@ -177,6 +181,7 @@ impl Context<'_> {
             Command::Usage(arguments) => {
                 usage::run(&self.storage().await?, arguments, &mut self.out).await
             }
+            Command::Top(arguments) => top::run(&self.config()?, arguments, &mut self.out).await,
             Command::Completions(arguments) => setup::completions(&arguments, &mut self.out),
             Command::Man => setup::man(&mut self.out),
         }

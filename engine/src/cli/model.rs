@@ -10,12 +10,13 @@ use serde::Serialize;
 use storage::Storage;
 
 use super::{
-    alias, arguments,
+    alias,
     failure::Failure,
     output::{Out, Row, date},
     upstream,
 };
 use crate::config::Config;
+use crate::party::Party;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -48,7 +49,7 @@ pub(super) async fn run(
         Command::Alias(command) => return alias::run(storage, command, out).await,
     };
     let rule = match tenant {
-        Some(named) => Some(arguments::tenant(storage, &named).await?.models),
+        Some(named) => Some(Party::tenant(storage, &named).await?.models),
         None => None,
     };
     let allowed = |name: &ModelName| {

@@ -6,10 +6,10 @@ use serde::Serialize;
 use storage::{Storage, prompts::Prompt};
 
 use super::{
-    arguments,
     failure::Failure,
     output::{Out, Row, date},
 };
+use crate::party::Party;
 use crate::{config, prompts::Cipher};
 
 /// The longest text of a prompt in a table.
@@ -44,7 +44,7 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     let Command::Show { key, limit } = command;
-    let key = arguments::key(storage, &key).await?;
+    let key = Party::key(storage, &key).await?;
     let cipher = settings.encryption_key.as_ref().map(Cipher::new);
     let prompts = storage.prompts.list(key.id, limit).await?;
     let views: Vec<_> = prompts.into_iter().map(|one| View::new(one, cipher.as_ref())).collect();

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{Cli, Context, failure::Failure, output::Out};
 use crate::{
     clock::request_id,
-    config::table,
+    config::{Config, table},
     upstream::{
         client::{Call, Client},
         connect::Origin,
@@ -75,14 +75,7 @@ pub(super) async fn healthcheck(
     arguments: &Healthcheck,
 ) -> Result<(), Failure> {
     let config = context.config()?;
-    let mut address: SocketAddr = config.admin.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
+    let address = admin_address(&config);
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Failed(format!("the gateway at http://{address} does not answer: {error}"))
     };
@@ -103,6 +96,19 @@ pub(super) async fn healthcheck(
         return Err(Failure::Failed(format!("the gateway at http://{address} {what}")));
     }
     Ok(context.out.said("ok", &json!({ "ok": true }))?)
+}
+
+/// Where the admin listener of this configuration can be reached on this machine.
+pub(super) fn admin_address(config: &Config) -> SocketAddr {
+    let mut address = config.admin.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    address
 }
 
 pub(super) fn completions(arguments: &Completions, out: &mut Out<'_>) -> Result<(), Failure> {

@@ -12,12 +12,12 @@ use storage::{
 
 use super::{
     arguments::{
-        self, LimitFlags, LimitsView, Models, ModelsView, PolicyFlags, Retention, limits_text,
-        models_text, retention,
+        LimitFlags, Models, ModelsView, PolicyFlags, Retention, limits_text, models_text, retention,
     },
     failure::Failure,
     output::{Out, Row},
 };
+use crate::party::{LimitsView, Party};
 
 /// The longest name.
 const NAME_LENGTH_MAX: usize = 64;
@@ -119,7 +119,7 @@ pub(super) async fn run(
             let none = "There are no tenants yet: neuronetz tenant create NAME --allow-all-models";
             return Ok(out.rows(&views, none)?);
         }
-        Command::Show { name } => arguments::tenant(storage, &name).await?,
+        Command::Show { name } => Party::tenant(storage, &name).await?,
         Command::Set { name, new_name, models, limits, policy, audit_retention } => {
             let models = models.rule()?;
             let says = limits.is_given() || policy.is_given() || audit_retention.is_some();
@@ -128,7 +128,7 @@ pub(super) async fn run(
                             --reserve, --exhausted, --audit-retention or a limit";
                 return Err(Failure::Usage(what.to_owned()));
             }
-            let tenant = arguments::tenant(storage, &name).await?;
+            let tenant = Party::tenant(storage, &name).await?;
             let change = TenantChange {
                 name: new_name.map(checked).transpose()?,
                 models,
@@ -142,7 +142,7 @@ pub(super) async fn run(
         Command::Suspend { name } => change(storage, &name, suspended(true)).await?,
         Command::Resume { name } => change(storage, &name, suspended(false)).await?,
         Command::Delete { name } => {
-            let tenant = arguments::tenant(storage, &name).await?;
+            let tenant = Party::tenant(storage, &name).await?;
             storage.tenants.delete(tenant.id).await?;
             let text = format!("Tenant {} and its keys are deleted.", tenant.name);
             return Ok(out.said(&text, &serde_json::json!({ "deleted": tenant.name }))?);
@@ -152,7 +152,7 @@ pub(super) async fn run(
 }
 
 async fn change(storage: &Storage, name: &str, change: TenantChange) -> Result<Tenant, Failure> {
-    let tenant = arguments::tenant(storage, name).await?;
+    let tenant = Party::tenant(storage, name).await?;
     Ok(storage.tenants.change(tenant.id, change).await?)
 }
 

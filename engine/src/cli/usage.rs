@@ -11,6 +11,7 @@ use super::{
     failure::Failure,
     output::{Out, Row},
 };
+use crate::party::Party;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -47,7 +48,7 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let tenant = arguments::tenant_id(storage, arguments.tenant.as_deref()).await?;
     let key = match &arguments.key {
-        Some(named) => Some(arguments::key(storage, named).await?.id),
+        Some(named) => Some(Party::key(storage, named).await?.id),
         None => None,
     };
     let by = match arguments.by {

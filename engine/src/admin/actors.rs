@@ -1,0 +1,369 @@
+//! The actors, live: windows, slots, budgets, breakers and queues as JSON.
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+
+use actors::{measure, rules::breaker, tenant::Look};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    response::sse::{Event, KeepAlive, Sse},
+};
+use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
+use protocol::id::TenantId;
+use serde::{Deserialize, Serialize};
+use storage::admission::{Gauge, Standing};
+use tokio::time::{MissedTickBehavior, interval};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Admin, fault::Fault};
+use crate::gateway::Gateway;
+
+/// From one event of the stream to the next.
+const EVERY: Duration = Duration::from_secs(1);
+/// Tenants that are shown at once.
+const SHOWN_MAX: usize = 100;
+
+/// All that the actors know.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Snapshot {
+    /// When it was so, in UTC.
+    #[schema(value_type = String)]
+    pub(crate) at: Timestamp,
+    /// Messages of requests that wait in mailboxes, by kind of actor.
+    pub(crate) mailboxes: BTreeMap<String, usize>,
+    /// How many tenants' actors run.
+    pub(crate) tenants_running: usize,
+    /// The tenants that are active; at most a hundred.
+    pub(crate) tenants: Vec<TenantState>,
+    /// The upstreams.
+    pub(crate) upstreams: Vec<UpstreamState>,
+    /// The audit.
+    pub(crate) audit: AuditState,
+    /// The catalog.
+    pub(crate) catalog: CatalogState,
+}
+
+/// One tenant that is active.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct TenantState {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name, where the database says it.
+    pub(crate) name: Option<String>,
+    /// How its limits stand.
+    #[serde(flatten)]
+    pub(crate) limits: LimitsState,
+    /// Requests that wait for word of the ledger, or of Redis.
+    pub(crate) waiting: usize,
+    /// Its keys that asked last; at most a hundred.
+    pub(crate) keys: Vec<KeyState>,
+}
+
+/// One key that is active.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct KeyState {
+    /// Its id.
+    pub(crate) id: String,
+    /// How its limits stand.
+    #[serde(flatten)]
+    pub(crate) limits: LimitsState,
+}
+
+/// How limits stand; null where there is none.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct LimitsState {
+    /// Requests per minute.
+    pub(crate) requests: Option<GaugeState>,
+    /// Tokens per minute.
+    pub(crate) tokens: Option<GaugeState>,
+    /// Tokens per period.
+    pub(crate) budget: Option<GaugeState>,
+    /// Requests under way, on all replicas.
+    pub(crate) under_way: u64,
+    /// How many may be.
+    pub(crate) concurrency: Option<u64>,
+}
+
+/// How one limit stands.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct GaugeState {
+    /// So much there is.
+    pub(crate) limit: u64,
+    /// So much is left.
+    pub(crate) remaining: u64,
+    /// Milliseconds until everything is there again; null where it never is.
+    pub(crate) reset_ms: Option<u64>,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct UpstreamState {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it answered its last poll.
+    pub(crate) up: bool,
+    /// How many models it has.
+    pub(crate) models: usize,
+    /// Requests that have a slot.
+    pub(crate) taken: u64,
+    /// Requests that may have one; null: as many as come.
+    pub(crate) slots: Option<u64>,
+    /// Requests that wait for one, by tenant.
+    pub(crate) waiting: BTreeMap<String, usize>,
+    /// `closed`, `half_open` or `open`.
+    pub(crate) breaker: String,
+    /// Milliseconds for which it stays open.
+    pub(crate) open_ms: Option<u64>,
+}
+
+/// The audit.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct AuditState {
+    /// Events that wait to be stored.
+    pub(crate) waiting: usize,
+    /// Events stored since the start.
+    pub(crate) stored: u64,
+    /// Whether storing fails.
+    pub(crate) failing: bool,
+}
+
+/// The catalog.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CatalogState {
+    /// Models that are known; null where it is not known which there are.
+    pub(crate) models: Option<usize>,
+}
+
+/// One actor.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ActorView {
+    kind: &'static str,
+    id: String,
+    /// The tenant's name, where the database says it.
+    name: Option<String>,
+}
+
+/// Which actors the stream shows. Default: all.
+#[derive(Deserialize, IntoParams)]
+pub(crate) struct Only {
+    /// This tenant alone, by name or id.
+    tenant: Option<String>,
+}
+
+/// Which actors are running.
+#[utoipa::path(get, path = "/admin/v1/actors", responses((status = 200, body = [ActorView])))]
+pub(super) async fn list(State(admin): State<Admin>) -> Json<Vec<ActorView>> {
+    let gateway = &admin.gateway;
+    let mut names = Names::default();
+    let mut actors = Vec::new();
+    for tenant in gateway.handles.admission.tenants() {
+        let name = names.of(gateway, tenant).await;
+        actors.push(ActorView { kind: "tenant", id: tenant.to_string(), name });
+    }
+    for view in gateway.handles.upstreams.views() {
+        actors.push(ActorView { kind: "upstream", id: view.name, name: None });
+    }
+    for kind in ["audit", "catalog"] {
+        actors.push(ActorView { kind, id: kind.to_owned(), name: None });
+    }
+    Json(actors)
+}
+
+/// One actor: `tenant` by name or id, `upstream` by name, `audit/audit`, `catalog/catalog`.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/actors/{kind}/{id}",
+    params(("kind" = String, Path), ("id" = String, Path)),
+    responses(
+        (status = 200, description = "a TenantState, UpstreamState, AuditState or CatalogState"),
+        (status = 404, description = "no such actor runs"),
+    )
+)]
+pub(super) async fn one(
+    State(admin): State<Admin>,
+    Path((kind, id)): Path<(String, String)>,
+) -> Result<Json<serde_json::Value>, Fault> {
+    let gateway = &admin.gateway;
+    let none = || Fault::NotFound(format!("no actor of kind {kind:?} and id {id:?} runs"));
+    let value = match kind.as_str() {
+        "tenant" => {
+            let (id, name) = tenant(gateway, &id).await.ok_or_else(none)?;
+            let look = gateway.handles.admission.look(id).await.ok_or_else(none)?;
+            serde_json::to_value(TenantState::new(id, name, &look))
+        }
+        "upstream" => serde_json::to_value(upstream(gateway, &id).await.ok_or_else(none)?),
+        "audit" => serde_json::to_value(audit(gateway)),
+        "catalog" => serde_json::to_value(catalog(gateway)),
+        _ => return Err(none()),
+    };
+    value.map(Json).map_err(|_| Fault::Internal)
+}
+
+/// All of them, once a second, as server-sent events whose data is a `Snapshot`.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/actors/stream",
+    params(Only),
+    responses((status = 200, content_type = "text/event-stream", body = Snapshot))
+)]
+pub(super) async fn events(
+    State(admin): State<Admin>,
+    Query(Only { tenant: only }): Query<Only>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Fault> {
+    let gateway = Arc::clone(&admin.gateway);
+    let only = match only {
+        None => None,
+        Some(named) => {
+            let found = tenant(&gateway, &named).await;
+            Some(found.ok_or(Fault::NotFound(format!("there is no tenant {named}")))?.0)
+        }
+    };
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // A stream that is watched does not keep the gateway from stopping.
+    let stopping = gateway.life.draining().clone();
+    let snapshots = stream::unfold((ticks, Names::default()), move |(mut ticks, mut names)| {
+        let gateway = Arc::clone(&gateway);
+        async move {
+            ticks.tick().await;
+            let snapshot = snapshot(&gateway, only, &mut names).await;
+            let event = Event::default().json_data(snapshot).unwrap_or_default();
+            Some((Ok(event), (ticks, names)))
+        }
+    });
+    let until = async move { stopping.cancelled().await };
+    Ok(Sse::new(snapshots.take_until(until)).keep_alive(KeepAlive::default()))
+}
+
+async fn snapshot(gateway: &Gateway, only: Option<TenantId>, names: &mut Names) -> Snapshot {
+    let admission = &gateway.handles.admission;
+    let running = admission.tenants();
+    let shown = running.iter().filter(|tenant| only.is_none_or(|only| only == **tenant));
+    let mut tenants = Vec::new();
+    for tenant in shown.take(SHOWN_MAX) {
+        if let Some(look) = admission.look(*tenant).await {
+            let name = names.of(gateway, *tenant).await;
+            tenants.push(TenantState::new(*tenant, name, &look));
+        }
+    }
+    let mut upstreams = Vec::new();
+    for view in gateway.handles.upstreams.views() {
+        upstreams.extend(upstream(gateway, &view.name).await);
+    }
+    let mailboxes = measure::mailboxes().into_iter();
+    Snapshot {
+        at: gateway.clock.now(),
+        mailboxes: mailboxes.map(|(kind, depth)| (kind.to_owned(), depth)).collect(),
+        tenants_running: running.len(),
+        tenants,
+        upstreams,
+        audit: audit(gateway),
+        catalog: catalog(gateway),
+    }
+}
+
+/// A tenant by name or id.
+async fn tenant(gateway: &Gateway, named: &str) -> Option<(TenantId, Option<String>)> {
+    match gateway.storage.tenants.by_name(named).await {
+        Ok(Some(tenant)) => Some((tenant.id, Some(tenant.name))),
+        _ => {
+            let id = named.parse().ok()?;
+            Some((id, Names::default().of(gateway, id).await))
+        }
+    }
+}
+
+async fn upstream(gateway: &Gateway, name: &str) -> Option<UpstreamState> {
+    let views = gateway.handles.upstreams.views();
+    let view = views.into_iter().find(|view| view.name == name)?;
+    let look = gateway.handles.upstreams.look(name).await?;
+    Some(UpstreamState {
+        name: view.name,
+        up: view.up,
+        models: view.models,
+        taken: look.taken,
+        slots: look.slots,
+        waiting: look.waiting.iter().map(|(tenant, count)| (tenant.to_string(), *count)).collect(),
+        breaker: match look.breaker {
+            breaker::View::Closed => "closed",
+            breaker::View::HalfOpen => "half_open",
+            breaker::View::Open { .. } => "open",
+        }
+        .to_owned(),
+        open_ms: look.open_for.map(millis),
+    })
+}
+
+fn audit(gateway: &Gateway) -> AuditState {
+    let view = gateway.handles.audit.state();
+    let failing = view.failing_since.is_some();
+    AuditState { waiting: view.waiting, stored: view.stored, failing }
+}
+
+fn catalog(gateway: &Gateway) -> CatalogState {
+    let models = gateway.handles.catalog.current().ok().map(|known| known.models().count());
+    CatalogState { models }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The names of tenants, as far as they were asked for.
+#[derive(Default)]
+struct Names(BTreeMap<TenantId, Option<String>>);
+
+// === impl Names ===
+
+impl Names {
+    async fn of(&mut self, gateway: &Gateway, tenant: TenantId) -> Option<String> {
+        if let Some(name) = self.0.get(&tenant) {
+            return name.clone();
+        }
+        let found = gateway.storage.tenants.by_id(tenant).await.ok().flatten();
+        let name = found.map(|tenant| tenant.name);
+        self.0.insert(tenant, name.clone());
+        name
+    }
+}
+
+// === impl TenantState ===
+
+impl TenantState {
+    fn new(id: TenantId, name: Option<String>, look: &Look) -> Self {
+        let keys = look.keys.iter().map(|(key, limits, standing)| KeyState {
+            id: key.to_string(),
+            limits: LimitsState::new(standing, limits.concurrency),
+        });
+        Self {
+            id: id.to_string(),
+            name,
+            limits: LimitsState::new(&look.standing, look.limits.concurrency),
+            waiting: look.waiting,
+            keys: keys.collect(),
+        }
+    }
+}
+
+// === impl LimitsState ===
+
+impl LimitsState {
+    fn new(standing: &Standing, concurrency: Option<u64>) -> Self {
+        let gauge = |gauge: Option<Gauge>| {
+            gauge.map(|Gauge { limit, remaining, reset }| GaugeState {
+                limit,
+                remaining,
+                reset_ms: reset.map(millis),
+            })
+        };
+        let Standing { gauges, under_way } = *standing;
+        Self {
+            requests: gauge(gauges.requests),
+            tokens: gauge(gauges.tokens),
+            budget: gauge(gauges.budget),
+            under_way,
+            concurrency,
+        }
+    }
+}
