@@ -200,3 +200,49 @@ impl Open {
         .await
     }
 }
+
+/// A connection that is kept, for many requests one after another.
+pub struct Kept {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Kept {
+    /// Opens one.
+    ///
+    /// # Panics
+    /// Where the gateway cannot be reached.
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{e}"));
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
+        #[expect(clippy::disallowed_methods, reason = "it is aborted when this is dropped")]
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self { sender, driver }
+    }
+
+    /// `POST` of a JSON body; the whole reply.
+    ///
+    /// # Panics
+    /// Where there is no reply.
+    pub async fn post(&mut self, path: &str, key: &str, body: &Value) -> Reply {
+        soon("a reply", async {
+            self.sender.ready().await.unwrap_or_else(|e| panic!("{e}"));
+            let request = request(Method::POST, path, Some(key), body.to_string().into());
+            let sent = self.sender.send_request(request).await;
+            let (parts, body) = sent.unwrap_or_else(|e| panic!("{e}")).into_parts();
+            let body = body.collect().await.unwrap_or_else(|e| panic!("{e}")).to_bytes();
+            Reply { status: parts.status, headers: parts.headers, body }
+        })
+        .await
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

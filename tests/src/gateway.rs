@@ -15,7 +15,7 @@ use engine::{
 use identity::{api_key::mint, hashing::Hashing, models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
-use protocol::{name::ModelName, secret::Secret};
+use protocol::{id::TenantId, name::ModelName, secret::Secret};
 use scripted_ollama::{Script, Scripted};
 use storage::{
     Storage,
@@ -198,12 +198,26 @@ impl TestGateway {
         self.key_until(rule, None).await
     }
 
+    /// Makes a key of another tenant.
+    pub async fn key_of(&self, tenant: TenantId) -> String {
+        self.make_key(tenant, None, None).await.1
+    }
+
     /// Makes a key that ends some time.
     ///
     /// # Panics
     /// Where it cannot be made.
     pub async fn key_until(
         &self,
+        models: Option<ModelRule>,
+        expires_at: Option<Timestamp>,
+    ) -> (Key, String) {
+        self.make_key(self.tenant.id, models, expires_at).await
+    }
+
+    async fn make_key(
+        &self,
+        tenant: TenantId,
         models: Option<ModelRule>,
         expires_at: Option<Timestamp>,
     ) -> (Key, String) {
@@ -214,7 +228,7 @@ impl TestGateway {
             .storage
             .keys
             .create(NewKey {
-                tenant: self.tenant.id,
+                tenant,
                 name: "test".to_owned(),
                 prefix: minted.prefix,
                 hash,

@@ -8,9 +8,11 @@ pub mod client;
 pub mod gateway;
 pub mod log;
 pub mod patience;
+pub mod process;
 
-pub use client::{Open, Reply, get, post, raw, send};
+pub use client::{Kept, Open, Reply, get, post, raw, send};
 pub use gateway::{Replica, Setup, TestGateway};
+pub use process::Process;
 
 /// Where a binary of the workspace was built.
 ///

@@ -66,7 +66,10 @@ impl Book {
                 let mut all = vec![self.tenant.standing(now)];
                 for (key, limits) in keys {
                     all.push(match self.keys.get_mut(key) {
-                        Some(account) => account.standing(now),
+                        Some(account) => {
+                            account.set_limits(*limits);
+                            account.standing(now)
+                        }
                         None => Account::new(*limits).standing(now),
                     });
                 }

@@ -2,14 +2,13 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use futures_util::future::join_all;
 use scripted_ollama::{Script, Scripted};
 use serde_json::{Value, json};
-use tests::{Open, TestGateway, get, patience::eventually, post};
+use tests::{Open, Process, TestGateway, get, patience::eventually, post};
 
 use crate::{chat, whole_chat};
 
@@ -26,15 +25,20 @@ impl Shell {
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(tests::binary("neuronetz"));
+        let arguments = arguments.split_whitespace();
+        command.args(arguments).env_clear().envs(self.env()).stdin(Stdio::null());
         command
-            .args(arguments.split_whitespace())
-            .env_clear()
-            .env("DATABASE_URL", format!("sqlite:{}/gateway.db", self.directory.path().display()))
-            .env("NEURONETZ_UPSTREAMS", format!("ollama={}", self.upstream))
-            .env("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "64")
-            .env("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1")
-            .stdin(Stdio::null());
-        command
+    }
+
+    /// The settings of the commands, and of a server beside them.
+    fn env(&self) -> [(&'static str, String); 4] {
+        let database = format!("sqlite:{}/gateway.db", self.directory.path().display());
+        [
+            ("DATABASE_URL", database),
+            ("NEURONETZ_UPSTREAMS", format!("ollama={}", self.upstream)),
+            ("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "64".to_owned()),
+            ("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1".to_owned()),
+        ]
     }
 
     fn run(&self, arguments: &str) -> Output {
@@ -73,7 +77,7 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
     let set = shell.json("tenant set acme --rpm 60 --concurrency 4");
     assert_eq!(
         limits(&set),
-        json!({ "rpm": 60, "tpm": null, "concurrency": 4, "budget_tokens": null, "budget_period": null })
+        json!({ "rpm": 60, "tpm": null, "concurrency": 4, "budget_tokens": null, "budget_period": null, "observed": [] })
     );
     let shown = shell.json("limits set --tenant acme --rpm none --tpm 9000");
     assert_eq!(
@@ -99,7 +103,7 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
 
     assert_eq!(
         limits(&set),
-        json!({ "rpm": 7, "tpm": null, "concurrency": null, "budget_tokens": 500, "budget_period": "day" })
+        json!({ "rpm": 7, "tpm": null, "concurrency": null, "budget_tokens": 500, "budget_period": "day", "observed": [] })
     );
     let budget = shell.json(&format!("budget show --key {id}"));
     assert_eq!(
@@ -192,61 +196,6 @@ async fn models_upstreams_audit_and_usage_are_read() {
     assert!(shell.text("usage").contains("Nothing has been used"));
 }
 
-/// A server that is started as a user starts it.
-struct Server {
-    process: Child,
-    log: PathBuf,
-    address: SocketAddr,
-}
-
-impl Server {
-    async fn start(shell: &Shell) -> Self {
-        let log = shell.directory.path().join("log");
-        let process = shell
-            .command("serve")
-            .env("NEURONETZ_LISTEN", "127.0.0.1:0")
-            .env("NEURONETZ_ADMIN_LISTEN", "127.0.0.1:0")
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let address = eventually("the address", || async {
-            let said = std::fs::read_to_string(&log).unwrap();
-            let (_, rest) = said.split_once("listening on http://")?;
-            rest.split([' ', ';', '\n']).next()?.parse().ok()
-        })
-        .await;
-        Self { process, log, address }
-    }
-
-    fn text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    fn terminate(&self) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    }
-
-    /// Waits for its end, which must be in order.
-    async fn ends_in_order(&mut self) {
-        let process = &mut self.process;
-        let ended = eventually("the end", || {
-            let ended = process.try_wait().unwrap();
-            async move { ended }
-        })
-        .await;
-        assert_eq!(ended.code(), Some(0), "{}", self.text());
-        assert!(self.text().contains("stopped in order"), "{}", self.text());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 async fn ollama() -> Scripted {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     Scripted::start(Script::default(), loopback).await.unwrap()
@@ -256,7 +205,7 @@ async fn ollama() -> Scripted {
 async fn a_server_hears_commands_and_ends_in_order() {
     let ollama = ollama().await;
     let shell = Shell::new(&format!("http://{}", ollama.address()));
-    let mut server = Server::start(&shell).await;
+    let mut server = Process::start(shell.env()).await;
     shell.text("tenant create acme --allow-all-models");
     let made = shell.json("key create --tenant acme");
     let key = made["key"].as_str().unwrap();
@@ -293,7 +242,7 @@ async fn sigterm_under_fifty_streams_loses_no_row() {
     let shell = Shell::new(&format!("http://{}", ollama.address()));
     shell.text("tenant create acme --allow-all-models");
     let key = shell.json("key create --tenant acme")["key"].as_str().unwrap().to_owned();
-    let mut server = Server::start(&shell).await;
+    let mut server = Process::start(shell.env()).await;
     let body = chat("[[chunks 30]] [[pace 50]]");
     let mut streams =
         join_all((0..50).map(|_| Open::post(server.address, "/api/chat", &key, &body))).await;

@@ -2,6 +2,7 @@
 //!
 //! | file | about |
 //! |---|---|
+//! | `admin` | what operators see and change |
 //! | `auth` | who is calling |
 //! | `blocked` | paths that are blocked, however they are spelled |
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
@@ -9,14 +10,21 @@
 //! | `failing` | upstreams and clients that fail |
 //! | `limits` | limits of tenants and keys |
 //! | `models` | what is discovered, and who may use it |
+//! | `routing` | several upstreams: who is asked, who waits, who stands in for whom |
 //! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
+//! | `budgets` | budgets that learn, limits that only observe, what outlives a crash |
 //! | `changes` | what other processes change |
+//! | `cluster` | several gateways on one database and one Redis |
 //! | `operations` | health, metrics, the end |
+//! | `prompts` | the prompt log, and how long what was done is kept |
 //! | `commands` | the command line |
 
+mod admin;
 mod auth;
 mod blocked;
+mod budgets;
 mod changes;
+mod cluster;
 mod commands;
 mod failing;
 mod input;
@@ -25,6 +33,8 @@ mod models;
 mod native;
 mod openai;
 mod operations;
+mod prompts;
+mod routing;
 mod wire;
 
 use serde_json::{Value, json};
