@@ -1,6 +1,6 @@
 # What people type. CI runs the same recipes.
 
-.PHONY: help demo test check fmt lint deny docs unit sdk build image clean
+.PHONY: help demo test check fmt lint deny docs unit sdk coverage loadtest build image clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ unit: ## Runs the Rust tests alone (on SQLite, and on Postgres where TEST_POSTGR
 
 sdk: ## Runs the real clients alone.
 	tests/run sdk
+
+loadtest: ## Puts a release build under load (100 users, 60 s) and checks that it kept its word.
+	loadtests/run
 
 image: ## Builds the container image.
 	buildah bud -t neuronetz .

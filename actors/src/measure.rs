@@ -7,6 +7,7 @@ use std::{
 
 use metrics::{counter, gauge, histogram};
 use protocol::telemetry as names;
+use storage::admission::{Limit, Scope};
 use tokio::time::Instant;
 
 /// A kind of actor, as metrics and operators see it.
@@ -108,6 +109,15 @@ impl Drop for Handling {
 /// An actor of that kind is started again.
 pub(crate) fn restarted(actor: Kind) {
     counter!(names::ACTOR_RESTARTS_TOTAL, "actor" => actor.as_str()).increment(1);
+}
+
+/// A limit said no, or (`observe`) would have.
+pub(crate) fn refusal(scope: Scope, limit: Limit, mode: &'static str) {
+    counter!(
+        names::LIMIT_REFUSALS_TOTAL,
+        "scope" => scope.as_str(), "limit" => limit.as_str(), "mode" => mode
+    )
+    .increment(1);
 }
 
 /// The duration, up to a tenth shorter or longer, so that many clocks do not strike together.

@@ -9,18 +9,12 @@ use std::{
     time::Duration,
 };
 
-use identity::{
-    limits::{Budget, Limits},
-    policy::Reserve,
-};
+use identity::limits::{Budget, Limits};
 use jiff::Timestamp;
-use metrics::counter;
-use protocol::{id::KeyId, id::TenantId, name::ModelName, telemetry as names};
+use protocol::{id::KeyId, id::TenantId, name::ModelName};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::{
-    admission::{
-        Admit, Admitted, Answer, Limit, Member, Operation, Scope, Standing, Unknown, Usage,
-    },
+    admission::{Admit, Admitted, Answer, Member, Operation, Standing, Unknown, Usage},
     ledger::Ledger,
 };
 use tokio::time::{Instant, timeout};
@@ -29,13 +23,14 @@ use tokio_util::task::TaskTracker;
 use super::{
     Asked, Denied, Look, Meter, Of, Permit,
     line::{Batch, Concern, Line, LookAsked},
+    seen::Seen,
     usage::Reader,
 };
 use crate::{
     audit,
-    measure::{Handling, Kind, Queued},
+    measure::{self, Handling, Kind, Queued},
     ports::Clock,
-    rules::{account::Now, book::Book, learned::Learned, moment::Moment},
+    rules::{account::Now, book::Book, moment::Moment},
     shared::{NoAnswer, Shared},
 };
 
@@ -47,8 +42,6 @@ const BEAT_EVERY: Duration = Duration::from_secs(5);
 const TELL_AGAIN: Duration = Duration::from_millis(200);
 /// How long it may take to read how much of a budget is used.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
-/// Models of one key of which it is learned how long their replies are.
-const LEARNED_MAX: usize = 8;
 /// Keys that are shown to who looks.
 const SHOWN_MAX: usize = 100;
 
@@ -126,13 +119,6 @@ pub(crate) struct Arguments {
 enum Keeper {
     Own(Box<Book>),
     Shared(Line),
-}
-
-/// What is remembered of a key.
-struct Seen {
-    limits: Limits,
-    asked_at: Instant,
-    learned: Vec<(ModelName, Learned)>,
 }
 
 pub(crate) struct State {
@@ -237,10 +223,9 @@ impl State {
         self.asked_at = Instant::now();
         self.tenant_limits = ask.tenant_limits;
         let (limits, asked_at) = (ask.key_limits, self.asked_at);
-        let new = || Seen { limits, asked_at, learned: Vec::new() };
-        let seen = self.seen.entry(ask.key).or_insert_with(new);
+        let seen = self.seen.entry(ask.key).or_insert_with(|| Seen::new(limits, asked_at));
         (seen.limits, seen.asked_at) = (limits, asked_at);
-        let completion = seen.expect(&asked);
+        let completion = seen.expect(&asked.ask);
         let number = self.arguments.next.fetch_add(1, Ordering::Relaxed);
         let admit = Operation::Admit(Admit {
             member: Member { replica: self.arguments.replica, number },
@@ -344,7 +329,7 @@ impl State {
             Answer::Admitted(admitted) => {
                 let Admitted { gauges, observed, .. } = *admitted;
                 for (scope, limit) in observed {
-                    count(scope, limit, "observe");
+                    measure::refusal(scope, limit, "observe");
                 }
                 let set_aside = admit.need.tokens_max.saturating_sub(asked.ask.prompt_max);
                 let (member, key) = (admit.member, admit.key);
@@ -367,7 +352,7 @@ impl State {
                 })
             }
             Answer::Refused(refused) => {
-                count(refused.scope, refused.by.what, "enforce");
+                measure::refusal(refused.scope, refused.by.what, "enforce");
                 Err(Denied::Limit(refused))
             }
             Answer::Unknown(unknown) => {
@@ -427,15 +412,9 @@ impl State {
     }
 
     fn learn(&mut self, key: KeyId, (model, tokens): (ModelName, u64)) {
-        let Some(seen) = self.seen.get_mut(&key) else { return };
-        let at = seen.learned.iter().position(|(name, _)| *name == model).unwrap_or_else(|| {
-            if seen.learned.len() == LEARNED_MAX {
-                seen.learned.remove(0);
-            }
-            seen.learned.push((model, Learned::default()));
-            seen.learned.len() - 1
-        });
-        seen.learned[at].1.learn(tokens);
+        if let Some(seen) = self.seen.get_mut(&key) {
+            seen.learn(model, tokens);
+        }
     }
 
     fn beat(&mut self, myself: &ActorRef<Message>) {
@@ -508,37 +487,4 @@ impl State {
         let wall: Timestamp = self.arguments.clock.now();
         Now { moment, wall }
     }
-}
-
-// === impl Seen ===
-
-impl Seen {
-    /// How many tokens are set aside for a reply.
-    fn expect(&self, asked: &Asked) -> u64 {
-        let ask = &asked.ask;
-        let Some(model) = ask.learns.as_ref().filter(|_| ask.is_metered()) else {
-            return ask.completion_max;
-        };
-        let learned = self.learned.iter().find(|(name, _)| name == model);
-        let expected = learned.and_then(|(_, learned)| learned.expect());
-        expected.map_or(ask.completion_max, |expected| expected.min(ask.completion_max))
-    }
-}
-
-// === impl Ask ===
-
-impl super::Ask {
-    /// Whether only a part of what it can use is set aside.
-    fn is_metered(&self) -> bool {
-        let has_budget = self.tenant_limits.budget.is_some() || self.key_limits.budget.is_some();
-        has_budget && self.policy.reserve == Reserve::Learned && self.learns.is_some()
-    }
-}
-
-fn count(scope: Scope, limit: Limit, mode: &'static str) {
-    counter!(
-        names::LIMIT_REFUSALS_TOTAL,
-        "scope" => scope.as_str(), "limit" => limit.as_str(), "mode" => mode
-    )
-    .increment(1);
 }

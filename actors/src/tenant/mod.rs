@@ -9,6 +9,7 @@
 //! | `mod.rs` | what is asked and answered |
 //! | `actor.rs` | the actor: it decides, or has it decided |
 //! | `line.rs` | where replicas share what is decided: what waits to be told to all, in its order |
+//! | `seen.rs` | what is remembered of a key: how long its replies are |
 //! | `usage.rs` | how much of a budget is used, from the ledger |
 //!
 //! Alone, the actor owns a [`Book`](crate::rules::book::Book) and decides at once. With others it
@@ -34,6 +35,7 @@ use crate::measure::{Kind, Queued};
 
 mod actor;
 mod line;
+mod seen;
 mod usage;
 
 pub(crate) use actor::{Arguments, Message, Tenant};

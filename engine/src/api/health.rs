@@ -22,6 +22,8 @@ pub struct Ready {
     pub ready: bool,
     status: &'static str,
     database: &'static str,
+    /// Whether limits can be checked: by Redis, or by this process alone.
+    limits: &'static str,
     changes: &'static str,
     audit: AuditPart,
     catalog: &'static str,
@@ -47,11 +49,16 @@ pub fn live() -> Live {
     Live { status: "ok" }
 }
 
-/// Asks each part how it is, within a second. Ready is who serves, reaches its database, and knows
-/// which models there are.
+/// Asks each part how it is, within a second. Ready is who serves, reaches its database, can check
+/// limits, and knows which models there are.
 pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
     let ping = tokio::time::timeout(ANSWER_TIMEOUT, gateway.storage.database.ping());
     let database = matches!(ping.await, Ok(Ok(())));
+    let limits = match &gateway.redis {
+        None => "local",
+        Some(redis) if redis.ping().await.is_ok() => "ok",
+        Some(_) => "unavailable",
+    };
     let catalog = gateway.handles.catalog.current().is_ok();
     let audit = gateway.handles.audit.state();
     let serving = gateway.life.phase() == Phase::Serving;
@@ -66,7 +73,7 @@ pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
             models: view.models,
         })
         .collect();
-    let ready = serving && database && catalog;
+    let ready = serving && database && catalog && limits != "unavailable";
     Ready {
         ready,
         status: match (serving, ready) {
@@ -75,6 +82,7 @@ pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
             (true, true) => "ok",
         },
         database: if database { "ok" } else { "unavailable" },
+        limits,
         changes: if gateway.keyring.hears_changes() { "heard" } else { "deaf" },
         audit: AuditPart {
             status: if audit.failing_since.is_some() { "failing" } else { "ok" },

@@ -1,4 +1,5 @@
-//! The scripted Ollama as a program of its own, for load tests and for trying things out.
+//! The scripted Ollama as a program of its own, for load tests and for trying things out. At its end it
+//! says what it has done, as JSON.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -46,5 +47,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let _ = writeln!(std::io::stdout(), "http://{}", server.address());
     let _ = tokio::signal::ctrl_c().await;
     server.stop().await;
+    let said = serde_json::to_string(&server.produced()).map_err(|error| error.to_string())?;
+    let _ = writeln!(std::io::stdout(), "{said}");
     Ok(())
 }

@@ -24,7 +24,7 @@ pub struct Seen {
 }
 
 /// What the server has done since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Produced {
     /// Requests that arrived.
     pub requests: u64,

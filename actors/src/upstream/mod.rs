@@ -16,7 +16,7 @@ use std::{
 
 use metrics::gauge;
 use protocol::{id::TenantId, telemetry as names};
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, concurrency};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::upstreams::Upstream as Record;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+mod turn;
+
+pub use self::turn::{Standing, Turn, Waiting};
 pub use crate::rules::lane::NotNow;
 
 /// The pause after the first failed poll; it doubles up to the interval.
@@ -63,36 +66,6 @@ pub struct Load {
     slots: AtomicU64,
     /// The moment at which the breaker lets somebody through; [`CLOSED`] where it does.
     open_until: AtomicU64,
-}
-
-/// The right to send one request; over when it is dropped.
-#[derive(Debug)]
-#[must_use = "a turn that is dropped is over"]
-pub struct Turn {
-    actor: ActorRef<Message>,
-    pass: Option<Pass>,
-    is_probe: bool,
-    ended: Ended,
-    began: Instant,
-    /// Its place in the queue when it asked, the first one's being 1; none where it did not wait.
-    pub place: Option<usize>,
-}
-
-/// A place in the queue of an upstream, or the answer that is on its way; left when it is dropped.
-#[derive(Debug)]
-pub struct Waiting {
-    actor: ActorRef<Message>,
-    ticket: u64,
-    answer: Option<concurrency::OneshotReceiver<Answer>>,
-}
-
-/// Where somebody stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// How many will be called before.
-    pub ahead: usize,
-    /// How long that will take, going by those who were served lately.
-    pub expected: Option<Duration>,
 }
 
 /// All that an upstream's actor knows, to be looked at.
@@ -219,85 +192,6 @@ impl Load {
     }
 }
 
-// === impl Turn ===
-
-impl Turn {
-    /// The reply has begun.
-    pub fn begun(&mut self) {
-        self.ended = Ended::Well;
-        if self.is_probe
-            && let Some(pass) = &self.pass
-        {
-            let _ = self
-                .actor
-                .cast(Message::Begun { pass: pass.again(), queued: Queued::new(Kind::Upstream) });
-        }
-    }
-
-    /// How the call ended, as the upstream's fault or not. Without a word nobody knows.
-    pub fn ended(&mut self, ended: Ended) {
-        self.ended = ended;
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(pass) = self.pass.take() {
-            let (ended, took) = (self.ended, self.began.elapsed());
-            let queued = Queued::new(Kind::Upstream);
-            let _ = self.actor.cast(Message::Ended { pass, ended, took, queued });
-        }
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    /// Asks for a turn.
-    pub(crate) fn ask(
-        actor: ActorRef<Message>,
-        ticket: u64,
-        tenant: TenantId,
-        weight: u32,
-    ) -> Self {
-        let (reply, answer) = concurrency::oneshot();
-        let (reply, queued) = (reply.into(), Queued::new(Kind::Upstream));
-        let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply, queued });
-        Self { actor, ticket, answer: Some(answer) }
-    }
-
-    /// Waits for it. Safe to drop: the place is kept.
-    ///
-    /// # Errors
-    /// [`NotNow`].
-    pub async fn turn(&mut self) -> Result<Turn, NotNow> {
-        let Some(answer) = &mut self.answer else { return Err(NotNow::Open(None)) };
-        let answered = answer.await;
-        self.answer = None;
-        // An actor that is gone comes back; another upstream may be there meanwhile.
-        answered.unwrap_or(Err(NotNow::Open(None)))
-    }
-
-    /// Where it stands; `None` where it does not wait, or nobody says.
-    pub async fn standing(&self) -> Option<Standing> {
-        let ticket = self.ticket;
-        let asked = self.actor.call(|reply| Message::Stand { ticket, reply }, Some(LOOK_TIMEOUT));
-        match asked.await {
-            Ok(concurrency_result) => concurrency_result.success_or(()).ok().flatten(),
-            Err(_) => None,
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.answer.is_some() {
-            let (ticket, queued) = (self.ticket, Queued::new(Kind::Upstream));
-            let _ = self.actor.cast(Message::Leave { ticket, queued });
-        }
-    }
-}
-
 /// All that an actor knows, if it says.
 pub(crate) async fn look(actor: &ActorRef<Message>) -> Option<Look> {
     let asked = actor.call(|reply| Message::Look { reply }, Some(LOOK_TIMEOUT)).await;
@@ -418,14 +312,7 @@ impl State {
         let is_probe = self.lane.breaker() != breaker::View::Closed;
         for (Waiter { reply, ticket }, pass) in called {
             let place = self.places.remove(&ticket);
-            let turn = pass.map(|pass| Turn {
-                actor: myself.clone(),
-                pass: Some(pass),
-                is_probe,
-                ended: Ended::Unknown,
-                began: Instant::now(),
-                place,
-            });
+            let turn = pass.map(|pass| Turn::new(myself.clone(), pass, is_probe, place));
             let _ = reply.send(turn);
         }
     }

@@ -1,0 +1,135 @@
+//! What callers hold of an upstream: a place in its queue, and then the right to send one request.
+
+use std::time::Duration;
+
+use protocol::id::TenantId;
+use ractor::{ActorRef, concurrency};
+use tokio::time::Instant;
+
+use super::{Answer, LOOK_TIMEOUT, Message};
+use crate::{
+    measure::{Kind, Queued},
+    rules::{
+        breaker::{Ended, Pass},
+        lane::NotNow,
+    },
+};
+
+/// The right to send one request; over when it is dropped.
+#[derive(Debug)]
+#[must_use = "a turn that is dropped is over"]
+pub struct Turn {
+    actor: ActorRef<Message>,
+    pass: Option<Pass>,
+    is_probe: bool,
+    ended: Ended,
+    began: Instant,
+    /// Its place in the queue when it asked, the first one's being 1; none where it did not wait.
+    pub place: Option<usize>,
+}
+
+/// A place in the queue of an upstream, or the answer that is on its way; left when it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    actor: ActorRef<Message>,
+    ticket: u64,
+    answer: Option<concurrency::OneshotReceiver<Answer>>,
+}
+
+/// Where somebody stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How many will be called before.
+    pub ahead: usize,
+    /// How long that will take, going by those who were served lately.
+    pub expected: Option<Duration>,
+}
+
+// === impl Turn ===
+
+impl Turn {
+    pub(super) fn new(
+        actor: ActorRef<Message>,
+        pass: Pass,
+        is_probe: bool,
+        place: Option<usize>,
+    ) -> Self {
+        let (ended, began) = (Ended::Unknown, Instant::now());
+        Self { actor, pass: Some(pass), is_probe, ended, began, place }
+    }
+
+    /// The reply has begun.
+    pub fn begun(&mut self) {
+        self.ended = Ended::Well;
+        if self.is_probe
+            && let Some(pass) = &self.pass
+        {
+            let _ = self
+                .actor
+                .cast(Message::Begun { pass: pass.again(), queued: Queued::new(Kind::Upstream) });
+        }
+    }
+
+    /// How the call ended, as the upstream's fault or not. Without a word nobody knows.
+    pub fn ended(&mut self, ended: Ended) {
+        self.ended = ended;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            let (ended, took) = (self.ended, self.began.elapsed());
+            let queued = Queued::new(Kind::Upstream);
+            let _ = self.actor.cast(Message::Ended { pass, ended, took, queued });
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Asks for a turn.
+    pub(crate) fn ask(
+        actor: ActorRef<Message>,
+        ticket: u64,
+        tenant: TenantId,
+        weight: u32,
+    ) -> Self {
+        let (reply, answer) = concurrency::oneshot();
+        let (reply, queued) = (reply.into(), Queued::new(Kind::Upstream));
+        let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply, queued });
+        Self { actor, ticket, answer: Some(answer) }
+    }
+
+    /// Waits for it. Safe to drop: the place is kept.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub async fn turn(&mut self) -> Result<Turn, NotNow> {
+        let Some(answer) = &mut self.answer else { return Err(NotNow::Open(None)) };
+        let answered = answer.await;
+        self.answer = None;
+        // An actor that is gone comes back; another upstream may be there meanwhile.
+        answered.unwrap_or(Err(NotNow::Open(None)))
+    }
+
+    /// Where it stands; `None` where it does not wait, or nobody says.
+    pub async fn standing(&self) -> Option<Standing> {
+        let ticket = self.ticket;
+        let asked = self.actor.call(|reply| Message::Stand { ticket, reply }, Some(LOOK_TIMEOUT));
+        match asked.await {
+            Ok(concurrency_result) => concurrency_result.success_or(()).ok().flatten(),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let (ticket, queued) = (self.ticket, Queued::new(Kind::Upstream));
+            let _ = self.actor.cast(Message::Leave { ticket, queued });
+        }
+    }
+}

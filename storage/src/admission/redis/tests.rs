@@ -1,0 +1,201 @@
+//! Redis as it behaves, and as it fails.
+
+use std::sync::Mutex;
+
+use identity::limits::Budget;
+use protocol::id::TenantId;
+
+use identity::limits::{LimitPeriod, Limits};
+use jiff::Timestamp;
+use protocol::id::KeyId;
+use uuid::Uuid;
+
+use super::{wire::wait_of, *};
+use crate::admission::{Member, Unknown, Usage, Wait};
+use crate::{
+    admission::{Admit, Need, contract},
+    scratch::ScratchRedis,
+};
+
+const LIVES_FOR: Duration = Duration::from_secs(20);
+
+struct OnRedis {
+    redis: Redis,
+    ahead: Mutex<Duration>,
+}
+
+impl contract::Stage for OnRedis {
+    fn admission(&self) -> &dyn Admission {
+        &self.redis
+    }
+
+    fn advance(&self, by: Duration) {
+        let mut ahead = self.ahead.lock().unwrap();
+        *ahead += by;
+        self.redis.set_ahead(*ahead);
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now().checked_add(*self.ahead.lock().unwrap()).unwrap()
+    }
+}
+
+fn open(url: &str, deadline: Duration) -> Redis {
+    let url = Secret::new(url.to_owned());
+    Redis::open(&Settings { url, deadline, lives_for: LIVES_FOR }).unwrap()
+}
+
+fn shared() -> OnRedis {
+    #[expect(clippy::disallowed_methods, reason = "where the test server is can be said only here")]
+    let url = std::env::var("TEST_REDIS_URL")
+        .expect("TEST_REDIS_URL is not set: run `make test`, or see tests/services");
+    // A slow machine is no reason to fail.
+    OnRedis { redis: open(&url, Duration::from_secs(10)), ahead: Mutex::default() }
+}
+
+crate::admission_contract!(shared());
+
+fn tenant() -> TenantId {
+    TenantId(Uuid::now_v7())
+}
+
+fn member(number: u64) -> Member {
+    Member { replica: 7, number }
+}
+
+fn admit(number: u64, limits: Limits) -> Operation {
+    let key = KeyId(Uuid::from_u128(1));
+    let need = Need { tokens: 10, tokens_max: 10 };
+    let (member, key_limits) = (member(number), Limits::default());
+    Operation::Admit(Admit { member, key, tenant_limits: limits, key_limits, need })
+}
+
+fn let_in(answers: &[Answer]) -> Vec<bool> {
+    answers.iter().map(|answer| matches!(answer, Answer::Admitted(_))).collect()
+}
+
+#[tokio::test]
+async fn who_is_not_heard_of_gives_back_what_it_held() {
+    let stage = shared();
+    let (tenant, total) = (tenant(), LimitPeriod::Total);
+    let limits =
+        Limits { concurrency: Some(2), budget: Some(Budget::new(20, total)), ..Limits::default() };
+    let run = async |batch: &[Operation]| stage.redis.exchange(tenant, batch).await.unwrap();
+    let usage = Usage { key: None, period: total, start: None, used: 0, counted: 0, read_at: None };
+    run(&[Operation::SetUsage(usage)]).await;
+    assert_eq!(let_in(&run(&[admit(1, limits), admit(2, limits)]).await), [true, true]);
+    for _ in 0..5 {
+        contract::Stage::advance(&stage, LIVES_FOR / 2);
+        // One of the two has died.
+        let beaten = run(&[Operation::Beat { members: vec![member(1)] }]).await;
+        assert_eq!(beaten, [Answer::Missing(vec![])]);
+    }
+    assert_eq!(let_in(&run(&[admit(3, limits), admit(4, limits)]).await), [true, false]);
+    // It is not dead after all, and hears that it is taken for it.
+    let beaten = run(&[Operation::Beat { members: vec![member(2), member(3)] }]).await;
+    assert_eq!(beaten, [Answer::Missing(vec![member(2)])]);
+}
+
+#[tokio::test]
+async fn what_redis_has_forgotten_is_said_again() {
+    let server = ScratchRedis::start().await;
+    let redis = open(&server.url, Duration::from_secs(5));
+    let tenant = tenant();
+    let limits = Limits {
+        concurrency: Some(2),
+        budget: Some(Budget::new(20, LimitPeriod::Day)),
+        ..Limits::default()
+    };
+    let run = async |batch: &[Operation]| redis.exchange(tenant, batch).await.unwrap();
+    let learn = async || match run(&[admit(99, limits)]).await.remove(0) {
+        Answer::Unknown(unknown) => {
+            let Unknown { key, period, start, read_at, .. } = unknown[0];
+            let usage = Usage { key, period, start, used: 0, counted: 0, read_at };
+            run(&[Operation::SetUsage(usage)]).await;
+        }
+        other => panic!("{other:?}"),
+    };
+    learn().await;
+    let Answer::Admitted(admitted) = run(&[admit(1, limits)]).await.remove(0) else {
+        panic!("refused")
+    };
+    // The scripts go as well: they are loaded again.
+    server.run("FLUSHALL").await;
+    server.run("SCRIPT FLUSH").await;
+    let beaten = run(&[Operation::Beat { members: vec![member(1)] }]).await;
+    assert_eq!(beaten, [Answer::Missing(vec![member(1)])]);
+    let held = admitted.held;
+    run(&[Operation::Register { member: member(1), held: held.clone() }]).await;
+    run(&[Operation::Register { member: member(1), held }]).await;
+    learn().await;
+    // What it holds is set aside again: of slots and of the budget.
+    assert_eq!(let_in(&run(&[admit(2, limits), admit(3, limits)]).await), [true, false]);
+    run(&[Operation::Settle { member: member(1), used: 3 }]).await;
+    let looked = run(&[Operation::Look { tenant_limits: limits, keys: vec![] }]).await;
+    let [Answer::Looked(standings)] = looked.as_slice() else { panic!("{looked:?}") };
+    assert_eq!(standings[0].under_way, 1);
+    assert_eq!(standings[0].gauges.budget.unwrap().remaining, 7);
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_say_is_no_yes_and_comes_back() {
+    let mut server = ScratchRedis::start().await;
+    let redis = open(&server.url, Duration::from_millis(250));
+    let tenant = tenant();
+    let limits = Limits { rpm: Some(1_000), ..Limits::default() };
+    let run = async || redis.exchange(tenant, &[admit(1, limits)]).await;
+    let comes_back = async || {
+        let back = tokio::time::timeout(Duration::from_secs(20), async {
+            while run().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(back.await.is_ok(), "it does not come back");
+    };
+    comes_back().await;
+    for (fault, mended) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CLIENT PAUSE 1500 ALL", "PING"),
+    ] {
+        server.run(fault).await;
+        for _ in 0..3 {
+            assert!(run().await.is_err(), "{fault}");
+        }
+        server.run(mended).await;
+        comes_back().await;
+    }
+    server.stop();
+    for _ in 0..3 {
+        assert!(run().await.is_err());
+    }
+    server.start_again().await;
+    comes_back().await;
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_none() {
+    let operation = admit(1, Limits::default());
+    for text in [
+        "{}",
+        r#"{"held":"x"}"#,
+        r#"{"refused":["key","rpm","5"],"key":{},"tenant":{}}"#,
+        r#"{"refused":["nobody","rpm","5"],"key":{},"tenant":{}}"#,
+        r#"{"unknown":[{"party":"zz","kind":"day","start":"0"}]}"#,
+        r#"{"unknown":[{"party":"t","kind":"week","start":"0"}]}"#,
+        r#"{"held":"x","key":{},"tenant":{},"observed":[["key","speed"]]}"#,
+    ] {
+        let told: Told = serde_json::from_str(text).unwrap();
+        assert_eq!(told.answer(&operation), None, "{text}");
+    }
+    let beat = Operation::Beat { members: vec![] };
+    for (text, fits) in [(r#"{"missing":["7:ff"]}"#, true), (r#"{"missing":["7"]}"#, false)] {
+        let told: Told = serde_json::from_str(text).unwrap();
+        assert_eq!(told.answer(&beat).is_some(), fits, "{text}");
+    }
+    assert_eq!((wait_of("-2"), wait_of("-7"), wait_of("soon")), (Some(Wait::Unknown), None, None));
+    let url = Secret::new("http://user:password@host".to_owned());
+    let settings = Settings { url, deadline: LIVES_FOR, lives_for: LIVES_FOR };
+    let Err(error) = Redis::open(&settings) else { panic!("opened") };
+    assert!(!error.to_string().contains("password"));
+}
