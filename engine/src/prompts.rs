@@ -83,7 +83,7 @@ impl Prompts {
     }
 
     /// Keeps a body. Where it cannot be kept it is counted: nobody waits for this.
-    pub(crate) fn keep(&self, request: RequestId, key: KeyId, body: Bytes) {
+    pub(crate) fn keep(&self, request: RequestId, key: KeyId, body: &Bytes) {
         let body = body.slice(..body.len().min(self.bytes_max));
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = Waiting { request, key, body };

@@ -39,6 +39,7 @@ mod postgres;
 pub mod prompts;
 pub mod revocations;
 #[cfg(any(test, feature = "scratch"))]
+#[expect(clippy::panic, reason = "it serves tests: a panic is their no")]
 pub mod scratch;
 mod sqlite;
 pub mod tenants;

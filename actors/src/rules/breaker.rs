@@ -203,7 +203,8 @@ impl Breaker {
             return;
         }
         match &mut self.state {
-            State::Closed { .. } => self.count(ended, now, chance),
+            // Nothing passes while it is open: no call of that era can end.
+            State::Closed { .. } | State::Open { .. } => self.count(ended, now, chance),
             State::HalfOpen { out, well } => match ended {
                 Ended::Well => self.begun(&pass),
                 Ended::Failed | Ended::Unconnected => self.open(now, chance),
@@ -213,8 +214,6 @@ impl Breaker {
                     *out -= 1;
                 }
             },
-            // Nothing passes while it is open: no call of this era can end.
-            State::Open { .. } => {}
         }
     }
 

@@ -163,13 +163,11 @@ impl Window {
             return None;
         }
         let mut left = self.used;
-        for (step, taken) in &self.taken {
+        let enough = self.taken.iter().find(|(_, taken)| {
             left -= taken;
-            if left + amount <= self.limit {
-                return Some(forgotten_at(*step));
-            }
-        }
-        None
+            left + amount <= self.limit
+        });
+        enough.map(|(step, _)| forgotten_at(*step))
     }
 }
 

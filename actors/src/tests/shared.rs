@@ -6,7 +6,7 @@ use std::{
 };
 
 use storage::{
-    admission::{Answer, Operation, Unavailable, contract},
+    admission::{Admit, Answer, Member, Need, Operation, Unavailable, contract},
     admission_contract,
 };
 
@@ -205,4 +205,18 @@ async fn who_is_under_way_is_said_to_be_and_an_idle_actor_ends() {
     let told = beats(&common);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(beats(&common), told);
+}
+
+#[tokio::test]
+async fn who_is_there_is_not_counted_twice() {
+    let common = Common::new();
+    let (tenant, member) = (TenantId(Uuid::from_u128(1)), Member { replica: 1, number: 1 });
+    let none = Limits::default();
+    let admit =
+        Admit { member, key: key(1), tenant_limits: none, key_limits: none, need: Need::default() };
+    let look = Operation::Look { tenant_limits: none, keys: vec![] };
+    let register = Operation::Register { member, held: String::new() };
+    let answers = common.exchange(tenant, &[Operation::Admit(admit), register, look]).await;
+    let Some(Answer::Looked(standings)) = answers.unwrap().pop() else { panic!("no look") };
+    assert_eq!(standings[0].under_way, 1);
 }

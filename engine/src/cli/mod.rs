@@ -129,7 +129,7 @@ impl Cli {
             self.config.or_else(|| environment.get("NEURONETZ_CONFIG").map(PathBuf::from));
         let out = Out::new(self.json, stdout);
         let context = Context { environment, config_file, out };
-        match context.run(self.command).await {
+        match Box::pin(context.run(self.command)).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 // Nothing is left to be done about a terminal that has gone.

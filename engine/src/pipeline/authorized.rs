@@ -106,7 +106,7 @@ impl Authorized {
             record.spent().admit = began.elapsed();
             record.permit(admitted?);
             if let Some(received) = inference.received.take() {
-                gateway.prompts.keep(record.id(), principal.key, received);
+                gateway.prompts.keep(record.id(), principal.key, &received);
             }
             if principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some() {
                 inference.keep_to(default)?;

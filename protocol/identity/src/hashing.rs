@@ -80,8 +80,10 @@ impl Hashing {
             && cost.p_cost() == self.lanes;
         match Argon2::default().verify_password(key.expose().as_bytes(), &hash) {
             Ok(()) => Ok(Verdict::Right { outdated: !same }),
-            Err(HashFault::PasswordInvalid) => Ok(Verdict::Wrong),
-            Err(_) => Err(HashError::Stored),
+            Err(fault) => {
+                let is_wrong = matches!(fault, HashFault::PasswordInvalid);
+                is_wrong.then_some(Verdict::Wrong).ok_or(HashError::Stored)
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};
 
 #[cfg(any(test, feature = "scratch"))]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "it is made of tests: a panic is their no")]
 pub mod contract;
 pub mod redis;
 

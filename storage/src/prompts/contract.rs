@@ -25,7 +25,7 @@ fn prompt(number: u128, key: KeyId) -> Prompt {
         key,
         at,
         expires_at: at.checked_add(Duration::from_secs(60)).unwrap(),
-        encrypted: number % 2 == 0,
+        encrypted: number.is_multiple_of(2),
         body: vec![0, 255, number as u8],
     }
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use fred::{
     clients::Client,
     interfaces::{ClientLike, LuaInterface},
+    prelude::FredResult,
     types::{
         Builder, RespVersion, Value,
         config::{Config, ReconnectPolicy, UnresponsiveConfig},
@@ -21,7 +22,7 @@ use fred::{
 use protocol::{id::TenantId, secret::Secret};
 use serde_json::Value as Json;
 
-use self::wire::{Told, operation};
+use self::wire::operation;
 use super::{Admission, Answer, Operation, Unavailable};
 
 #[cfg(test)]
@@ -123,11 +124,17 @@ impl Redis {
     /// # Errors
     /// [`Unavailable`], where it does not.
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        match tokio::time::timeout(self.deadline, self.client.ping::<()>(None)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Unavailable(format!("Redis: {error}"))),
-            Err(_) => Err(Unavailable("Redis does not answer in time".to_owned())),
-        }
+        self.in_time(self.client.ping(None)).await
+    }
+
+    /// What Redis answers, within the deadline.
+    async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = FredResult<T>>,
+    ) -> Result<T, Unavailable> {
+        let answered = tokio::time::timeout(self.deadline, asked).await;
+        let late = |_| Unavailable("Redis does not answer in time".to_owned());
+        answered.map_err(late)?.map_err(|error| Unavailable(format!("Redis: {error}")))
     }
 
     /// Moves the clock, for tests.
@@ -142,11 +149,7 @@ impl Redis {
         let _ = self.client.quit().await;
     }
 
-    async fn run(
-        &self,
-        tenant: TenantId,
-        batch: &[Operation],
-    ) -> fred::prelude::FredResult<String> {
+    async fn run(&self, tenant: TenantId, batch: &[Operation]) -> FredResult<String> {
         let tag = tenant.0.as_simple();
         let keys: Vec<String> =
             ["alive", "held", "counts"].iter().map(|what| format!("nz:{{{tag}}}:{what}")).collect();
@@ -175,18 +178,8 @@ impl Admission for Redis {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let answered = tokio::time::timeout(self.deadline, self.run(tenant, batch)).await;
-        let text = answered
-            .map_err(|_| Unavailable("Redis does not answer in time".to_owned()))?
-            .map_err(|error| Unavailable(format!("Redis: {error}")))?;
-        let unreadable = |why: &str| Unavailable(format!("Redis answers with {why}"));
-        let answers: Vec<Told> =
-            serde_json::from_str(&text).map_err(|_| unreadable("what is no answer"))?;
-        if answers.len() != batch.len() {
-            return Err(unreadable("too few answers"));
-        }
-        let answers =
-            answers.into_iter().zip(batch).map(|(told, operation)| told.answer(operation));
-        answers.collect::<Option<_>>().ok_or_else(|| unreadable("what is no answer"))
+        let text = self.in_time(self.run(tenant, batch)).await?;
+        let unreadable = || Unavailable("Redis answers with what is no answer".to_owned());
+        wire::answers(&text, batch).ok_or_else(unreadable)
     }
 }

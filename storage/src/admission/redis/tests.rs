@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use protocol::id::KeyId;
 use uuid::Uuid;
 
-use super::{wire::wait_of, *};
+use super::{
+    wire::{Told, wait_of},
+    *,
+};
 use crate::admission::{Member, Unknown, Usage, Wait};
 use crate::{
     admission::{Admit, Need, contract},
@@ -171,6 +174,27 @@ async fn a_redis_that_cannot_say_is_no_yes_and_comes_back() {
     }
     server.start_again().await;
     comes_back().await;
+}
+
+#[tokio::test]
+async fn a_server_says_whether_it_is_there() {
+    let mut server = ScratchRedis::start().await;
+    let redis = open(&server.url, Duration::from_secs(2));
+    assert_eq!(redis.ping().await, Ok(()));
+    assert_eq!(redis.exchange(tenant(), &[]).await, Ok(vec![]));
+    server.stop();
+    assert!(redis.ping().await.is_err());
+    redis.close().await;
+}
+
+#[test]
+fn what_is_not_whole_is_no_answer() {
+    let batch = [Operation::Cancel { member: member(1) }, Operation::Cancel { member: member(2) }];
+    for (text, is_answer) in
+        [("[{},{}]", true), ("[{}]", false), ("[{},{},{}]", false), ("{}", false), ("OK", false)]
+    {
+        assert_eq!(wire::answers(text, &batch).is_some(), is_answer, "{text}");
+    }
 }
 
 #[tokio::test]

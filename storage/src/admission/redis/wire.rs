@@ -102,6 +102,14 @@ fn member(member: Member) -> String {
 
 // === What is answered ===
 
+/// The answers to a batch; none where they are not to be understood.
+pub(super) fn answers(text: &str, batch: &[Operation]) -> Option<Vec<Answer>> {
+    let told: Vec<Told> = serde_json::from_str(text).ok()?;
+    let is_whole = told.len() == batch.len();
+    let answers = told.into_iter().zip(batch).map(|(told, operation)| told.answer(operation));
+    answers.collect::<Option<_>>().filter(|_| is_whole)
+}
+
 /// One answer; which fields it has says what kind it is.
 #[derive(Debug, Deserialize)]
 pub(super) struct Told {
