@@ -6,7 +6,7 @@
 
 import os
 
-from locust import HttpUser, constant, task
+from locust import HttpUser, between, task
 
 PATH = "/v1/chat/completions"
 MODEL = "llama3.2"
@@ -21,7 +21,7 @@ def body(words, **more):
 class Limited(HttpUser):
     """One short question after another with a key that is limited."""
 
-    wait_time = constant(0)
+    wait_time = between(0.05, 0.15)
 
     @task
     def ask(self):
@@ -44,7 +44,7 @@ class Limited(HttpUser):
 class Streaming(HttpUser):
     """Streams, read to their ends."""
 
-    wait_time = constant(0)
+    wait_time = between(0.05, 0.15)
 
     @task
     def ask(self):

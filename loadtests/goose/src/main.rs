@@ -3,15 +3,22 @@
 //! `loadtests/locustfile.py` is the same for those who prefer locust. Both read `GATEWAY_KEY` and
 //! `GATEWAY_KEY_LIMITED` from the environment; the rest is said on goose's own command line.
 
-use std::{env, sync::OnceLock};
+use std::{env, sync::OnceLock, time::Duration};
 
-use goose::{goose::{GooseMethod, GooseResponse}, prelude::*};
+use goose::{
+    goose::{GooseMethod, GooseResponse},
+    prelude::*,
+};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/chat/completions";
 const MODEL: &str = "llama3.2";
 /// A stream of twenty chunks, 5 ms apart: what a chat looks like, and short enough for many.
 const STREAM: &str = "[[chunks 20]] [[pace 5]] tell me more";
+
+/// How long a user waits between two requests: without that, so few cores measure only each other.
+const WAIT_MIN: Duration = Duration::from_millis(50);
+const WAIT_MAX: Duration = Duration::from_millis(150);
 
 static KEYS: OnceLock<[String; 2]> = OnceLock::new();
 
@@ -21,10 +28,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _ = KEYS.set([key("GATEWAY_KEY_LIMITED")?, key("GATEWAY_KEY")?]);
     GooseAttack::initialize()?
         .register_scenario(
-            scenario!("limited").set_weight(1)?.register_transaction(transaction!(limited)),
+            scenario!("limited")
+                .set_weight(1)?
+                .set_wait_time(WAIT_MIN, WAIT_MAX)?
+                .register_transaction(transaction!(limited)),
         )
         .register_scenario(
-            scenario!("streaming").set_weight(1)?.register_transaction(transaction!(streaming)),
+            scenario!("streaming")
+                .set_weight(1)?
+                .set_wait_time(WAIT_MIN, WAIT_MAX)?
+                .register_transaction(transaction!(streaming)),
         )
         .execute()
         .await?;
@@ -48,7 +61,12 @@ async fn limited(user: &mut GooseUser) -> TransactionResult {
     if status == 200 || refused {
         return user.set_success(&mut goose.request);
     }
-    user.set_failure("neither let in nor refused as it should be", &mut goose.request, Some(&headers), Some(&text))
+    user.set_failure(
+        "neither let in nor refused as it should be",
+        &mut goose.request,
+        Some(&headers),
+        Some(&text),
+    )
 }
 
 /// A stream, read to its end.
@@ -81,6 +99,6 @@ async fn ask(
         .path(PATH)
         .name(name)
         .set_request_builder(builder)
-                .build();
+        .build();
     user.request(request).await
 }
