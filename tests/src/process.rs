@@ -52,6 +52,20 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The memory that it takes, in bytes, as the kernel counts it (`VmRSS`).
+    ///
+    /// # Panics
+    /// Where the kernel does not say.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_else(|e| panic!("{e}"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: usize = kib.and_then(|kib| kib.parse().ok()).unwrap_or_else(|| panic!("{status}"));
+        kib * 1024
+    }
+
     /// Ends it as `kill -9` would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -1,6 +1,8 @@
 //! Tenants: who is let in.
 
 use identity::policy::{Exhausted, Policy, Reserve};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use protocol::telemetry as names;
 
 use super::*;
 
@@ -280,4 +282,28 @@ async fn who_looks_sees_the_tenant_and_its_keys() {
     assert_eq!(look.standing.gauges.requests.unwrap().remaining, 9);
     assert_eq!(look.keys.len(), 1);
     assert_eq!((look.keys[0].0, look.keys[0].2.under_way), (super::key(7), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_new_day_begins_the_count_is_compared_with_the_ledger() {
+    let recorder = DebuggingRecorder::new();
+    let drift = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let limited = of(100, ask(1, 1, daily(1_000), Limits::default()));
+    let mut permit = admission.admit(limited.clone()).await.unwrap();
+    permit.settle(70);
+    drop(permit);
+    let _under_way = admission.admit(limited.clone()).await.unwrap();
+    // The ledger says something else of the day that has ended, and begins with nothing.
+    stage.database.with(|stored| (stored.used, stored.used_before) = (0, 50));
+    sleep(Duration::from_secs(24 * 60 * 60)).await;
+    let permit = admission.admit(limited).await.unwrap();
+    assert_eq!(permit.gauges.budget.unwrap().remaining, 900, "of the new day");
+    let told: Vec<_> = drift.snapshot().into_vec();
+    let told = told.iter().find(|(name, ..)| name.key().name() == names::BUDGET_DRIFT_TOKENS_TOTAL);
+    let (name, .., value) = told.expect("a difference is counted");
+    assert_eq!(name.key().labels().next().unwrap().value(), "over");
+    assert_eq!(*value, DebugValue::Counter(20));
 }

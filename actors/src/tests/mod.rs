@@ -62,6 +62,8 @@ struct Stored {
     prompts_swept: Vec<Timestamp>,
     prepared: usize,
     used: u64,
+    /// Before the first midnight.
+    used_before: u64,
     used_by_key: u64,
     asked: Vec<LedgerQuery>,
 }
@@ -187,6 +189,8 @@ impl Ledger for Database {
             }
             stored.asked.push(query);
             let used = if query.key.is_some() { stored.used_by_key } else { stored.used };
+            let today = query.since.is_none_or(|since| since <= noon());
+            let used = if today { used + stored.used_before } else { used };
             let of = String::new();
             Ok(vec![LedgerSum { of, requests: 1, prompt: used, completion: 0, estimated: 0 }])
         })
@@ -227,11 +231,17 @@ fn key(number: u128) -> KeyId {
     KeyId(Uuid::from_u128(number))
 }
 
-struct Noon;
+/// When every test begins.
+fn noon() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
+}
 
-impl Clock for Noon {
+/// A wall clock that goes as tokio's, from noon.
+struct FromNoon(Instant);
+
+impl Clock for FromNoon {
     fn now(&self) -> Timestamp {
-        "2026-11-23T12:00:00Z".parse().unwrap()
+        noon().checked_add(jiff::SignedDuration::try_from(self.0.elapsed()).unwrap()).unwrap()
     }
 }
 
@@ -264,7 +274,7 @@ impl Stage {
             prompts: database.clone(),
             admission,
             prober: servers.clone(),
-            clock: Arc::new(Noon),
+            clock: Arc::new(FromNoon(Instant::now())),
             settings,
             upstreams: upstreams.iter().map(|name| upstream(name)).collect(),
             tasks: tasks.clone(),
@@ -291,14 +301,14 @@ fn upstream(name: &str) -> Upstream {
         url,
         kind: UpstreamKind::Ollama,
         slots: None,
-        created_at: Noon.now(),
+        created_at: noon(),
     }
 }
 
 fn event(number: u128) -> AuditEvent {
     AuditEvent {
         request: RequestId(Uuid::from_u128(number)),
-        at: Noon.now(),
+        at: noon(),
         tenant: None,
         key: None,
         model: None,

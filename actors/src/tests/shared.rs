@@ -42,7 +42,7 @@ impl Common {
 
     fn now(&self) -> Now {
         let since = self.began.elapsed() + *self.ahead.lock().unwrap();
-        Now { moment: Moment::default().after(since), wall: Noon.now().checked_add(since).unwrap() }
+        Now { moment: Moment::default().after(since), wall: noon().checked_add(since).unwrap() }
     }
 
     fn asked(&self, of: impl Fn(&Operation) -> bool) -> usize {

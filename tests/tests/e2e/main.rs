@@ -9,6 +9,8 @@
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `failing` | upstreams and clients that fail |
 //! | `limits` | limits of tenants and keys |
+//! | `losses` | what is lost in the middle of a run |
+//! | `memory` | how much memory those who use it take |
 //! | `models` | what is discovered, and who may use it |
 //! | `routing` | several upstreams: who is asked, who waits, who stands in for whom |
 //! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
@@ -29,6 +31,8 @@ mod commands;
 mod failing;
 mod input;
 mod limits;
+mod losses;
+mod memory;
 mod models;
 mod native;
 mod openai;
