@@ -35,6 +35,9 @@ docs: ## Builds the documentation of the code.
 unit: ## Runs the Rust tests alone (on SQLite, and on Postgres where TEST_POSTGRES_URL says one).
 	tests/run rust
 
+coverage: ## Shows which lines of the rules, the limits and the identities tests run; all must be.
+	@tests/run coverage
+
 sdk: ## Runs the real clients alone.
 	tests/run sdk
 

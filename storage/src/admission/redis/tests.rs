@@ -193,7 +193,7 @@ fn what_is_not_whole_is_no_answer() {
     for (text, is_answer) in
         [("[{},{}]", true), ("[{}]", false), ("[{},{},{}]", false), ("{}", false), ("OK", false)]
     {
-        assert_eq!(wire::answers(text, &batch).is_some(), is_answer, "{text}");
+        assert_eq!(wire::answers(text, &batch).is_ok(), is_answer, "{text}");
     }
 }
 
@@ -222,4 +222,10 @@ async fn what_is_no_answer_is_none() {
     let settings = Settings { url, deadline: LIVES_FOR, lives_for: LIVES_FOR };
     let Err(error) = Redis::open(&settings) else { panic!("opened") };
     assert!(!error.to_string().contains("password"));
+}
+
+#[tokio::test]
+async fn where_nothing_is_asked_nobody_has_to_answer() {
+    let nobody = open("redis://127.0.0.1:1", Duration::from_secs(60));
+    assert!(nobody.exchange(tenant(), &[]).await.is_ok_and(|answers| answers.is_empty()));
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::admission::{
     Admitted, Answer, Counted, Gauge, Gauges, Limit, Member, Operation, Refusal, Refused, Scope,
-    Standing, Unknown, Usage, Wait,
+    Standing, Unavailable, Unknown, Usage, Wait,
 };
 
 /// Numbers in Lua are doubles: what is larger is taken for this.
@@ -102,12 +102,13 @@ fn member(member: Member) -> String {
 
 // === What is answered ===
 
-/// The answers to a batch; none where they are not to be understood.
-pub(super) fn answers(text: &str, batch: &[Operation]) -> Option<Vec<Answer>> {
-    let told: Vec<Told> = serde_json::from_str(text).ok()?;
+/// The answers to a batch, unless they are not to be understood.
+pub(super) fn answers(text: &str, batch: &[Operation]) -> Result<Vec<Answer>, Unavailable> {
+    let told: Vec<Told> = serde_json::from_str(text).unwrap_or_default();
     let is_whole = told.len() == batch.len();
     let answers = told.into_iter().zip(batch).map(|(told, operation)| told.answer(operation));
-    answers.collect::<Option<_>>().filter(|_| is_whole)
+    let unreadable = || Unavailable("Redis answers with what is no answer".to_owned());
+    answers.collect::<Option<_>>().filter(|_| is_whole).ok_or_else(unreadable)
 }
 
 /// One answer; which fields it has says what kind it is.
