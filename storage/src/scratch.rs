@@ -87,11 +87,23 @@ async fn execute(server: &str, statement: String) -> Result<()> {
     Ok(())
 }
 
+/// A port of the loopback interface on which nobody listens.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    free.unwrap_or_else(|e| panic!("{e}")).port()
+}
+
 /// A Redis of a test's own; ended with this.
 pub struct ScratchRedis {
     /// Where it is, `redis://…`.
     pub url: String,
-    port: u16,
+    /// Its port on the loopback interface.
+    pub port: u16,
+    arguments: Vec<String>,
     child: Option<std::process::Child>,
 }
 
@@ -103,10 +115,17 @@ impl ScratchRedis {
     /// # Panics
     /// Where it does not start.
     pub async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-        let port = free.unwrap_or_else(|e| panic!("{e}")).port();
+        Self::start_with(|port| vec!["--port".to_owned(), port.to_string()]).await
+    }
+
+    /// Starts one with arguments that say its port.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
+        let port = free_port();
         let url = format!("redis://127.0.0.1:{port}");
-        let mut server = Self { url, port, child: None };
+        let mut server = Self { url, port, arguments: arguments(port), child: None };
         server.start_again().await;
         server
     }
@@ -116,9 +135,9 @@ impl ScratchRedis {
     /// # Panics
     /// Where it does not start.
     pub async fn start_again(&mut self) {
-        let port = self.port.to_string();
         let child = std::process::Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
+            .args(&self.arguments)
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("redis-server: {e}"));

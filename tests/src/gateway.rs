@@ -119,18 +119,7 @@ impl TestGateway {
         env.extend(redis.iter().map(|redis| ("REDIS_URL", redis.url.clone())));
         let running = Replica::start(&env).await;
         let storage = open(&url).await;
-        let tenant = storage
-            .tenants
-            .create(NewTenant {
-                name: "acme".to_owned(),
-                models: ModelRule::All,
-                limits: Limits::default(),
-                policy: Policy::default(),
-                audit_retention: None,
-                at: Timestamp::now(),
-            })
-            .await
-            .unwrap_or_else(|e| panic!("{e}"));
+        let tenant = make_tenant(&storage, "acme", Limits::default(), Policy::default()).await;
         let mut started = Self {
             address: running.address,
             admin: running.admin,
@@ -196,6 +185,11 @@ impl TestGateway {
             ModelRule::Only(names.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
         });
         self.key_until(rule, None).await
+    }
+
+    /// Makes another tenant that may use every model.
+    pub async fn another_tenant(&self, name: &str, limits: Limits, policy: Policy) -> Tenant {
+        make_tenant(&self.storage, name, limits, policy).await
     }
 
     /// Makes a key of another tenant.
@@ -364,6 +358,18 @@ impl Replica {
         let served = self.served.take().unwrap_or_else(|| panic!("it has ended before"));
         soon("the end of the gateway", served).await.unwrap_or_else(|e| panic!("{e}"))
     }
+}
+
+async fn make_tenant(storage: &Storage, name: &str, limits: Limits, policy: Policy) -> Tenant {
+    let new = NewTenant {
+        name: name.to_owned(),
+        models: ModelRule::All,
+        limits,
+        policy,
+        audit_retention: None,
+        at: Timestamp::now(),
+    };
+    storage.tenants.create(new).await.unwrap_or_else(|e| panic!("{e}"))
 }
 
 impl Drop for TestGateway {

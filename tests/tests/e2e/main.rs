@@ -2,6 +2,7 @@
 //!
 //! | file | about |
 //! |---|---|
+//! | `addresses` | the ways in which a Redis can be addressed |
 //! | `admin` | what operators see and change |
 //! | `auth` | who is calling |
 //! | `blocked` | paths that are blocked, however they are spelled |
@@ -21,6 +22,7 @@
 //! | `prompts` | the prompt log, and how long what was done is kept |
 //! | `commands` | the command line |
 
+mod addresses;
 mod admin;
 mod auth;
 mod blocked;

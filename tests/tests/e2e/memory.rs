@@ -1,12 +1,8 @@
 //! How much memory a gateway takes for those who use it.
 
 use futures_util::{StreamExt as _, stream};
-use identity::{models::ModelRule, policy::Policy};
-use jiff::Timestamp;
-use storage::{
-    limits::{Budget, LimitPeriod, Limits},
-    tenants::NewTenant,
-};
+use identity::policy::Policy;
+use storage::limits::{Budget, LimitPeriod, Limits};
 use tests::{Kept, Process, Setup, TestGateway};
 
 use crate::whole_chat;
@@ -34,15 +30,8 @@ fn limits() -> Limits {
 /// Makes tenants with limits; of them, [`ACTIVE`] keys with limits.
 async fn make_keys(gateway: &TestGateway) -> Vec<String> {
     let tenants = stream::iter(0..TENANTS).map(|number| async move {
-        let tenant = NewTenant {
-            name: format!("tenant-{number}"),
-            models: ModelRule::All,
-            limits: limits(),
-            policy: Policy::default(),
-            audit_retention: None,
-            at: Timestamp::now(),
-        };
-        gateway.storage.tenants.create(tenant).await.unwrap().id
+        let name = format!("tenant-{number}");
+        gateway.another_tenant(&name, limits(), Policy::default()).await.id
     });
     let tenants: Vec<_> = tenants.buffer_unordered(AT_ONCE).collect().await;
     let keys = stream::iter(0..ACTIVE).map(|number| {

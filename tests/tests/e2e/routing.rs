@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 
 use futures_util::future::join_all;
+use identity::policy::Policy;
 use protocol::{name::ModelName, outcome::Outcome};
 use scripted_ollama::{Model, Script, Scripted};
 use serde_json::{Value, json};
-use storage::{
-    aliases::Alias,
-    tenants::{NewTenant, TenantChange},
-};
+use storage::{aliases::Alias, limits::Limits, tenants::TenantChange};
 use tests::{Open, Setup, TestGateway, get, patience::eventually, post};
 
 use crate::{chat, on_both, settings, whole_chat, with};
@@ -213,19 +211,7 @@ async fn where_all_slots_are_taken_requests_wait_in_order_and_in_time() {
 #[tokio::test]
 async fn a_greedy_tenant_delays_another_by_one_time_of_service() {
     let gateway = TestGateway::with(settings([("NEURONETZ_UPSTREAM_SLOTS", "1")])).await;
-    let tenant = gateway
-        .storage
-        .tenants
-        .create(NewTenant {
-            name: "modest".to_owned(),
-            models: identity::models::ModelRule::All,
-            limits: storage::limits::Limits::default(),
-            policy: identity::policy::Policy::default(),
-            audit_retention: None,
-            at: jiff::Timestamp::now(),
-        })
-        .await
-        .unwrap();
+    let tenant = gateway.another_tenant("modest", Limits::default(), Policy::default()).await;
     let modest = gateway.key_of(tenant.id).await;
     let hanging = with(chat("[[hang 1]]"), "stream", json!(true));
     let mut first = Open::post(gateway.address, "/api/chat", &gateway.key, &hanging).await;
