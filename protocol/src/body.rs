@@ -73,6 +73,12 @@ impl BodyError {
         Self::new(Code::ModelRequired, "model", Code::ModelRequired.message())
     }
 
+    /// It cannot be written: there is nothing that the client could do.
+    pub(crate) fn internal() -> Self {
+        let message = Code::Internal.message().into();
+        Self { code: Code::Internal, field: None, message }
+    }
+
     fn not_json(message: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::InvalidJson, field: None, message: message.into() }
     }
@@ -134,10 +140,15 @@ impl<'a, const N: usize> Fields<'a, N> {
         Ok(Self { known, scope, values })
     }
 
+    /// A field's text, `null` included; `None` where it is missing.
+    pub(crate) fn find(&self, name: &str) -> Option<&'a RawValue> {
+        let at = self.known.iter().position(|known| *known == name)?;
+        self.values[at]
+    }
+
     /// A field's text; `None` where it is missing or `null`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        let at = self.known.iter().position(|known| *known == name)?;
-        self.values[at].filter(|raw| raw.get() != "null")
+        self.find(name).filter(|raw| raw.get() != "null")
     }
 
     /// A string.
@@ -174,6 +185,41 @@ impl<'a, const N: usize> Fields<'a, N> {
     ) -> Result<Option<T>, BodyError> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         serde_json::from_str(raw.get()).map(Some).map_err(|_| self.must(name, must))
+    }
+
+    /// The body that these fields were found in, with other values for some of them: in their places, or
+    /// behind all others where they did not stand there. The rest is as it was, byte for byte.
+    pub(crate) fn replaced(&self, body: &[u8], changes: &[(&str, String)]) -> Vec<u8> {
+        let body = body.trim_ascii();
+        let mut places = Vec::with_capacity(changes.len());
+        let end = body.len().saturating_sub(1);
+        let mut is_empty = body[..end].trim_ascii() == b"{";
+        for (name, value) in changes {
+            match self.find(name) {
+                // The value is a part of the body.
+                Some(raw) => {
+                    let start = raw.get().as_ptr().addr() - body.as_ptr().addr();
+                    places.push((start, start + raw.get().len(), value.clone()));
+                }
+                None => {
+                    let comma = if is_empty { "" } else { "," };
+                    places.push((end, end, format!("{comma}\"{name}\":{value}")));
+                    is_empty = false;
+                }
+            }
+        }
+        // Stable: what is added keeps its order.
+        places.sort_by_key(|(start, ..)| *start);
+        let more: usize = places.iter().map(|(.., value)| value.len()).sum();
+        let mut out = Vec::with_capacity(body.len() + more);
+        let mut copied = 0;
+        for (start, stop, value) in places {
+            out.extend_from_slice(&body[copied..start]);
+            out.extend_from_slice(value.as_bytes());
+            copied = stop;
+        }
+        out.extend_from_slice(&body[copied..]);
+        out
     }
 
     /// The refusal of a field that is not what it must be.
@@ -314,6 +360,18 @@ mod tests {
         assert_eq!(invalid.code, Code::InvalidJson);
         let deep = format!("{{\"x\":{}", "[".repeat(1_000_000));
         assert_eq!(refusal(&deep), (Code::InvalidJson, None));
+    }
+
+    #[test]
+    fn what_is_replaced_stays_in_its_place_and_what_is_new_stands_last() {
+        let replaced = |body: &str| {
+            let fields = Fields::of_body(body.as_bytes(), &KNOWN).unwrap();
+            let changes = [("model", "\"b\"".to_owned()), ("keep_alive", "1".to_owned())];
+            String::from_utf8(fields.replaced(body.as_bytes(), &changes)).unwrap()
+        };
+        assert_eq!(replaced(r#" {"model": "a" ,"x":[1 ]} "#), r#"{"model": "b" ,"x":[1 ],"keep_alive":1}"#);
+        assert_eq!(replaced(r#"{"keep_alive":null,"x":1.0}"#), r#"{"keep_alive":1,"x":1.0,"model":"b"}"#);
+        assert_eq!(replaced("{ }"), r#"{ "model":"b","keep_alive":1}"#);
     }
 
     #[test]

@@ -14,11 +14,13 @@
 //! | [`sse`] | server-sent events, written and read |
 //! | `body` | the fields of a request body, each found once |
 //! | `json` | JSON as text: escaping, splicing, depth |
+//! | `anthropic` | Anthropic's dialect: requests |
 //! | [`ollama`] | Ollama's dialect: inspected requests, reply lines, filtered lists |
 //! | [`openai`] | OpenAI's dialect: requests, models, errors |
 //! | [`translate`] | from OpenAI's dialect to Ollama's and back |
 //! | `golden` | requests, replies and streams with what must become of them (tests) |
 
+mod anthropic;
 mod body;
 pub mod error;
 #[cfg(test)]

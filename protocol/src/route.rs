@@ -27,6 +27,16 @@ words! {
         OllamaVersion = "ollama_version",
         /// `POST /v1/chat/completions`
         OpenAiChat = "openai_chat",
+        /// `POST /v1/completions`
+        OpenAiCompletions = "openai_completions",
+        /// `POST /v1/embeddings`
+        OpenAiEmbeddings = "openai_embeddings",
+        /// `POST /v1/responses`
+        OpenAiResponses = "openai_responses",
+        /// `POST /v1/messages`
+        AnthropicMessages = "anthropic_messages",
+        /// `POST /v1/messages/count_tokens`
+        AnthropicCount = "anthropic_count_tokens",
         /// `GET /v1/models`
         OpenAiModels = "openai_models",
         /// `GET /v1/models/{id}`
@@ -38,11 +48,23 @@ words! {
     }
 }
 
+words! {
+    /// Which dialect a model server speaks. The word is what the database, the command line and JSON say.
+    UpstreamKind {
+        /// Ollama's own API
+        Ollama = "ollama",
+        /// OpenAI's API: OpenAI itself, vLLM, the server of llama.cpp, LM Studio
+        OpenAi = "openai",
+    }
+}
+
 /// Which client dialect a route speaks: it decides the shape of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// `/api/…`: errors are `{"error":"…"}`.
     Ollama,
-    /// `/v1/…` and everything else: errors are `{"error":{"message","type","param","code"}}`.
+    /// `/v1/messages…`: errors are `{"type":"error","error":{"type","message"}}`.
+    Anthropic,
+    /// The rest of `/v1/…`, and everything else: errors are `{"error":{"message","type","param","code"}}`.
     OpenAi,
 }

@@ -1,7 +1,7 @@
 //! Server-sent events: what OpenAI's streams are made of.
 //!
-//! Writing is one function: an event of ours is one `data:` line, because the SDKs choke on every
-//! other field. Reading follows the WHATWG's rules: lines end with `\n`, `\r\n` or `\r`, wherever
+//! An event of ours is one `data:` line, because the SDKs for chat choke on every other field; where an
+//! API has kinds of events, `event:` stands before it. Reading follows the WHATWG's rules: lines end with `\n`, `\r\n` or `\r`, wherever
 //! the chunks are cut; `data:` lines of one event are joined by a newline; comments are skipped. One
 //! rule is ours: an event that the end of the stream cut off is handed out by [`Events::finish`]
 //! instead of being dropped, so that a stream that broke off can be seen to have done so.
@@ -51,6 +51,14 @@ pub fn event(data: &[u8], out: &mut BytesMut) {
     out.put_slice(b"data: ");
     out.put_slice(data);
     out.put_slice(b"\n\n");
+}
+
+/// Writes one event that says what kind it is.
+pub fn named_event(kind: &str, data: &[u8], out: &mut BytesMut) {
+    out.put_slice(b"event: ");
+    out.put_slice(kind.as_bytes());
+    out.put_u8(b'\n');
+    event(data, out);
 }
 
 // === impl Events ===

@@ -1,28 +1,31 @@
 //! Requests, replies and streams, with what must become of them.
 //!
-//! | folder | from | to |
-//! |---|---|---|
-//! | `chat_request` | the body of `/v1/chat/completions` | the body of `/api/chat` |
-//! | `chat_reply` | the whole reply of `/api/chat` | a completion |
-//! | `chat_stream` | the lines of `/api/chat` | server-sent events |
+//! | folder | what stands there |
+//! |---|---|
+//! | `…_request` | bodies of each dialect, and beside each what both kinds of upstream are sent |
+//! | `from_ollama`, `from_openai` | streams of upstreams |
+//! | `stream_…` | what each dialect makes of them |
+//! | `whole_ollama`, `whole_openai` | whole replies of upstreams |
+//! | `whole_…` | what each dialect makes of them |
 //!
 //! The inputs are written after the sources of the servers and of the SDKs, not recorded; the
-//! snapshots beside them are the exact bytes. Each stream is fed whole, byte by byte and at random
-//! places, with newlines of both kinds and with and without the last one: the events are the same.
+//! snapshots are the exact bytes. Each stream is fed whole, byte by byte and at random places, with
+//! newlines of both kinds and with and without the last one: the events are the same.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use insta::{assert_snapshot, with_settings};
 use proptest::prelude::*;
 
 use crate::{
+    body::BodyError,
     error::Code,
-    ndjson::Lines,
-    sse,
+    route::{Route, UpstreamKind},
+    sse::{self, Events},
     translate::{
-        StreamFault,
-        chat_reply::{ReplyMeta, chat_reply},
-        chat_request::chat_request,
-        chat_stream::{ChatStream, error_event},
+        Echo, Reply, ReplyMeta, StreamFault,
+        request::{Outgoing, Request, Target},
+        stream::Translation,
+        whole::whole,
     },
 };
 
@@ -32,33 +35,103 @@ macro_rules! cases {
     };
 }
 
-const REQUESTS: &[(&str, &str)] = cases!["chat_request", "json":
+type Cases = &'static [(&'static str, &'static str)];
+
+const CHAT: Cases = cases!["chat_request", "json":
     "simple", "parts_and_image", "tools_round_trip", "json_schema", "json_object", "stop_string",
     "stop_list", "sampling", "reasoning", "developer", "langchain", "llamaindex", "audio",
     "refused_image_url", "refused_tool_choice", "refused_twice",
 ];
+const MESSAGE: Cases = cases!["message_request", "json":
+    "simple", "system_and_sampling", "tools_round_trip", "forced_tool", "image", "thinking",
+    "refused_url", "refused_server_tool", "refused_without_max",
+];
+const RESPONSE: Cases = cases!["response_request", "json":
+    "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
+    "refused_image_url",
+];
+const COMPLETION: Cases = cases!["completion_request", "json":
+    "simple", "list_of_one", "refused_two_prompts", "refused_tokens", "refused_choices",
+];
+const EMBEDDING: Cases = cases!["embedding_request", "json":
+    "text", "list", "refused_tokens", "refused_token_lists", "refused_empty", "refused_format",
+];
+const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools"];
+const GENERATE: Cases =
+    cases!["native_request", "json": "generate", "refused_raw", "refused_context"];
 
-const REPLIES: &[(&str, &str)] = cases!["chat_reply", "json":
-    "plain", "thinking", "tools", "length", "empty", "logprobs", "error", "unfinished",
+const REQUESTS: [(&str, Route, Cases); 7] = [
+    ("chat_request", Route::OpenAiChat, CHAT),
+    ("message_request", Route::AnthropicMessages, MESSAGE),
+    ("response_request", Route::OpenAiResponses, RESPONSE),
+    ("completion_request", Route::OpenAiCompletions, COMPLETION),
+    ("embedding_request", Route::OpenAiEmbeddings, EMBEDDING),
+    ("native_request", Route::OllamaChat, NATIVE),
+    ("native_request", Route::OllamaGenerate, GENERATE),
 ];
 
-const STREAMS: &[(&str, &str)] = cases!["chat_stream", "ndjson":
+const OLLAMA: Cases = cases!["from_ollama", "ndjson":
     "plain", "thinking", "thinking_and_content", "tools_on_done_line", "tools_on_earlier_lines",
     "content_on_done_line", "empty", "length", "load", "unicode", "logprobs", "error_line",
     "error_first", "no_done_line", "not_json",
+];
+const OPENAI: Cases = cases!["from_openai", "sse":
+    "plain", "without_usage", "tools_in_parts", "reasoning", "length", "without_done",
+    "broken_off", "done_without_reason", "error", "not_json", "comments",
+];
+const WHOLE_OLLAMA: Cases = cases!["whole_ollama", "json":
+    "plain", "thinking", "tools", "length", "empty", "logprobs", "error", "unfinished",
+];
+const WHOLE_OPENAI: Cases = cases!["whole_openai", "json":
+    "plain", "tools", "reasoning", "length", "error", "no_choice", "half_arguments",
+];
+
+/// A dialect of clients, an upstream's streams and whole replies, and the names of the folders.
+struct Pair {
+    name: &'static str,
+    from: UpstreamKind,
+    reply: fn() -> Reply,
+    streams: Cases,
+    replies: Cases,
+}
+
+const fn pair(name: &'static str, from: UpstreamKind, reply: fn() -> Reply) -> Pair {
+    let (streams, replies) = match from {
+        UpstreamKind::Ollama => (OLLAMA, WHOLE_OLLAMA),
+        UpstreamKind::OpenAi => (OPENAI, WHOLE_OPENAI),
+    };
+    Pair { name, from, reply, streams, replies }
+}
+
+const PAIRS: [Pair; 8] = [
+    pair("chat", UpstreamKind::Ollama, || Reply::Chat { include_usage: true }),
+    pair("completion", UpstreamKind::Ollama, || Reply::Completion {
+        include_usage: true,
+        echo: Some("Once".to_owned()),
+    }),
+    pair("response", UpstreamKind::Ollama, || Reply::Response(Box::new(Echo::default()))),
+    pair("message", UpstreamKind::Ollama, || Reply::Message),
+    pair("openai_to_response", UpstreamKind::OpenAi, || {
+        Reply::Response(Box::new(Echo::default()))
+    }),
+    pair("openai_to_message", UpstreamKind::OpenAi, || Reply::Message),
+    pair("openai_to_native_chat", UpstreamKind::OpenAi, || Reply::Native(Route::OllamaChat)),
+    pair("openai_to_native_generate", UpstreamKind::OpenAi, || {
+        Reply::Native(Route::OllamaGenerate)
+    }),
 ];
 
 /// What became of a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Streamed {
-    events: String,
+    text: String,
     fault: Option<StreamFault>,
     produced: u64,
 }
 
 fn meta() -> ReplyMeta {
     ReplyMeta {
-        id: "chatcmpl-019a0f4e7c1d".to_owned(),
+        id: "019a0f4e7c1d".to_owned(),
         created: 1_767_225_600,
         model: "llama3.2".to_owned(),
     }
@@ -74,29 +147,35 @@ fn snapshot(folder: &str, case: &str, text: &str) {
     });
 }
 
-/// Does with a stream what the gateway does: events for lines, and an error event for a fault.
-fn stream<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Streamed {
-    let mut lines = Lines::default();
-    let mut chat = ChatStream::new(meta(), true);
-    let mut out = BytesMut::new();
-    let run = || -> Result<(), StreamFault> {
-        for part in parts {
-            lines.push(Bytes::copy_from_slice(part));
-            while let Some(line) = lines.next_line()? {
-                chat.line(&line, &mut out)?;
-            }
+/// Does with a stream what the gateway does: what it becomes, and an error at its end for a fault.
+fn stream<'a>(pair: &Pair, parts: impl IntoIterator<Item = &'a [u8]>) -> Streamed {
+    let mut translation = Translation::new(pair.from, (pair.reply)(), meta(), 5).unwrap();
+    let mut text = Vec::new();
+    let mut fault = None;
+    for part in parts {
+        let (bytes, failed) = translation.push(Bytes::copy_from_slice(part));
+        text.extend_from_slice(&bytes);
+        fault = failed;
+        if fault.is_some() {
+            break;
         }
-        if let Some(line) = lines.finish() {
-            chat.line(&line, &mut out)?;
-        }
-        chat.end(&mut out)
-    };
-    let fault = run().err();
-    if fault.is_some() {
-        error_event(Code::UpstreamFailed, Code::UpstreamFailed.message(), &mut out);
     }
-    let events = String::from_utf8(out.to_vec()).unwrap();
-    Streamed { events, fault, produced: chat.produced() }
+    if fault.is_none() {
+        let (bytes, failed) = translation.end();
+        text.extend_from_slice(&bytes);
+        fault = failed;
+    }
+    if fault.is_some() {
+        let code = Code::UpstreamFailed;
+        text.extend_from_slice(&translation.fail(code, code.message()));
+    }
+    let text = String::from_utf8(text).unwrap();
+    Streamed { text, fault, produced: translation.produced() }
+}
+
+/// Every case of every pair.
+fn streams() -> impl Iterator<Item = (&'static Pair, &'static str, &'static str)> {
+    PAIRS.iter().flat_map(|pair| pair.streams.iter().map(move |(case, text)| (pair, *case, *text)))
 }
 
 fn parts_at<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
@@ -108,77 +187,148 @@ fn parts_at<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
 
 #[test]
 fn requests_become_what_stands_beside_them() {
-    for (case, body) in REQUESTS {
-        let text = match chat_request(body.as_bytes()) {
-            Ok(request) => {
-                let native = String::from_utf8(request.native.clone()).unwrap();
-                format!("{request:?}\n{native}")
-            }
-            Err(error) => format!("{error} ({})", error.field.as_deref().unwrap_or_default()),
+    let sent = |request: &Request<'_>, kind| {
+        let target = Target { kind, model: Some("the-model"), tokens_max: Some(77) };
+        let said = |error: &BodyError| {
+            format!("{error} ({})", error.field.as_deref().unwrap_or_default())
         };
-        snapshot("chat_request", case, &text);
+        match request.write(&target) {
+            Ok(Outgoing { path, body }) => {
+                let body = body.unwrap_or_else(|| b"as it came".to_vec());
+                format!("{path}\n{}", String::from_utf8(body).unwrap())
+            }
+            Err(error) => said(&error),
+        }
+    };
+    for (folder, route, cases) in REQUESTS {
+        for (case, body) in cases {
+            let text = match Request::read(route, body.as_bytes()) {
+                Ok(request) => {
+                    let Request { model, stream, tokens_max, text_bytes, reply, .. } = &request;
+                    format!(
+                        "model {model}, stream {stream}, tokens_max {tokens_max:?}, text_bytes {text_bytes}\n{reply:?}\n\nollama {}\n\nopenai {}",
+                        sent(&request, UpstreamKind::Ollama),
+                        sent(&request, UpstreamKind::OpenAi),
+                    )
+                }
+                Err(error) => {
+                    format!("{error} ({})", error.field.as_deref().unwrap_or_default())
+                }
+            };
+            snapshot(folder, case, &text);
+        }
     }
 }
 
 #[test]
 fn replies_become_what_stands_beside_them() {
-    for (case, native) in REPLIES {
-        let text = match chat_reply(native.as_bytes(), &meta()) {
-            Ok((reply, usage)) => format!("{usage:?}\n{}", String::from_utf8(reply).unwrap()),
-            Err(error) => format!("{error:?}"),
-        };
-        snapshot("chat_reply", case, &text);
+    for pair in &PAIRS {
+        for (case, native) in pair.replies {
+            let text = match whole(native.as_bytes(), pair.from, &(pair.reply)(), &meta(), 5) {
+                Ok((reply, usage)) => {
+                    format!("{usage:?}\n{}", String::from_utf8(reply).unwrap())
+                }
+                Err(error) => format!("{error:?}"),
+            };
+            assert!(!text.contains("UPSTREAM-WORDS"), "{} {case}", pair.name);
+            snapshot(&format!("whole_{}", pair.name), case, &text);
+        }
     }
 }
 
 #[test]
 fn streams_become_what_stands_beside_them() {
-    for (case, lines) in STREAMS {
-        let Streamed { events, fault, produced } = stream([lines.as_bytes()]);
-        snapshot("chat_stream", case, &format!("fault {fault:?}, produced {produced}\n{events}"));
+    for (pair, case, text) in streams() {
+        let Streamed { text, fault, produced } = stream(pair, [text.as_bytes()]);
+        let text = format!("fault {fault:?}, produced {produced}\n{text}");
+        snapshot(&format!("stream_{}", pair.name), case, &text);
+    }
+}
+
+/// How a stream of that dialect ends where it is whole.
+fn is_whole(pair: &Pair, text: &str) -> bool {
+    match (pair.reply)() {
+        Reply::Chat { .. } | Reply::Completion { .. } => text.as_bytes().ends_with(sse::DONE),
+        Reply::Response(_) => {
+            text.contains("event: response.completed\n")
+                || text.contains("event: response.incomplete\n")
+        }
+        Reply::Message => text.ends_with("data: {\"type\":\"message_stop\"}\n\n"),
+        Reply::Native(_) | Reply::Embedding { .. } => text.contains("\"done\":true"),
     }
 }
 
 #[test]
 fn a_stream_is_done_or_says_that_it_failed() {
-    for (case, lines) in STREAMS {
-        let Streamed { events, fault, .. } = stream([lines.as_bytes()]);
-        let is_done = events.as_bytes().ends_with(sse::DONE);
-        assert_eq!(is_done, fault.is_none(), "{case}");
-        assert_eq!(events.contains("data: {\"error\":{"), fault.is_some(), "{case}");
-        assert!(!events.contains("UPSTREAM-WORDS"), "{case}");
+    for (pair, case, text) in streams() {
+        let Streamed { text, fault, .. } = stream(pair, [text.as_bytes()]);
+        let at = format!("{} {case}: {text}", pair.name);
+        assert_eq!(is_whole(pair, &text), fault.is_none(), "{at}");
+        assert_eq!(text.contains("\"The model server failed.\""), fault.is_some(), "{at}");
+        assert!(!text.contains("UPSTREAM-WORDS"), "{at}");
+    }
+}
+
+#[test]
+fn every_event_is_json_and_says_its_kind() {
+    for (pair, case, text) in streams() {
+        let Streamed { text, .. } = stream(pair, [text.as_bytes()]);
+        if matches!((pair.reply)(), Reply::Native(_)) {
+            for line in text.lines() {
+                serde_json::from_str::<serde_json::Value>(line).unwrap();
+            }
+            continue;
+        }
+        let mut events = Events::default();
+        events.push(Bytes::from(text));
+        while let Some(event) = events.next_event().unwrap() {
+            if event.data == "[DONE]" {
+                continue;
+            }
+            let data: serde_json::Value = serde_json::from_slice(&event.data).unwrap();
+            let kind = data["type"].as_str().unwrap_or_default();
+            assert_eq!(event.kind, kind, "{} {case}", pair.name);
+        }
+        assert_eq!(events.finish(), None);
     }
 }
 
 #[test]
 fn a_stream_in_single_bytes_gives_the_same_events() {
-    for (case, lines) in STREAMS {
-        assert_eq!(stream(lines.as_bytes().chunks(1)), stream([lines.as_bytes()]), "{case}");
+    for (pair, case, text) in streams() {
+        let whole = stream(pair, [text.as_bytes()]);
+        assert_eq!(stream(pair, text.as_bytes().chunks(1)), whole, "{} {case}", pair.name);
     }
 }
 
 #[test]
 fn newlines_of_either_kind_give_the_same_events() {
-    for (case, lines) in STREAMS {
-        let whole = stream([lines.as_bytes()]);
-        for other in [
-            lines.replace('\n', "\r\n"),
-            lines.replace('\n', "\n\n\r\n"),
-            lines.trim_end_matches('\n').to_owned(),
-        ] {
-            assert_eq!(stream([other.as_bytes()]), whole, "{case}");
+    for (pair, case, text) in streams() {
+        let whole = stream(pair, [text.as_bytes()]);
+        let crlf = text.replace('\n', "\r\n");
+        let mut others = vec![crlf, text.trim_end_matches('\n').to_owned()];
+        if pair.from == UpstreamKind::Ollama {
+            others.push(text.replace('\n', "\n\n\r\n"));
+        }
+        for other in others {
+            assert_eq!(stream(pair, [other.as_bytes()]), whole, "{} {case}", pair.name);
         }
     }
 }
 
 #[test]
 fn a_stream_that_is_cut_anywhere_is_never_a_success() {
-    for (case, lines) in STREAMS {
-        // What is left of the last line is whole only if no more than its newline is missing.
-        for at in 0..lines.len() - 1 {
-            let cut = stream([&lines.as_bytes()[..at]]);
-            assert!(cut.fault.is_some(), "{case} cut at {at}");
-            assert!(!cut.events.contains("[DONE]"), "{case} cut at {at}");
+    for (pair, case, text) in streams() {
+        // What is whole without the rest: no more than newlines are missing, or what says only how much
+        // was used.
+        let end = match pair.from {
+            UpstreamKind::Ollama => text.len() - 1,
+            UpstreamKind::OpenAi => text.find("\"finish_reason\":\"").unwrap_or(text.len() - 2),
+        };
+        for at in 0..end {
+            let cut = stream(pair, [&text.as_bytes()[..at]]);
+            assert!(cut.fault.is_some(), "{} {case} cut at {at}", pair.name);
+            assert!(!is_whole(pair, &cut.text), "{} {case} cut at {at}", pair.name);
         }
     }
 }
@@ -186,10 +336,11 @@ fn a_stream_that_is_cut_anywhere_is_never_a_success() {
 proptest! {
     #[test]
     fn however_a_stream_is_cut_the_events_are_the_same(
-        case in 0..STREAMS.len(),
+        case in 0..streams().count(),
         cuts in prop::collection::vec(any::<usize>(), 0..20),
     ) {
-        let lines = STREAMS[case].1.as_bytes();
-        prop_assert_eq!(stream(parts_at(lines, &cuts)), stream([lines]));
+        let Some((pair, _, text)) = streams().nth(case) else { return Ok(()) };
+        let text = text.as_bytes();
+        prop_assert_eq!(stream(pair, parts_at(text, &cuts)), stream(pair, [text]));
     }
 }

@@ -1,4 +1,5 @@
-//! The body of `/api/chat`, as it is written for an upstream.
+//! A chat, as it is written for an upstream that speaks Ollama's dialect. All dialects are read into it;
+//! for one that speaks OpenAI's, [`crate::openai::write`] writes it.
 //!
 //! Only what is set is written: a temperature that the client did not give must not be sent, because
 //! it would override the one in the Modelfile. None of these types has a `Debug`: they are prompts.
@@ -16,8 +17,12 @@ pub(crate) struct Body<'a> {
     pub(crate) stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) format: Option<Format<'a>>,
+    /// In OpenAI's shape, which is Ollama's, too.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tools: Option<&'a RawValue>,
+    pub(crate) tools: Option<Cow<'a, RawValue>>,
+    /// Ollama has no word for it.
+    #[serde(skip)]
+    pub(crate) choice: Choice<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) think: Option<Think>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,6 +30,20 @@ pub(crate) struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) top_logprobs: Option<i64>,
     pub(crate) options: Options<'a>,
+}
+
+/// Whether tools are to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice<'a> {
+    /// As the model finds fit.
+    #[default]
+    Auto,
+    /// None of them.
+    Never,
+    /// Some tool.
+    Required,
+    /// This one.
+    Named(Cow<'a, str>),
 }
 
 #[derive(Default, Serialize)]
@@ -43,7 +62,7 @@ pub(crate) struct Message<'a> {
     pub(crate) tool_call_id: Option<Cow<'a, str>>,
 }
 
-/// An image in base64: the end of a `data:` URI, which is too large to be copied.
+/// An image (or a sound) in base64: the end of a `data:` URI, which is too large to be copied.
 pub(crate) struct Image<'a> {
     pub(crate) uri: Cow<'a, str>,
     /// Where the data begins in `uri`.
@@ -69,7 +88,7 @@ pub(crate) struct Function<'a> {
 #[serde(untagged)]
 pub(crate) enum Format<'a> {
     Word(&'static str),
-    Schema(&'a RawValue),
+    Schema(Cow<'a, RawValue>),
 }
 
 #[derive(Serialize)]
@@ -88,6 +107,8 @@ pub(crate) struct Options<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) top_p: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) top_k: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) frequency_penalty: Option<&'a RawValue>,
@@ -95,6 +116,34 @@ pub(crate) struct Options<'a> {
     pub(crate) presence_penalty: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) stop: Vec<Cow<'a, str>>,
+}
+
+// === impl Body ===
+
+impl<'a> Body<'a> {
+    /// A chat of these messages, with nothing else said.
+    pub(crate) fn new(messages: Vec<Message<'a>>, stream: bool) -> Self {
+        Self {
+            messages,
+            stream,
+            format: None,
+            tools: None,
+            choice: Choice::Auto,
+            think: None,
+            logprobs: None,
+            top_logprobs: None,
+            options: Options::default(),
+        }
+    }
+}
+
+// === impl Message ===
+
+impl<'a> Message<'a> {
+    /// A message of plain text.
+    pub(crate) fn text(role: &'static str, content: impl Into<Cow<'a, str>>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
 }
 
 // === impl Image ===

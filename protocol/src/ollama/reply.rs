@@ -8,7 +8,12 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json;
+use crate::{
+    body::Text,
+    json,
+    translate::piece::{Arguments, CallPiece, Ending, Piece, Reason},
+    usage::Usage,
+};
 
 /// What accounting must know of a reply, or of the last line of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,13 +107,71 @@ impl<'a> Line<'a> {
         json::read_object(std::str::from_utf8(line).ok()?)
     }
 
-    pub(crate) fn prompt_tokens(&self) -> u64 {
+    fn prompt_tokens(&self) -> u64 {
         count(self.prompt_eval_count)
     }
 
-    pub(crate) fn produced_tokens(&self) -> u64 {
+    fn produced_tokens(&self) -> u64 {
         count(self.eval_count)
     }
+
+    /// Whether it is the line of a chat, or of a generated text.
+    pub(crate) fn says_something(&self) -> bool {
+        self.message.is_some() || self.response.is_some()
+    }
+
+    /// What it says, in no dialect; `first`: the index of its first call. `None` where something is not
+    /// what it must be.
+    pub(crate) fn piece(&self, first: usize) -> Option<Piece<'a>> {
+        let message = self.message.unwrap_or_default();
+        let filled = |raw: Option<&'a RawValue>| raw.filter(|raw| is_filled(Some(raw)));
+        let listed = filled(message.tool_calls.or(self.tool_calls));
+        Some(Piece {
+            content: message.content.or(self.response),
+            thinking: filled(message.thinking.or(self.thinking)),
+            calls: listed.map_or(Some(Vec::new()), |raw| calls(raw, first))?,
+            logprobs: filled(self.logprobs),
+        })
+    }
+
+    /// How the reply ended, where it ends with this line.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        let (prompt, completion) = (self.prompt_tokens(), self.produced_tokens());
+        let usage = Some(Usage { prompt, completion, estimated: false });
+        let reason = Reason::of_ollama(self.done_reason.as_deref());
+        (self.done == Some(true)).then_some(Ending { reason, usage })
+    }
+}
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    function: Function<'a>,
+}
+
+#[derive(Deserialize)]
+struct Function<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+/// Reads Ollama's list of calls, counting from `first`; `None` where it is no such list.
+pub(crate) fn calls<'a>(raw: &'a RawValue, first: usize) -> Option<Vec<CallPiece<'a>>> {
+    let calls: Vec<&'a RawValue> = serde_json::from_str(raw.get()).ok()?;
+    let read = |(at, raw): (usize, &'a RawValue)| {
+        let Call { id, function } = json::read_object(raw.get())?;
+        Some(CallPiece {
+            index: first + at,
+            id: id.map(|Text(id)| id),
+            name: Some(function.name.0),
+            arguments: function.arguments.map_or(Arguments::Empty, Arguments::Object),
+        })
+    };
+    calls.into_iter().enumerate().map(read).collect()
 }
 
 fn count(value: Option<&RawValue>) -> u64 {

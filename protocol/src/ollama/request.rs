@@ -13,7 +13,6 @@ use crate::{
     body::{Fields, Text},
     error::Code,
     json,
-    name::ModelName,
     route::Route,
 };
 
@@ -50,8 +49,11 @@ const FIELDS: [&str; 27] = [
     "_debug_render_only",
 ];
 
+/// The fields of a native body.
+pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
 /// The options whose type Ollama checks.
-const OPTIONS: [&str; 20] = [
+pub(crate) const OPTIONS: [&str; 20] = [
     "num_keep",
     "seed",
     "num_predict",
@@ -82,48 +84,22 @@ const INTEGERS: usize = 11;
 /// Where the numbers end.
 const NUMBERS: usize = 18;
 
-/// The fields of a request to `/v1/chat/completions` that matter.
-pub(crate) const OPENAI_FIELDS: [&str; 21] = [
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop",
-    "n",
-    "response_format",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "reasoning",
-    "reasoning_effort",
-    "logprobs",
-    "top_logprobs",
-];
-
-/// What policy must know of a request body.
-#[derive(Clone, Debug)]
-pub struct Inspected<'a> {
+/// What policy must know of a native request body.
+pub(crate) struct Inspected<'a> {
     /// The model, as the client spelled it; never blank.
-    pub model: Cow<'a, str>,
-    /// Whether the reply is to be streamed, where the client says so. Ollama streams by default,
-    /// OpenAI does not.
-    pub stream: Option<bool>,
+    pub(crate) model: Cow<'a, str>,
+    /// Whether the reply is to be streamed, where the client says so; else it is.
+    pub(crate) stream: Option<bool>,
     /// How long the model is to stay loaded, as it stands in the body.
-    pub keep_alive: Option<&'a RawValue>,
+    pub(crate) keep_alive: Option<&'a RawValue>,
     /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load
     /// the model, or with `keep_alive` 0 to unload it.
-    pub is_empty: bool,
+    pub(crate) is_empty: bool,
     /// The most tokens that the reply may have, where the client says so. Negative: no limit.
-    pub tokens_max: Option<i64>,
+    pub(crate) tokens_max: Option<i64>,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub text_bytes: u64,
+    pub(crate) text_bytes: u64,
+    fields: Given<'a>,
 }
 
 /// Reads what policy must know, without copying or decoding the large fields.
@@ -133,11 +109,7 @@ pub struct Inspected<'a> {
 /// [`Code::AmbiguousField`] where a field that matters stands there twice or in another case,
 /// [`Code::ModelRequired`] where no model is named, and [`Code::InvalidRequest`] where a field that
 /// is read here has a wrong type.
-pub fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
-    if route == Route::OpenAiChat { inspect_openai(body) } else { inspect_native(body, route) }
-}
-
-fn inspect_native(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
+pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
     let fields = Fields::of_body(body, &FIELDS)?;
     let mut model = fields.string("model")?;
     if route == Route::OllamaShow {
@@ -167,77 +139,53 @@ fn inspect_native(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError>
         is_empty: !asked.is_some_and(|raw| json::is_filled(raw.get())),
         tokens_max,
         text_bytes: asked.map_or(0, text_bytes),
+        fields,
     })
 }
 
-fn inspect_openai(body: &[u8]) -> Result<Inspected<'_>, BodyError> {
-    let fields = Fields::of_body(body, &OPENAI_FIELDS)?;
-    let model = fields.string("model")?.filter(|model| !model.trim().is_empty());
-    Ok(Inspected {
-        model: model.ok_or_else(BodyError::model_required)?,
-        stream: fields.flag("stream")?,
-        keep_alive: None,
-        is_empty: !fields.get("messages").is_some_and(|raw| json::is_filled(raw.get())),
-        tokens_max: fields.integer("max_completion_tokens")?.or(fields.integer("max_tokens")?),
-        text_bytes: fields.get("messages").map_or(0, text_bytes),
-    })
-}
+// === impl Inspected ===
 
-/// A native body that asks for no more than so many tokens, whatever else it says. What is added stands
-/// last, and of several fields of one name Ollama takes the last.
-///
-/// # Errors
-/// As [`inspect`], where it is no body that [`inspect`] would take.
-pub fn with_tokens_max(body: &[u8], most: u64) -> Result<Vec<u8>, BodyError> {
-    let fields = Fields::of_body(body, &FIELDS)?;
-    let field = format!("\"num_predict\":{most}}}");
-    let body = body.trim_ascii();
-    let mut out = Vec::with_capacity(body.len() + field.len() + 16);
-    match fields.get("options") {
-        Some(options) => {
-            // The value is a part of the body: where it ends, its last brace stands.
-            let end =
-                options.get().as_ptr().addr() - body.as_ptr().addr() + options.get().len() - 1;
-            let is_empty = options.get().trim_matches(['{', '}']).trim().is_empty();
-            out.extend_from_slice(&body[..end]);
-            out.extend_from_slice(if is_empty { b"" } else { b"," });
-            out.extend_from_slice(field.as_bytes());
-            out.extend_from_slice(&body[end + 1..]);
-        }
-        None => {
-            // A body that names a model has a field already.
-            out.extend_from_slice(&body[..body.len() - 1]);
-            out.extend_from_slice(b",\"options\":{");
-            out.extend_from_slice(field.as_bytes());
-            out.push(b'}');
-        }
+impl<'a> Inspected<'a> {
+    /// All of its fields.
+    pub(crate) fn fields(&self) -> &Given<'a> {
+        &self.fields
     }
-    Ok(out)
-}
 
-/// A native body that asks for another model.
-///
-/// # Errors
-/// As [`inspect`], where it is no body that [`inspect`] would take.
-pub fn with_model(body: &[u8], model: &ModelName) -> Result<Vec<u8>, BodyError> {
-    let fields = Fields::of_body(body, &FIELDS)?;
-    // Both stand there, at most, and the values are parts of the body.
-    let named = [fields.get("model"), fields.get("name")].into_iter().flatten();
-    let start = |value: &RawValue| value.get().as_ptr().addr() - body.as_ptr().addr();
-    let mut places: Vec<_> = named.map(|value| (start(value), value.get().len())).collect();
-    if places.is_empty() {
-        return Err(BodyError::model_required());
+    /// The body for another model, or for no more than so many tokens; none where it may stay as it is.
+    ///
+    /// # Errors
+    /// As [`inspect`].
+    pub(crate) fn replaced(
+        &self,
+        body: &[u8],
+        model: Option<&str>,
+        tokens_max: Option<u64>,
+    ) -> Result<Option<Vec<u8>>, BodyError> {
+        let mut changes = Vec::new();
+        if let Some(model) = model {
+            let mut quoted = Vec::new();
+            json::write_string(model, &mut quoted);
+            let quoted = String::from_utf8_lossy(&quoted).into_owned();
+            // The older name of the field goes with it.
+            if self.fields.get("name").is_some() {
+                changes.push(("name", quoted.clone()));
+            }
+            changes.push(("model", quoted));
+        }
+        if let Some(most) = tokens_max {
+            let options = match self.fields.get("options") {
+                None => format!("{{\"num_predict\":{most}}}"),
+                Some(raw) => {
+                    let options = Fields::of_object(raw, &OPTIONS, "options.")?;
+                    let change = [("num_predict", most.to_string())];
+                    let made = options.replaced(raw.get().as_bytes(), &change);
+                    String::from_utf8_lossy(&made).into_owned()
+                }
+            };
+            changes.push(("options", options));
+        }
+        Ok((!changes.is_empty()).then(|| self.fields.replaced(body, &changes)))
     }
-    places.sort_unstable();
-    let mut out = Vec::with_capacity(body.len() + model.as_str().len());
-    let mut end = 0;
-    for (start, length) in places {
-        out.extend_from_slice(&body[end..start]);
-        json::write_string(model.as_str(), &mut out);
-        end = start + length;
-    }
-    out.extend_from_slice(&body[end..]);
-    Ok(out)
 }
 
 /// The bytes of a value without what is an image in it: whatever is long and has no quote.
@@ -274,41 +222,40 @@ mod tests {
         inspect(body.as_bytes(), route).unwrap_or_else(|error| panic!("{body}: {error}"))
     }
 
+    fn replaced(body: &str, model: Option<&str>, most: Option<u64>) -> Option<String> {
+        let inspected = inspected(body, Route::OllamaShow);
+        let made = inspected.replaced(body.as_bytes(), model, most).unwrap();
+        made.map(|made| String::from_utf8(made).unwrap())
+    }
+
     #[test]
-    fn a_most_is_added_where_ollama_reads_it_last() {
+    fn a_most_takes_the_place_of_any_other() {
         for (body, expected) in [
             (r#"{"model":"a"}"#, r#"{"model":"a","options":{"num_predict":7}}"#),
             (
                 r#" {"model":"a","options":null} "#,
-                r#"{"model":"a","options":null,"options":{"num_predict":7}}"#,
+                r#"{"model":"a","options":{"num_predict":7}}"#,
             ),
             (r#"{"options":{ },"model":"a"}"#, r#"{"options":{ "num_predict":7},"model":"a"}"#),
             (
                 r#"{"options":{"num_predict":-1,"stop":["}"]} ,"model":"a"}"#,
-                r#"{"options":{"num_predict":-1,"stop":["}"],"num_predict":7} ,"model":"a"}"#,
+                r#"{"options":{"num_predict":7,"stop":["}"]} ,"model":"a"}"#,
             ),
         ] {
-            let made = with_tokens_max(body.as_bytes(), 7).unwrap();
-            assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
+            assert_eq!(replaced(body, None, Some(7)).as_deref(), Some(expected));
         }
-        assert!(with_tokens_max(b"[]", 7).is_err());
     }
 
     #[test]
     fn another_model_takes_the_place_of_the_one_that_was_named() {
-        let model = ModelName::parse("llama3.2").unwrap();
         for (body, expected) in [
-            (r#"{"model" : "a" ,"x":1}"#, r#"{"model" : "llama3.2:latest" ,"x":1}"#),
-            (r#"{"name":"a"}"#, r#"{"name":"llama3.2:latest"}"#),
-            (
-                r#" {"name":"\u0061","model":"a"}"#,
-                r#" {"name":"llama3.2:latest","model":"llama3.2:latest"}"#,
-            ),
+            (r#"{"model" : "a" ,"x":1}"#, r#"{"model" : "b\"" ,"x":1}"#),
+            (r#"{"name":"a"}"#, r#"{"name":"b\"","model":"b\""}"#),
+            (r#" {"name":"\u0061","model":"a"}"#, r#"{"name":"b\"","model":"b\""}"#),
         ] {
-            let made = with_model(body.as_bytes(), &model).unwrap();
-            assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
+            assert_eq!(replaced(body, Some("b\""), None).as_deref(), Some(expected));
         }
-        assert!(with_model(b"{}", &model).is_err());
+        assert_eq!(replaced(r#"{"model":"a"}"#, None, None), None);
     }
 
     #[test]
@@ -365,10 +312,9 @@ mod tests {
             ["{}", r#"{"model":null}"#, r#"{"model":""}"#, r#"{"model":" "}"#, r#"{"name":"m"}"#]
         {
             assert_eq!(refusal(body, Route::OllamaChat).0, Code::ModelRequired, "{body}");
-            assert_eq!(refusal(body, Route::OpenAiChat).0, Code::ModelRequired, "{body}");
         }
         assert_eq!(refusal(r#"{"model":1}"#, Route::OllamaChat).0, Code::InvalidRequest);
-        assert_eq!(refusal(r#"{"model":["m"]}"#, Route::OpenAiChat).0, Code::InvalidRequest);
+        assert_eq!(refusal(r#"{"model":["m"]}"#, Route::OllamaChat).0, Code::InvalidRequest);
     }
 
     #[test]
@@ -419,13 +365,5 @@ mod tests {
         }
         let body = r#"{"model":"m","options":{"num_predict":3.0,"seed":null,"unknown":{}}}"#;
         assert_eq!(inspected(body, Route::OllamaChat).tokens_max, Some(3));
-    }
-
-    #[test]
-    fn an_openai_body_says_what_policy_needs() {
-        let body = r#"{"model":"m","messages":[1],"max_tokens":5,"max_completion_tokens":7}"#;
-        let inspected = inspected(body, Route::OpenAiChat);
-        assert_eq!((inspected.tokens_max, inspected.stream), (Some(7), None));
-        assert!(!inspected.is_empty);
     }
 }

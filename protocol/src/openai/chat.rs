@@ -85,6 +85,15 @@ pub(crate) struct ToolFunction<'a> {
     pub(crate) name: Text<'a>,
 }
 
+/// A tool that is to be called.
+#[derive(Deserialize)]
+pub(crate) struct ToolChoice<'a> {
+    #[serde(borrow)]
+    pub(crate) function: Option<ToolFunction<'a>>,
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+}
+
 #[derive(Deserialize)]
 pub(crate) struct StreamOptions {
     pub(crate) include_usage: Option<bool>,

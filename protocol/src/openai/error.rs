@@ -1,4 +1,4 @@
-//! The body of an error, in OpenAI's dialect and in Ollama's.
+//! The body of an error, in each dialect.
 
 use serde_json::json;
 
@@ -18,6 +18,27 @@ pub fn openai_error(code: Code, message: &str, param: Option<&str>) -> String {
 #[must_use]
 pub fn ollama_error(message: &str) -> String {
     json!({ "error": message }).to_string()
+}
+
+/// `{"type":"error","error":{"type","message"}}`: Anthropic's SDKs go by the status and show the message.
+/// Our own word stands beside it, as `code`.
+#[must_use]
+pub fn anthropic_error(code: Code, message: &str) -> String {
+    let kind = match code.status() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    };
+    json!({
+        "type": "error", "error": { "type": kind, "message": message, "code": code.as_str() }
+    })
+    .to_string()
 }
 
 #[cfg(test)]

@@ -1,145 +1,134 @@
-//! A request to `/v1/chat/completions` as the body of Ollama's `/api/chat`.
+//! A request to `/v1/chat/completions`, read.
 //!
 //! What the client did not say is not sent: Ollama's own front fills in a temperature and a `top_p`
 //! of 1.0, so that the values of the Modelfile never apply through it. What cannot be brought about
-//! (`n` above 1, a forced tool call) is refused rather than dropped, because the client would take
-//! the reply for what it asked for. Fields that nobody knows are ignored, as OpenAI's SDKs expect.
+//! is refused rather than dropped, because the client would take the reply for what it asked for. Fields
+//! that nobody knows are ignored, as OpenAI's SDKs expect.
 
-use std::fmt;
+use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
 use super::messages::messages;
 use crate::{
     body::{BodyError, Fields, Text},
-    error::Code,
-    json::{read_object, write_string},
-    ollama::{
-        chat::{Body, Format, Options, Think},
-        request::{OPENAI_FIELDS, text_bytes},
+    json::read_object,
+    ollama::chat::{Body, Choice, Format, Options, Think},
+    openai::chat::{
+        Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts,
     },
-    openai::chat::{Reasoning, ResponseFormat, StreamOptions, Tool, texts},
 };
+
+/// The fields of a request to `/v1/chat/completions` that matter.
+pub(crate) const FIELDS: [&str; 29] = [
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "n",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning",
+    "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "functions",
+    "function_call",
+    "modalities",
+    "audio",
+    "prediction",
+    "web_search_options",
+    "verbosity",
+];
+
+/// What Ollama cannot be asked for.
+const UNSUPPORTED: [&str; 6] =
+    ["logit_bias", "functions", "function_call", "audio", "prediction", "web_search_options"];
 
 /// The most alternatives for a token that Ollama tells of.
 const TOP_LOGPROBS_MAX: i64 = 20;
 
-/// A request, translated. Its `Debug` leaves the prompt out.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ChatRequest {
-    /// The model, as the client spelled it; never blank.
-    pub model: String,
-    /// Whether the reply is to be streamed.
-    pub stream: bool,
-    /// Whether the client wants the usage at the end of the stream. The model server always tells.
-    pub include_usage: bool,
-    /// The most tokens that the reply may have, where the client says so.
-    pub tokens_max: Option<i64>,
-    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub text_bytes: u64,
-    /// The body for `/api/chat`, with the model as the client spelled it.
-    pub native: Vec<u8>,
-    /// Where the model's name ends in `native`.
-    rest: usize,
+pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
+/// Whether the client wants the usage at the end of the stream.
+pub(super) fn include_usage<const N: usize>(given: &Fields<'_, N>) -> Result<bool, BodyError> {
+    let Some(raw) = given.get("stream_options") else { return Ok(false) };
+    let options: Option<StreamOptions> = read_object(raw.get());
+    let options = options.ok_or_else(|| given.must("stream_options", "an object"))?;
+    Ok(options.include_usage.unwrap_or(false))
 }
 
-type Given<'a> = Fields<'a, { OPENAI_FIELDS.len() }>;
-
-/// Translates a request.
-///
-/// # Errors
-/// [`BodyError`] with [`Code::InvalidJson`] where the body is not one JSON object,
-/// [`Code::AmbiguousField`] where a field stands there twice or in another case,
-/// [`Code::ModelRequired`] where no model is named, [`Code::UnsupportedParameter`] where something
-/// is asked for that cannot be had, and [`Code::InvalidRequest`] for everything that is not as
-/// OpenAI's API has it.
-pub fn chat_request(body: &[u8]) -> Result<ChatRequest, BodyError> {
-    let given = Given::of_body(body, &OPENAI_FIELDS)?;
-    let model = given.string("model")?.filter(|model| !model.trim().is_empty());
-    let model = model.ok_or_else(BodyError::model_required)?.into_owned();
+/// There is one choice, or none is named.
+pub(super) fn one_choice<const N: usize>(given: &Fields<'_, N>) -> Result<(), BodyError> {
     if given.get("n").is_some() && given.integer("n")? != Some(1) {
         return Err(BodyError::unsupported("n", "Only one choice is made for a request."));
     }
-    let stream = given.flag("stream")?.unwrap_or(false);
-    let include_usage = match given.get("stream_options") {
-        Some(raw) => read_object::<StreamOptions>(raw.get())
-            .ok_or_else(|| given.must("stream_options", "an object"))?
-            .include_usage
-            .unwrap_or(false),
-        None => false,
-    };
-    let options = options(&given)?;
-    let tokens_max = options.num_predict;
-    let body = Body {
-        messages: messages(given.get("messages"))?,
-        stream,
-        format: format(&given)?,
-        tools: tools(&given)?,
-        think: think(&given)?,
+    Ok(())
+}
+
+/// The most tokens that the reply may have, where the client says so.
+pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<i64>, BodyError> {
+    let older = given.integer("max_tokens")?;
+    Ok(given.integer("max_completion_tokens")?.or(older))
+}
+
+/// Reads all of it.
+///
+/// # Errors
+/// Where something is not as OpenAI's API has it, or cannot be had of Ollama.
+pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
+    for name in UNSUPPORTED {
+        let asks = |raw: &&RawValue| !matches!(raw.get(), "{}" | "[]");
+        if given.get(name).filter(asks).is_some() {
+            return Err(BodyError::unsupported(name, "The model server has nothing like it."));
+        }
+    }
+    let modalities: Option<Vec<Text<'_>>> = given.read("modalities", "a list of strings")?;
+    if modalities.unwrap_or_default().iter().any(|Text(one)| one != "text") {
+        return Err(BodyError::unsupported("modalities", "A reply is text."));
+    }
+    Ok(Body {
+        format: format(given)?,
+        tools: tools(given)?,
+        choice: choice(given.get("tool_choice"))?,
+        think: think(given)?,
         logprobs: given.flag("logprobs")?,
-        top_logprobs: top_logprobs(&given)?,
-        options,
-    };
-    let mut native = head(&model);
-    let rest = native.len();
-    serde_json::to_writer(&mut native, &body).map_err(|_| BodyError {
-        code: Code::Internal,
-        field: None,
-        message: Code::Internal.message().into(),
-    })?;
-    // The brace that opens the rest becomes the comma after the model: the body is not copied.
-    native[rest] = b',';
-    let text_bytes = given.get("messages").map_or(0, text_bytes);
-    Ok(ChatRequest { model, stream, include_usage, tokens_max, text_bytes, native, rest })
-}
-
-// === impl ChatRequest ===
-
-impl ChatRequest {
-    /// The body for `/api/chat` with another name for the model (an alias resolved, the upstream's
-    /// own spelling).
-    #[must_use]
-    pub fn native_body(&self, model: &str) -> Vec<u8> {
-        let mut native = head(model);
-        native.extend_from_slice(&self.native[self.rest..]);
-        native
-    }
-}
-
-impl fmt::Debug for ChatRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatRequest")
-            .field("model", &self.model)
-            .field("stream", &self.stream)
-            .field("include_usage", &self.include_usage)
-            .field("tokens_max", &self.tokens_max)
-            .finish_non_exhaustive()
-    }
-}
-
-fn head(model: &str) -> Vec<u8> {
-    let mut head = b"{\"model\":".to_vec();
-    write_string(model, &mut head);
-    head
+        top_logprobs: top_logprobs(given)?,
+        options: options(given)?,
+        ..Body::new(messages(given.get("messages"))?, given.flag("stream")?.unwrap_or(false))
+    })
 }
 
 fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
-    let stop = match given.get("stop") {
-        Some(raw) => {
-            texts(raw).ok_or_else(|| given.must("stop", "a string or a list of strings"))?
-        }
-        None => Vec::new(),
-    };
-    let tokens_max = given.integer("max_tokens")?;
     Ok(Options {
-        num_predict: given.integer("max_completion_tokens")?.or(tokens_max),
+        num_predict: tokens_max(given)?,
         temperature: given.number("temperature")?,
         top_p: given.number("top_p")?,
         seed: given.integer("seed")?,
         frequency_penalty: given.number("frequency_penalty")?,
         presence_penalty: given.number("presence_penalty")?,
-        stop,
+        stop: stop(given)?,
+        ..Options::default()
     })
+}
+
+/// The words at which a reply ends.
+pub(super) fn stop<'a, const N: usize>(
+    given: &Fields<'a, N>,
+) -> Result<Vec<Cow<'a, str>>, BodyError> {
+    let Some(raw) = given.get("stop") else { return Ok(Vec::new()) };
+    texts(raw).ok_or_else(|| given.must("stop", "a string or a list of strings"))
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
@@ -155,7 +144,7 @@ fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
             if schema.is_some_and(|schema| !schema.get().starts_with('{')) {
                 return Err(given.must("response_format.json_schema.schema", "an object"));
             }
-            Ok(schema.map(Format::Schema))
+            Ok(schema.map(|schema| Format::Schema(Cow::Borrowed(schema))))
         }
         _ => Err(BodyError::unsupported(
             "response_format.type",
@@ -164,16 +153,8 @@ fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
     }
 }
 
-/// The tools, which pass as they stand. Ollama cannot be made to call one, nor kept from it other
-/// than by not being told of any.
-fn tools<'a>(given: &Given<'a>) -> Result<Option<&'a RawValue>, BodyError> {
-    let choice = given.get("tool_choice").map(RawValue::get);
-    if !matches!(choice, None | Some("\"auto\"" | "\"none\"")) {
-        return Err(BodyError::unsupported(
-            "tool_choice",
-            "A tool call cannot be forced: `tool_choice` is `auto` or `none`.",
-        ));
-    }
+/// The tools, which pass as they stand.
+fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> {
     let Some(raw) = given.get("tools") else { return Ok(None) };
     let tools: Vec<&RawValue> =
         serde_json::from_str(raw.get()).map_err(|_| given.must("tools", "a list of tools"))?;
@@ -189,7 +170,23 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<&'a RawValue>, BodyError> {
             return Err(must());
         }
     }
-    Ok((!tools.is_empty() && choice != Some("\"none\"")).then_some(raw))
+    Ok((!tools.is_empty()).then_some(Cow::Borrowed(raw)))
+}
+
+/// Which tools are to be called: a word, or the name of a function.
+pub(super) fn choice<'a>(raw: Option<&'a RawValue>) -> Result<Choice<'a>, BodyError> {
+    let Some(raw) = raw else { return Ok(Choice::Auto) };
+    let must = || BodyError::invalid("tool_choice", "`auto`, `none`, `required` or a function");
+    match raw.get() {
+        "\"auto\"" => return Ok(Choice::Auto),
+        "\"none\"" => return Ok(Choice::Never),
+        "\"required\"" => return Ok(Choice::Required),
+        _ => {}
+    }
+    let named: ToolChoice<'a> = read_object(raw.get()).ok_or_else(must)?;
+    // The newer API has the name beside the type.
+    let name = named.function.map(|function| function.name).or(named.name).ok_or_else(must)?;
+    Ok(Choice::Named(name.0))
 }
 
 fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
@@ -202,8 +199,12 @@ fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
         None => None,
     };
     let plain = given.string("reasoning_effort")?;
-    let Some(effort) = effort.or(plain) else { return Ok(None) };
-    Ok(Some(match &*effort {
+    effort.or(plain).map(|effort| level(&effort)).transpose()
+}
+
+/// An effort as Ollama's switch or level.
+pub(super) fn level(effort: &str) -> Result<Think, BodyError> {
+    Ok(match effort {
         "none" => Think::Switch(false),
         "minimal" | "low" => Think::Level("low"),
         "medium" => Think::Level("medium"),
@@ -211,9 +212,9 @@ fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
         "xhigh" | "ultra" | "max" => Think::Level("max"),
         _ => {
             let must = "`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`";
-            return Err(given.must("reasoning_effort", must));
+            return Err(BodyError::invalid("reasoning_effort", must));
         }
-    }))
+    })
 }
 
 fn top_logprobs(given: &Given<'_>) -> Result<Option<i64>, BodyError> {
@@ -229,18 +230,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        error::Code,
+        route::{Route, UpstreamKind},
+        translate::request::{Request, Target},
+    };
+
+    const TARGET: Target<'static> =
+        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None };
 
     fn with(rest: &str) -> String {
         format!(r#"{{"model":"m","messages":[{{"role":"user","content":"a"}}]{rest}}}"#)
     }
 
+    fn written(body: &[u8]) -> Result<Vec<u8>, BodyError> {
+        let outgoing = Request::read(Route::OpenAiChat, body)?.write(&TARGET)?;
+        Ok(outgoing.body.unwrap())
+    }
+
     fn native(rest: &str) -> String {
-        let request = chat_request(with(rest).as_bytes()).unwrap();
-        String::from_utf8(request.native).unwrap()
+        String::from_utf8(written(with(rest).as_bytes()).unwrap()).unwrap()
     }
 
     fn refusal(rest: &str) -> (Code, String) {
-        let error = chat_request(with(rest).as_bytes()).unwrap_err();
+        let error = written(with(rest).as_bytes()).unwrap_err();
         (error.code, error.field.unwrap_or_default())
     }
 
@@ -251,22 +264,16 @@ mod tests {
         let nulls = r#","temperature":null,"tools":null,"stop":null,"n":null,"tool_choice":null,
             "max_tokens":null,"response_format":null,"reasoning":null,"stream_options":null"#;
         assert_eq!(native(nulls), expected);
-        let unknown = r#","user":"u","logit_bias":{"1":2},"keep_alive":0,"options":{"num_ctx":1}"#;
+        let unknown = r#","user":"u","logit_bias":{},"keep_alive":0,"options":{"num_ctx":1}"#;
         assert_eq!(native(unknown), expected);
-    }
-
-    #[test]
-    fn the_model_can_be_substituted() {
-        let request = chat_request(with("").as_bytes()).unwrap();
-        assert_eq!(request.native_body("m"), request.native);
-        let other = String::from_utf8(request.native_body("a\"b")).unwrap();
-        assert_eq!(other, native("").replacen("\"m\"", "\"a\\\"b\"", 1));
     }
 
     #[test]
     fn the_newer_limit_wins_over_the_older() {
         let rest = r#","max_tokens":5,"max_completion_tokens":7"#;
-        assert_eq!(chat_request(with(rest).as_bytes()).unwrap().tokens_max, Some(7));
+        let body = with(rest);
+        let request = Request::read(Route::OpenAiChat, body.as_bytes()).unwrap();
+        assert_eq!(request.tokens_max, Some(7));
         assert!(native(rest).contains(r#""num_predict":7"#));
         assert!(native(r#","max_tokens":5.0"#).contains(r#""num_predict":5}"#));
     }
@@ -300,6 +307,10 @@ mod tests {
             (format!(r#","tools":[{function}],"tool_choice":{function}"#), "tool_choice"),
             (format!(r#","tools":[{function},{{"type":"custom"}}]"#), "tools[1].type"),
             (r#","response_format":{"type":"grammar"}"#.to_owned(), "response_format.type"),
+            (r#","logit_bias":{"1":2}"#.to_owned(), "logit_bias"),
+            (r#","functions":[{"name":"f"}]"#.to_owned(), "functions"),
+            (r#","modalities":["text","audio"]"#.to_owned(), "modalities"),
+            (r#","web_search_options":{"a":1}"#.to_owned(), "web_search_options"),
         ] {
             let (code, at) = refusal(&rest);
             assert_eq!((code, at.as_str()), (Code::UnsupportedParameter, field), "{rest}");
@@ -367,7 +378,7 @@ mod tests {
             (-9_i64..99).prop_map(|number| number.to_string()),
             words.prop_map(|word| format!("\"{word}\"")),
         ];
-        let mut names = OPENAI_FIELDS.to_vec();
+        let mut names = FIELDS.to_vec();
         names.extend(["role", "content", "type", "text", "tool_calls", "function", "name", "id"]);
         names.extend(["arguments", "tool_call_id", "image_url", "url", "json_schema", "schema"]);
         let names = prop::sample::select(names);
@@ -385,11 +396,16 @@ mod tests {
     }
 
     fn check(body: &[u8]) -> Result<(), TestCaseError> {
-        if let Ok(request) = chat_request(body) {
-            let native: serde_json::Value = serde_json::from_slice(&request.native).unwrap();
-            prop_assert_eq!(&native["model"], &request.model);
-            prop_assert_eq!(&native["stream"], &request.stream);
-            prop_assert!(native["messages"].as_array().is_some_and(|list| !list.is_empty()));
+        for kind in [UpstreamKind::Ollama, UpstreamKind::OpenAi] {
+            let Ok(request) = Request::read(Route::OpenAiChat, body) else { return Ok(()) };
+            let Ok(outgoing) = request.write(&Target { kind, ..TARGET }) else { continue };
+            let Some(sent) = outgoing.body else { continue };
+            let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+            prop_assert_eq!(&sent["model"], &*request.model);
+            if kind == UpstreamKind::Ollama {
+                prop_assert_eq!(&sent["stream"], request.stream);
+                prop_assert!(sent["messages"].as_array().is_some_and(|list| !list.is_empty()));
+            }
         }
         Ok(())
     }

@@ -117,7 +117,7 @@ fn tool_calls<'a>(
 }
 
 /// The object that a text of arguments holds. Many clients replay a call without any as `""`.
-fn arguments(text: &str) -> Option<Box<RawValue>> {
+pub(super) fn arguments(text: &str) -> Option<Box<RawValue>> {
     let text = if text.trim().is_empty() { "{}" } else { text };
     if !text.trim_ascii_start().starts_with('{') || json::is_too_deep(text) {
         return None;
@@ -187,7 +187,8 @@ impl Place {
             "image_url" => {
                 let uri = part.image_url.and_then(image_uri);
                 let uri = uri.ok_or_else(|| self.must(&field(".image_url"), "a URL"))?;
-                images.push(self.image(&field(".image_url"), uri)?);
+                let at = format!("messages[{}]{}", self.message, field(".image_url"));
+                images.push(image_of(&at, uri)?);
             }
             "input_audio" => {
                 let audio = part.input_audio.and_then(|raw| json::read_object(raw.get()));
@@ -209,32 +210,46 @@ impl Place {
         }
         Ok(())
     }
+}
 
-    /// The image that a `data:` URI holds. Other URLs are never fetched: the gateway would reach
-    /// into its own network on a client's word.
-    fn image<'a>(self, field: &str, uri: Cow<'a, str>) -> Result<Image<'a>, BodyError> {
-        let at = format!("messages[{}]{field}", self.message);
-        if !starts_with(&uri, DATA_SCHEME) {
-            return Err(BodyError::unsupported(
-                at,
-                "Image URLs are not fetched: send the image itself as a `data:` URI in base64.",
-            ));
-        }
-        let must = || BodyError::invalid(&*at, "a `data:` URI of a JPEG, PNG or WebP in base64");
-        let comma = uri.find(',').ok_or_else(must)?;
-        let media = &uri[DATA_SCHEME.len()..comma];
-        let kind = media.len().checked_sub(DATA_ENCODING.len()).and_then(|end| {
-            let (kind, encoding) = media.split_at_checked(end)?;
-            encoding.eq_ignore_ascii_case(DATA_ENCODING).then_some(kind)
-        });
-        let kind = kind.ok_or_else(must)?;
-        let start = comma + 1;
-        let is_known = IMAGE_KINDS.iter().any(|known| kind.eq_ignore_ascii_case(known));
-        if !is_known || !is_base64(&uri[start..]) {
-            return Err(must());
-        }
-        Ok(Image { uri, start })
+/// The image that a `data:` URI holds. Other URLs are never fetched here: the gateway would reach into
+/// its own network on a client's word.
+pub(super) fn image_of<'a>(at: &str, uri: Cow<'a, str>) -> Result<Image<'a>, BodyError> {
+    if !starts_with(&uri, DATA_SCHEME) {
+        return Err(BodyError::unsupported(
+            at,
+            "Image URLs are not fetched: send the image itself as a `data:` URI in base64.",
+        ));
     }
+    let must = || BodyError::invalid(at, "a `data:` URI of a JPEG, PNG or WebP in base64");
+    let comma = uri.find(',').ok_or_else(must)?;
+    let media = &uri[DATA_SCHEME.len()..comma];
+    let kind = media.len().checked_sub(DATA_ENCODING.len()).and_then(|end| {
+        let (kind, encoding) = media.split_at_checked(end)?;
+        encoding.eq_ignore_ascii_case(DATA_ENCODING).then_some(kind)
+    });
+    let kind = kind.ok_or_else(must)?;
+    let start = comma + 1;
+    let is_known = IMAGE_KINDS.iter().any(|known| kind.eq_ignore_ascii_case(known));
+    if !is_known || !is_base64(&uri[start..]) {
+        return Err(must());
+    }
+    Ok(Image { uri, start })
+}
+
+/// The texts of a list of parts, joined.
+pub(super) fn content_text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let parts: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+    let mut texts = Vec::new();
+    for part in parts {
+        let part: openai::Part<'_> = json::read_object(part.get())?;
+        let Text(text) = serde_json::from_str(part.text?.get()).ok()?;
+        texts.push(text);
+    }
+    Some(match texts.len() {
+        1 => texts.swap_remove(0),
+        _ => texts.join("\n").into(),
+    })
 }
 
 /// The URL of an image: OpenAI puts it in an object, some clients do not.
@@ -252,7 +267,7 @@ fn starts_with(text: &str, scheme: &str) -> bool {
 
 /// Whether a text is something in padded standard base64. It is not decoded: Ollama does that, and
 /// an image may have many megabytes.
-fn is_base64(text: &str) -> bool {
+pub(super) fn is_base64(text: &str) -> bool {
     let data = text.trim_end_matches('=').as_bytes();
     !data.is_empty()
         && text.len().is_multiple_of(4)

@@ -1,25 +1,85 @@
-//! From OpenAI's dialect to Ollama's and back.
+//! From the dialect of a client to that of an upstream, and back.
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | [`chat_request`] | a request to `/v1/chat/completions` as the body of `/api/chat` |
-//! | `messages` | its messages |
-//! | [`chat_reply`] | a whole reply of `/api/chat` as a completion |
-//! | [`chat_stream`] | the lines of a streamed reply as server-sent events |
-//! | `calls` | tool calls, in whole replies and in streams |
+//! | [`request`] | a request: what policy must know of it, and what an upstream is to be sent |
+//! | `chat_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | `messages` | the messages of OpenAI's chat |
+//! | `piece` | what an upstream says, in no dialect |
+//! | [`stream`] | a streamed reply on its way |
+//! | [`whole`] | a whole reply |
+//! | `chat_stream`, `chat_reply` | written as OpenAI's chat |
+//! | `completion`, `response`, `message`, `native` | written as OpenAI's completion and response, as Anthropic's message, as Ollama's lines |
+//! | `calls` | tool calls in OpenAI's shape |
 //!
-//! The model server gives no promise that its stream ends well: an `error` line, an end without a
-//! `done` line, a line that is no JSON are all failures, and none of them may look like a success to
-//! a client. Each is a [`StreamFault`]; nothing of such a line is written, and the caller ends the
-//! stream with [`chat_stream::error_event`].
+//! The model server gives no promise that its stream ends well: an error, an end before the end, a line
+//! that is no JSON are all failures, and none of them may look like a success to a client. Each is a
+//! [`StreamFault`]; nothing of such a line is written, and the caller ends the stream with
+//! [`stream::Translation::fail`].
 
 mod calls;
-pub mod chat_reply;
-pub mod chat_request;
-pub mod chat_stream;
+mod chat_reply;
+mod chat_request;
+mod chat_stream;
+mod completion;
+mod message;
+mod message_request;
 mod messages;
+mod native;
+mod native_request;
+pub(crate) mod piece;
+pub mod request;
+mod response;
+mod response_request;
+pub mod stream;
+pub mod whole;
 
-use crate::ndjson::TooLong;
+pub use chat_reply::ReplyMeta;
+pub use response::Echo;
+
+use crate::{ndjson::TooLong, route::Route};
+
+/// How a client wants its reply.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// As Ollama gives it on that route.
+    Native(Route),
+    /// As a chat completion.
+    Chat {
+        /// Whether a stream ends with a chunk of usage.
+        include_usage: bool,
+    },
+    /// As a completion of plain text.
+    Completion {
+        /// Whether a stream ends with a chunk of usage.
+        include_usage: bool,
+        /// The prompt, where it is to stand before the reply.
+        echo: Option<String>,
+    },
+    /// As a list of vectors.
+    Embedding {
+        /// Whether a vector is its bytes in base64, and not a list of numbers.
+        base64: bool,
+    },
+    /// As a response, which says again a part of its request.
+    Response(Box<Echo>),
+    /// As a message of Anthropic's.
+    Message,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// Whether the client asked to be told the usage at the end of a stream.
+    #[must_use]
+    pub fn include_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Chat { include_usage: true } | Self::Completion { include_usage: true, .. }
+        )
+    }
+}
+
 
 /// Why a stream of the model server's is not a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -41,30 +101,5 @@ pub enum StreamFault {
 impl From<TooLong> for StreamFault {
     fn from(_: TooLong) -> Self {
         Self::TooLong
-    }
-}
-
-/// OpenAI's word for why a reply ended. Its SDKs know a closed set of them, so Ollama's own (`load`,
-/// `unload`, none at all) become `stop`.
-fn finish_reason(done_reason: Option<&str>, has_calls: bool) -> &'static str {
-    match done_reason {
-        Some("length") => "length",
-        _ if has_calls => "tool_calls",
-        _ => "stop",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finish_reason_stays_within_the_set_of_openai() {
-        assert_eq!(finish_reason(Some("stop"), false), "stop");
-        assert_eq!(finish_reason(Some("stop"), true), "tool_calls");
-        assert_eq!(finish_reason(Some("length"), true), "length");
-        for reason in [Some("load"), Some("unload"), Some("anything"), None] {
-            assert_eq!(finish_reason(reason, false), "stop");
-        }
     }
 }

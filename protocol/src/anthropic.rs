@@ -1,0 +1,90 @@
+//! Anthropic's dialect: a request to `/v1/messages`, borrowed from its body.
+//!
+//! Source: <https://docs.anthropic.com/en/api/messages>.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::body::Text;
+
+/// The fields of a request that matter.
+pub(crate) const FIELDS: [&str; 15] = [
+    "model",
+    "messages",
+    "system",
+    "max_tokens",
+    "stream",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop_sequences",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "container",
+    "mcp_servers",
+    "output_format",
+];
+
+#[derive(Deserialize)]
+pub(crate) struct Message<'a> {
+    #[serde(borrow)]
+    pub(crate) role: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) content: &'a RawValue,
+}
+
+/// A piece of a message's content, or of a tool's result.
+#[derive(Deserialize)]
+pub(crate) struct Block<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) text: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) thinking: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) source: Option<Source<'a>>,
+    #[serde(borrow)]
+    pub(crate) id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) tool_use_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) content: Option<&'a RawValue>,
+}
+
+/// Where an image is.
+#[derive(Deserialize)]
+pub(crate) struct Source<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) data: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Tool<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) description: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) input_schema: Option<&'a RawValue>,
+}
+
+/// A word, and what belongs to it (`tool_choice`, `thinking`).
+#[derive(Deserialize)]
+pub(crate) struct Switch<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+}

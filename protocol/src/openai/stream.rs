@@ -1,0 +1,242 @@
+//! A stream of OpenAI's dialect on its way through: bytes untouched, events watched.
+//!
+//! Whole events are handed on as the slices they came in; only the beginning of an event whose end has
+//! not arrived is held back. An event that is an error, which holds the upstream's own words, never
+//! passes; neither does the one that tells the usage, where the client did not ask for it.
+
+use bytes::{Bytes, BytesMut};
+use memchr::memmem;
+
+use super::reply::Reply;
+use crate::{
+    ollama::stream::Passed,
+    sse::{EVENT_MAX, Events},
+    translate::StreamFault,
+    usage::Usage,
+};
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct PassedStream {
+    held: BytesMut,
+    hides_usage: bool,
+    usage: Option<Usage>,
+    /// It has said why it ends.
+    has_reason: bool,
+    is_done: bool,
+    produced: u64,
+}
+
+/// What is to become of an event.
+enum Verdict {
+    Passes,
+    Hidden,
+}
+
+// === impl PassedStream ===
+
+impl PassedStream {
+    /// A stream whose event of usage is kept from the client, or is not.
+    #[must_use]
+    pub fn new(hides_usage: bool) -> Self {
+        Self {
+            held: BytesMut::new(),
+            hides_usage,
+            usage: None,
+            has_reason: false,
+            is_done: false,
+            produced: 0,
+        }
+    }
+
+    /// Takes what arrived, and gives back what may go on.
+    pub fn push(&mut self, chunk: Bytes) -> Passed {
+        let mut whole = chunk;
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(&whole);
+            whole = self.held.split().freeze();
+        }
+        let end = last_end(&whole);
+        let rest = whole.split_off(end);
+        self.held.extend_from_slice(&rest);
+        let passed = self.watch(whole);
+        if passed.fault.is_none() && self.held.len() > EVENT_MAX {
+            return Passed { fault: Some(StreamFault::TooLong), ..passed };
+        }
+        passed
+    }
+
+    /// The upstream has ended the stream: the last event may lack its blank line.
+    pub fn end(&mut self) -> Passed {
+        let rest = self.held.split().freeze();
+        let mut passed = Passed::default();
+        if !rest.iter().all(u8::is_ascii_whitespace) {
+            passed = self.watch(rest);
+        }
+        if passed.fault.is_none() && !self.is_done && !self.has_reason {
+            passed = Passed { bytes: Bytes::new(), fault: Some(StreamFault::BrokenOff) };
+        }
+        passed
+    }
+
+    /// What the upstream said of its usage, if it has.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Whether the reply has come to its end.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done || self.has_reason
+    }
+
+    /// How many events have gone by that said something: an estimate of the tokens.
+    #[must_use]
+    pub fn produced(&self) -> u64 {
+        self.produced
+    }
+
+    /// Watches whole events go by, up to the first that may not.
+    fn watch(&mut self, whole: Bytes) -> Passed {
+        let mut kept: Option<BytesMut> = None;
+        let mut start = 0;
+        while start < whole.len() {
+            let end = start + first_end(&whole[start..]);
+            let event = whole.slice(start..end);
+            let verdict = match self.judge(&event) {
+                Ok(verdict) => verdict,
+                Err(fault) => {
+                    let bytes = kept.map_or_else(|| whole.slice(..start), BytesMut::freeze);
+                    return Passed { bytes, fault: Some(fault) };
+                }
+            };
+            match (verdict, &mut kept) {
+                (Verdict::Passes, Some(kept)) => kept.extend_from_slice(&event),
+                (Verdict::Hidden, None) => kept = Some(BytesMut::from(&whole[..start])),
+                (Verdict::Passes, None) | (Verdict::Hidden, Some(_)) => {}
+            }
+            start = end;
+        }
+        Passed { bytes: kept.map_or(whole, BytesMut::freeze), fault: None }
+    }
+
+    fn judge(&mut self, event: &Bytes) -> Result<Verdict, StreamFault> {
+        let mut events = Events::default();
+        events.push(event.clone());
+        let read = events.next_event().map_err(StreamFault::from)?.or_else(|| events.finish());
+        let Some(read) = read else { return Ok(Verdict::Passes) };
+        if read.data == "[DONE]" {
+            self.is_done = true;
+            return if self.has_reason { Ok(Verdict::Passes) } else { Err(StreamFault::BrokenOff) };
+        }
+        let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
+        if chunk.error.is_some() || read.kind == "error" {
+            return Err(StreamFault::UpstreamError);
+        }
+        self.usage = chunk.usage().or(self.usage);
+        self.has_reason |= chunk.reason().is_some();
+        if chunk.is_without_choice() && chunk.usage().is_some() {
+            return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
+        }
+        self.produced += u64::from(memmem::find(&read.data, b"\"finish_reason\":\"").is_none());
+        Ok(Verdict::Passes)
+    }
+}
+
+/// Where the first event ends: after its blank line, or with the text.
+fn first_end(text: &[u8]) -> usize {
+    let plain = memmem::find(text, b"\n\n").map(|at| at + 2);
+    let windows = memmem::find(text, b"\n\r\n").map(|at| at + 3);
+    [plain, windows].into_iter().flatten().min().unwrap_or(text.len())
+}
+
+/// Where the last whole event ends.
+fn last_end(text: &[u8]) -> usize {
+    let plain = memmem::rfind(text, b"\n\n").map_or(0, |at| at + 2);
+    let windows = memmem::rfind(text, b"\n\r\n").map_or(0, |at| at + 3);
+    plain.max(windows)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a \\\"error\\\"\"}}]}\n\n\
+        : comment\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n\
+        data: [DONE]\n\n";
+
+    fn run(hides: bool, parts: &[&[u8]]) -> (String, Option<StreamFault>, PassedStream) {
+        let mut stream = PassedStream::new(hides);
+        let mut out = Vec::new();
+        for part in parts {
+            let passed = stream.push(Bytes::copy_from_slice(part));
+            out.extend_from_slice(&passed.bytes);
+            if passed.fault.is_some() {
+                return (String::from_utf8(out).unwrap(), passed.fault, stream);
+            }
+        }
+        let passed = stream.end();
+        out.extend_from_slice(&passed.bytes);
+        (String::from_utf8(out).unwrap(), passed.fault, stream)
+    }
+
+    #[test]
+    fn events_pass_without_being_copied_and_usage_is_read() {
+        let mut stream = PassedStream::new(false);
+        let chunk = Bytes::from_static(GOOD.as_bytes());
+        let passed = stream.push(chunk.clone());
+        assert_eq!((passed.bytes.as_ptr(), passed.bytes.len()), (chunk.as_ptr(), chunk.len()));
+        assert_eq!(stream.end(), Passed::default());
+        assert_eq!(stream.usage().map(|usage| usage.total()), Some(5));
+        assert_eq!(stream.produced(), 1);
+    }
+
+    #[test]
+    fn usage_that_nobody_asked_for_is_hidden() {
+        let (out, fault, stream) = run(true, &[GOOD.as_bytes()]);
+        assert_eq!(fault, None);
+        let start = GOOD.find("data: {\"choices\":[],").unwrap();
+        let end = GOOD.find("data: [DONE]").unwrap();
+        assert_eq!(out, format!("{}{}", &GOOD[..start], &GOOD[end..]));
+        assert!(stream.usage().is_some());
+    }
+
+    #[test]
+    fn what_is_an_error_never_passes_and_what_came_before_does() {
+        let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        for (bad, expected) in [
+            ("data: {\"error\":{\"message\":\"UPSTREAM-WORDS\"}}\n\n", StreamFault::UpstreamError),
+            ("event: error\ndata: {\"message\":\"UPSTREAM-WORDS\"}\n\n", StreamFault::UpstreamError),
+            ("data: UPSTREAM-WORDS\n\n", StreamFault::NotJson),
+            ("data: [DONE]\n\n", StreamFault::BrokenOff),
+            ("", StreamFault::BrokenOff),
+        ] {
+            let text = format!("{first}{bad}");
+            for at in 0..text.len() {
+                let (out, fault, _) = run(false, &[&text.as_bytes()[..at], &text.as_bytes()[at..]]);
+                assert_eq!((out.as_str(), fault), (first, Some(expected)), "{bad} cut at {at}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_cut_the_same_bytes_pass(
+            cuts in prop::collection::vec(0..GOOD.len(), 0..12),
+            hides in any::<bool>(),
+        ) {
+            let mut cuts = cuts;
+            cuts.extend([0, GOOD.len()]);
+            cuts.sort_unstable();
+            let parts: Vec<_> = cuts.windows(2).map(|pair| &GOOD.as_bytes()[pair[0]..pair[1]]).collect();
+            let (out, fault, stream) = run(hides, &parts);
+            prop_assert_eq!(fault, None);
+            prop_assert_eq!(out, run(hides, &[GOOD.as_bytes()]).0);
+            prop_assert_eq!(stream.usage().map(|usage| usage.total()), Some(5));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A request to `/v1/messages`, read.
+//!
+//! A message of Anthropic's may hold several results of tools beside text: each becomes a message of its
+//! own, in front of the text.
+
+use std::borrow::Cow;
+
+use serde_json::{json, value::RawValue};
+
+use super::messages::is_base64;
+use crate::{
+    anthropic::{Block, FIELDS, Message as Said, Switch, Tool},
+    body::{BodyError, Fields, Text},
+    json::{self, read_object},
+    ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
+};
+
+pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
+/// Reads all of it.
+///
+/// # Errors
+/// Where something is not as Anthropic's API has it, or cannot be had of the model servers.
+pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
+    for name in ["container", "mcp_servers", "output_format"] {
+        if given.get(name).is_some_and(|raw| raw.get() != "[]") {
+            return Err(BodyError::unsupported(name, "The model servers have nothing like it."));
+        }
+    }
+    let mut messages = Vec::new();
+    if let Some(system) = given.get("system") {
+        let text = system_text(system)
+            .ok_or_else(|| given.must("system", "a string or a list of blocks of text"))?;
+        messages.push(Message::text("system", text));
+    }
+    let must = || given.must("messages", "a list of at least one message");
+    let raw = given.get("messages").ok_or_else(must)?;
+    let list: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
+    if list.is_empty() {
+        return Err(must());
+    }
+    for (at, raw) in list.into_iter().enumerate() {
+        message(at, raw, &mut messages)?;
+    }
+    let stop: Vec<Text<'a>> =
+        given.read("stop_sequences", "a list of strings")?.unwrap_or_default();
+    Ok(Body {
+        tools: tools(given)?,
+        choice: choice(given)?,
+        think: think(given)?,
+        options: Options {
+            num_predict: given.integer("max_tokens")?,
+            temperature: given.number("temperature")?,
+            top_p: given.number("top_p")?,
+            top_k: given.integer("top_k")?,
+            stop: stop.into_iter().map(|Text(text)| text).collect(),
+            ..Options::default()
+        },
+        ..Body::new(messages, given.flag("stream")?.unwrap_or(false))
+    })
+}
+
+fn system_text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    if raw.get().starts_with('"') {
+        return serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|Text(text)| text);
+    }
+    let blocks: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+    let texts: Option<Vec<Cow<'_, str>>> = blocks
+        .into_iter()
+        .map(|raw| {
+            let block: Block<'_> = read_object(raw.get())?;
+            block.text.filter(|_| block.kind.0 == "text").map(|Text(text)| text)
+        })
+        .collect();
+    Some(texts?.join("\n").into())
+}
+
+fn message<'a>(
+    at: usize,
+    raw: &'a RawValue,
+    out: &mut Vec<Message<'a>>,
+) -> Result<(), BodyError> {
+    let must = |field: &str, must: &str| BodyError::invalid(format!("messages[{at}]{field}"), must);
+    let said: Said<'a> = read_object(raw.get()).ok_or_else(|| must("", "a message"))?;
+    let role = match &*said.role.0 {
+        "user" => "user",
+        "assistant" => "assistant",
+        "system" => "system",
+        _ => return Err(must(".role", "`user` or `assistant`")),
+    };
+    if said.content.get().starts_with('"') {
+        let text: Text<'a> = serde_json::from_str(said.content.get())
+            .map_err(|_| must(".content", "a string or a list of blocks"))?;
+        out.push(Message::text(role, text.0));
+        return Ok(());
+    }
+    let blocks: Vec<&'a RawValue> = serde_json::from_str(said.content.get())
+        .map_err(|_| must(".content", "a string or a list of blocks"))?;
+    let mut texts = Vec::new();
+    let mut message = Message::text(role, "");
+    for (index, raw) in blocks.into_iter().enumerate() {
+        let field = format!("messages[{at}].content[{index}]");
+        block(&field, raw, &mut texts, &mut message, out)?;
+    }
+    message.content = texts.join("\n").into();
+    let says_something = !message.content.is_empty()
+        || !message.images.is_empty()
+        || !message.tool_calls.is_empty()
+        || message.thinking.is_some();
+    if says_something {
+        out.push(message);
+    }
+    Ok(())
+}
+
+fn block<'a>(
+    field: &str,
+    raw: &'a RawValue,
+    texts: &mut Vec<Cow<'a, str>>,
+    message: &mut Message<'a>,
+    out: &mut Vec<Message<'a>>,
+) -> Result<(), BodyError> {
+    let must = |name: &str, must: &str| BodyError::invalid(format!("{field}{name}"), must);
+    let block: Block<'a> = read_object(raw.get()).ok_or_else(|| must("", "a block"))?;
+    match &*block.kind.0 {
+        "text" => texts.push(block.text.ok_or_else(|| must(".text", "a string"))?.0),
+        "image" => message.images.push(image(field, block)?),
+        "thinking" => message.thinking = block.thinking.map(|Text(text)| text),
+        // Nobody but its maker can read it.
+        "redacted_thinking" => {}
+        "tool_use" => {
+            let name = block.name.ok_or_else(|| must(".name", "a string"))?.0;
+            let input = block.input.map_or("{}", RawValue::get);
+            let is_object = input.starts_with('{') && !json::is_too_deep(input);
+            let arguments = is_object.then(|| RawValue::from_string(input.to_owned()).ok());
+            let arguments = arguments.flatten().ok_or_else(|| must(".input", "an object"))?;
+            let index = message.tool_calls.len();
+            let id = block.id.map(|Text(id)| id);
+            message.tool_calls.push(ToolCall { id, function: Function { index, name, arguments } });
+        }
+        "tool_result" => {
+            let id = block.tool_use_id.ok_or_else(|| must(".tool_use_id", "a string"))?.0;
+            let mut result = Message::text("tool", "");
+            if let Some(content) = block.content {
+                result_content(field, content, &mut result)?;
+            }
+            result.tool_name = called(out, &id);
+            result.tool_call_id = Some(id);
+            out.push(result);
+        }
+        _ => {
+            let why = "A block is `text`, `image`, `thinking`, `tool_use` or `tool_result`.";
+            return Err(BodyError::unsupported(format!("{field}.type"), why));
+        }
+    }
+    Ok(())
+}
+
+/// The function of the call of that id.
+fn called<'a>(messages: &[Message<'a>], id: &str) -> Option<Cow<'a, str>> {
+    let mut calls = messages.iter().rev().flat_map(|message| &message.tool_calls);
+    calls.find(|call| call.id.as_deref() == Some(id)).map(|call| call.function.name.clone())
+}
+
+fn result_content<'a>(
+    field: &str,
+    raw: &'a RawValue,
+    result: &mut Message<'a>,
+) -> Result<(), BodyError> {
+    let must = || BodyError::invalid(format!("{field}.content"), "a string or a list of blocks");
+    if raw.get().starts_with('"') {
+        let text: Text<'a> = serde_json::from_str(raw.get()).map_err(|_| must())?;
+        result.content = text.0;
+        return Ok(());
+    }
+    let blocks: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
+    let mut texts = Vec::new();
+    for (index, raw) in blocks.into_iter().enumerate() {
+        let field = format!("{field}.content[{index}]");
+        let block: Block<'a> = read_object(raw.get()).ok_or_else(must)?;
+        match &*block.kind.0 {
+            "text" => texts.push(block.text.ok_or_else(must)?.0),
+            "image" => result.images.push(image(&field, block)?),
+            _ => {
+                let why = "A result is of `text` and `image`.";
+                return Err(BodyError::unsupported(format!("{field}.type"), why));
+            }
+        }
+    }
+    result.content = texts.join("\n").into();
+    Ok(())
+}
+
+fn image<'a>(field: &str, block: Block<'a>) -> Result<Image<'a>, BodyError> {
+    let field = format!("{field}.source");
+    let must = || BodyError::invalid(field.clone(), "an image in base64");
+    let source = block.source.ok_or_else(must)?;
+    if source.kind.0 == "url" {
+        let why = "Image URLs are not fetched: send the image itself in base64.";
+        return Err(BodyError::unsupported(field, why));
+    }
+    let Text(uri) = source.data.filter(|_| source.kind.0 == "base64").ok_or_else(must)?;
+    if is_base64(&uri) { Ok(Image { uri, start: 0 }) } else { Err(must()) }
+}
+
+/// The tools, in OpenAI's shape.
+fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> {
+    let Some(raw) = given.get("tools") else { return Ok(None) };
+    let list: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|_| given.must("tools", "a list of tools"))?;
+    let mut tools = Vec::with_capacity(list.len());
+    for (at, raw) in list.into_iter().enumerate() {
+        let must = || given.must(&format!("tools[{at}]"), "a tool with a name and an input_schema");
+        let tool: Tool<'_> = read_object(raw.get()).ok_or_else(must)?;
+        if tool.kind.is_some_and(|Text(kind)| kind != "custom") {
+            let field = format!("tools[{at}].type");
+            return Err(BodyError::unsupported(field, "A tool must be one of the client's own."));
+        }
+        let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
+        let parameters = tool.input_schema.ok_or_else(must)?;
+        tools.push(json!({
+            "type": "function",
+            "function": { "name": name, "description": tool.description, "parameters": parameters },
+        }));
+    }
+    let tools = (!tools.is_empty()).then(|| serde_json::value::to_raw_value(&tools));
+    tools.transpose().map(|raw| raw.map(Cow::Owned)).map_err(|_| given.must("tools", "tools"))
+}
+
+fn choice<'a>(given: &Given<'a>) -> Result<Choice<'a>, BodyError> {
+    let Some(raw) = given.get("tool_choice") else { return Ok(Choice::Auto) };
+    let must = || given.must("tool_choice", "an object of type `auto`, `any`, `tool` or `none`");
+    let choice: Switch<'a> = read_object(raw.get()).ok_or_else(must)?;
+    Ok(match &*choice.kind.0 {
+        "auto" => Choice::Auto,
+        "none" => Choice::Never,
+        "any" => Choice::Required,
+        "tool" => Choice::Named(choice.name.ok_or_else(must)?.0),
+        _ => return Err(must()),
+    })
+}
+
+fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
+    let Some(raw) = given.get("thinking") else { return Ok(None) };
+    let must = || given.must("thinking", "an object of type `enabled`, `adaptive` or `disabled`");
+    let thinking: Switch<'_> = read_object(raw.get()).ok_or_else(must)?;
+    match &*thinking.kind.0 {
+        "enabled" | "adaptive" => Ok(Some(Think::Switch(true))),
+        "disabled" => Ok(Some(Think::Switch(false))),
+        _ => Err(must()),
+    }
+}

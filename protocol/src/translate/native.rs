@@ -1,0 +1,198 @@
+//! A reply of an OpenAI-compatible server as Ollama's, whole and streamed.
+//!
+//! Ollama gives the arguments of a call whole, as an object: parts are gathered until the next call
+//! begins or the reply ends.
+
+use bytes::{BufMut, BytesMut};
+use jiff::Timestamp;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    calls,
+    chat_reply::ReplyMeta,
+    piece::{CallPiece, Ending, Piece, Reason},
+};
+use crate::{
+    json::{splice_list, splice_string, write_string},
+    openai::reply::text_of,
+    route::Route,
+    usage::Usage,
+};
+
+/// What is written of one stream.
+#[derive(Debug)]
+pub(super) struct NativeLines {
+    meta: ReplyMeta,
+    /// A line up to what the model said.
+    head: Vec<u8>,
+    is_chat: bool,
+    call: Option<Gathered>,
+}
+
+/// A call whose arguments are still coming.
+#[derive(Debug)]
+struct Gathered {
+    index: usize,
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+/// Writes a whole reply; `None` where something is not what it must be.
+pub(super) fn write(
+    piece: &Piece<'_>,
+    ending: Ending,
+    usage: Usage,
+    (meta, route): (&ReplyMeta, Route),
+) -> Option<Vec<u8>> {
+    let mut lines = NativeLines::new(meta.clone(), route);
+    let calls: Vec<Value> = piece
+        .calls
+        .iter()
+        .map(|call| Gathered::new(call, &meta.id)?.call())
+        .collect::<Option<_>>()?;
+    let mut reply = lines.last(ending.reason, usage);
+    let said = if lines.is_chat { &mut reply["message"] } else { &mut reply };
+    said[if lines.is_chat { "content" } else { "response" }] =
+        text_of(piece.content).unwrap_or_default().into();
+    if let Some(thinking) = text_of(piece.thinking) {
+        said["thinking"] = thinking.into();
+    }
+    if !calls.is_empty() {
+        said["tool_calls"] = calls.into();
+    }
+    if let Some(logprobs) = piece.logprobs {
+        reply["logprobs"] = serde_json::from_str(logprobs.get()).ok()?;
+    }
+    lines.call = None;
+    Some(reply.to_string().into_bytes())
+}
+
+// === impl NativeLines ===
+
+impl NativeLines {
+    pub(super) fn new(meta: ReplyMeta, route: Route) -> Self {
+        let is_chat = route == Route::OllamaChat;
+        let mut head = b"{\"model\":".to_vec();
+        write_string(&meta.model, &mut head);
+        head.extend_from_slice(b",\"created_at\":");
+        write_string(&created_at(&meta), &mut head);
+        head.extend_from_slice(if is_chat {
+            b",\"message\":{\"role\":\"assistant\",\"content\":"
+        } else {
+            b",\"response\":"
+        });
+        Self { meta, head, is_chat, call: None }
+    }
+
+    pub(super) fn piece(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
+        if piece.has_content() || piece.thinking.is_some() {
+            self.line(piece.content, piece.thinking, piece.logprobs, out)?;
+        }
+        for part in &piece.calls {
+            match &mut self.call {
+                Some(call) if call.index == part.index && part.name.is_none() => {
+                    call.arguments.push_str(&part.arguments.text()?);
+                }
+                _ => {
+                    self.flush(out)?;
+                    self.call = Some(Gathered::new(part, &self.meta.id)?);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Writes the end; `None` where a call is not whole.
+    pub(super) fn finish(
+        &mut self,
+        reason: Reason,
+        usage: Usage,
+        out: &mut BytesMut,
+    ) -> Option<()> {
+        self.flush(out)?;
+        out.put_slice(self.last(reason, usage).to_string().as_bytes());
+        out.put_u8(b'\n');
+        Some(())
+    }
+
+    fn line(
+        &self,
+        content: Option<&RawValue>,
+        thinking: Option<&RawValue>,
+        logprobs: Option<&RawValue>,
+        out: &mut BytesMut,
+    ) -> Option<()> {
+        out.put_slice(&self.head);
+        match content.filter(|raw| raw.get() != "null") {
+            Some(content) => splice_string(content.get(), out)?,
+            None => out.put_slice(b"\"\""),
+        }
+        if let Some(thinking) = thinking {
+            out.put_slice(b",\"thinking\":");
+            splice_string(thinking.get(), out)?;
+        }
+        if self.is_chat {
+            out.put_u8(b'}');
+        }
+        if let Some(logprobs) = logprobs {
+            out.put_slice(b",\"logprobs\":");
+            splice_list(logprobs.get(), out)?;
+        }
+        out.put_slice(b",\"done\":false}\n");
+        Some(())
+    }
+
+    /// Writes the call that has been gathered.
+    fn flush(&mut self, out: &mut BytesMut) -> Option<()> {
+        let Some(call) = self.call.take() else { return Some(()) };
+        let call = call.call()?;
+        out.put_slice(&self.head);
+        out.put_slice(b"\"\",\"tool_calls\":[");
+        out.put_slice(call.to_string().as_bytes());
+        out.put_slice(if self.is_chat { b"]},\"done\":false}\n" } else { b"],\"done\":false}\n" });
+        Some(())
+    }
+
+    fn last(&self, reason: Reason, usage: Usage) -> Value {
+        let mut line = json!({
+            "model": self.meta.model,
+            "created_at": created_at(&self.meta),
+            "done": true,
+            "done_reason": reason.ollama(),
+            "prompt_eval_count": usage.prompt,
+            "eval_count": usage.completion,
+        });
+        if self.is_chat {
+            line["message"] = json!({ "role": "assistant", "content": "" });
+        } else {
+            line["response"] = "".into();
+        }
+        line
+    }
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    fn new(part: &CallPiece<'_>, reply: &str) -> Option<Self> {
+        Some(Self {
+            index: part.index,
+            id: calls::id(part, reply).into_owned(),
+            name: part.name.as_deref()?.to_owned(),
+            arguments: part.arguments.text()?,
+        })
+    }
+
+    fn call(&self) -> Option<Value> {
+        let Self { index, id, name, arguments } = self;
+        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
+        let arguments: Value = serde_json::from_str(arguments).ok().filter(Value::is_object)?;
+        let function = json!({ "index": index, "name": name, "arguments": arguments });
+        Some(json!({ "id": id, "function": function }))
+    }
+}
+
+fn created_at(meta: &ReplyMeta) -> String {
+    Timestamp::from_second(meta.created).unwrap_or_default().to_string()
+}

@@ -1,0 +1,420 @@
+//! A request in the dialect of its client, on its way into the dialect of an upstream.
+//!
+//! It is read once, for what policy must know; which upstream will get it is known only afterwards, and
+//! so is what its body must be. Where both speak one dialect the body passes, but for what has to be
+//! another: the model's name, the most tokens, the wish for the usage at the end of a stream.
+
+use std::borrow::Cow;
+
+use serde_json::{json, value::RawValue};
+
+use super::{Reply, chat_request, message_request, native_request, response_request};
+use crate::{
+    anthropic,
+    body::{BodyError, Fields},
+    json::{is_filled, write_string},
+    ollama::{
+        chat::{Body, Choice, Options},
+        request::{Inspected, inspect, text_bytes},
+    },
+    openai::{chat::texts, write},
+    route::{Route, UpstreamKind},
+};
+
+/// The fields of a request to `/v1/completions` that matter.
+pub(crate) const COMPLETION_FIELDS: [&str; 17] = [
+    "model",
+    "prompt",
+    "suffix",
+    "echo",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "n",
+    "best_of",
+    "logprobs",
+    "logit_bias",
+];
+
+/// The fields of a request to `/v1/embeddings` that matter.
+pub(crate) const EMBEDDING_FIELDS: [&str; 5] =
+    ["model", "input", "dimensions", "encoding_format", "stream"];
+
+type Completion<'a> = Fields<'a, { COMPLETION_FIELDS.len() }>;
+type Embedding<'a> = Fields<'a, { EMBEDDING_FIELDS.len() }>;
+
+/// A request, read.
+pub struct Request<'a> {
+    /// The model, as the client spelled it; never blank.
+    pub model: Cow<'a, str>,
+    /// Whether the reply is to be streamed.
+    pub stream: bool,
+    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
+    pub tokens_max: Option<i64>,
+    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
+    pub text_bytes: u64,
+    /// How the client wants the reply.
+    pub reply: Reply,
+    /// How long the model is to stay loaded, as it stands in the body.
+    pub keep_alive: Option<&'a RawValue>,
+    /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load the
+    /// model, or with `keep_alive` 0 to unload it.
+    pub is_empty: bool,
+    body: &'a [u8],
+    route: Route,
+    what: What<'a>,
+}
+
+/// Its fields, in the dialect of its client.
+enum What<'a> {
+    Native(Inspected<'a>),
+    Chat(chat_request::Given<'a>),
+    Completion(Completion<'a>),
+    Embedding(Embedding<'a>),
+    Response(response_request::Given<'a>),
+    Message(message_request::Given<'a>),
+}
+
+/// Where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'t> {
+    /// The dialect of the upstream.
+    pub kind: UpstreamKind,
+    /// The model, as the upstream is to hear it; none: as the client spelled it, where both speak
+    /// Ollama's dialect.
+    pub model: Option<&'t str>,
+    /// The most tokens that the reply may have, where the client names none.
+    pub tokens_max: Option<u64>,
+}
+
+/// What an upstream is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The path, which of OpenAI's dialect stands behind the base (`/v1`) that the upstream's URL names.
+    pub path: &'static str,
+    /// The body; none: as the client sent it.
+    pub body: Option<Vec<u8>>,
+}
+
+// === impl Request ===
+
+impl<'a> Request<'a> {
+    /// Reads what policy must know, without copying or decoding the large fields.
+    ///
+    /// # Errors
+    /// [`BodyError`] with [`Code::InvalidJson`](crate::error::Code::InvalidJson) where the body is not one JSON object,
+    /// `AmbiguousField` where a field that matters stands there twice or in another case,
+    /// `ModelRequired` where no model is named, and `InvalidRequest` where a field that
+    /// is read here has a wrong type.
+    pub fn read(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
+        match route {
+            Route::OpenAiChat => Self::chat(body),
+            Route::OpenAiCompletions => Self::completion(body),
+            Route::OpenAiEmbeddings => Self::embedding(body),
+            Route::OpenAiResponses => Self::response(body),
+            Route::AnthropicMessages | Route::AnthropicCount => Self::message(route, body),
+            _ => Self::native(route, body),
+        }
+    }
+
+    fn new(
+        (route, body): (Route, &'a [u8]),
+        model: Option<Cow<'a, str>>,
+        asked: Option<&RawValue>,
+        what: What<'a>,
+    ) -> Result<Self, BodyError> {
+        let model = model.filter(|model| !model.trim().is_empty());
+        Ok(Self {
+            model: model.ok_or_else(BodyError::model_required)?,
+            stream: false,
+            tokens_max: None,
+            text_bytes: asked.map_or(0, text_bytes),
+            reply: Reply::Native(route),
+            keep_alive: None,
+            is_empty: false,
+            body,
+            route,
+            what,
+        })
+    }
+
+    fn native(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
+        let inspected = inspect(body, route)?;
+        let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
+        Ok(Self {
+            model: inspected.model.clone(),
+            stream: streams && inspected.stream.unwrap_or(true),
+            tokens_max: inspected.tokens_max,
+            text_bytes: inspected.text_bytes,
+            reply: Reply::Native(route),
+            keep_alive: inspected.keep_alive,
+            is_empty: inspected.is_empty,
+            body,
+            route,
+            what: What::Native(inspected),
+        })
+    }
+
+    fn chat(body: &'a [u8]) -> Result<Self, BodyError> {
+        let given = chat_request::Given::of_body(body, &chat_request::FIELDS)?;
+        chat_request::one_choice(&given)?;
+        let (model, asked) = (given.string("model")?, given.get("messages"));
+        Ok(Self {
+            stream: given.flag("stream")?.unwrap_or(false),
+            tokens_max: chat_request::tokens_max(&given)?,
+            reply: Reply::Chat { include_usage: chat_request::include_usage(&given)? },
+            ..Self::new((Route::OpenAiChat, body), model, asked, What::Chat(given))?
+        })
+    }
+
+    fn completion(body: &'a [u8]) -> Result<Self, BodyError> {
+        let given = Completion::of_body(body, &COMPLETION_FIELDS)?;
+        chat_request::one_choice(&given)?;
+        for name in ["best_of", "logprobs", "logit_bias"] {
+            let asks = |raw: &&RawValue| !matches!(raw.get(), "0" | "1" | "{}");
+            if given.get(name).filter(asks).is_some() {
+                let why = "The model servers have nothing like it.";
+                return Err(BodyError::unsupported(name, why));
+            }
+        }
+        let prompt = prompt(&given)?;
+        let echo = given.flag("echo")?.unwrap_or(false).then(|| prompt.into_owned());
+        let include_usage = chat_request::include_usage(&given)?;
+        let (model, asked) = (given.string("model")?, given.get("prompt"));
+        Ok(Self {
+            stream: given.flag("stream")?.unwrap_or(false),
+            tokens_max: given.integer("max_tokens")?,
+            reply: Reply::Completion { include_usage, echo },
+            ..Self::new((Route::OpenAiCompletions, body), model, asked, What::Completion(given))?
+        })
+    }
+
+    fn embedding(body: &'a [u8]) -> Result<Self, BodyError> {
+        let given = Embedding::of_body(body, &EMBEDDING_FIELDS)?;
+        let base64 = match given.string("encoding_format")?.as_deref() {
+            None | Some("float") => false,
+            Some("base64") => true,
+            Some(_) => return Err(given.must("encoding_format", "`float` or `base64`")),
+        };
+        let asked = given.get("input");
+        let must = || given.must("input", "a string or a list of strings");
+        let raw = asked.filter(|raw| is_filled(raw.get())).ok_or_else(must)?;
+        if texts(raw).is_none() {
+            let is_tokens = raw.get()[1..].trim_start().starts_with(['[', '-'])
+                || raw.get()[1..].trim_start().starts_with(|first: char| first.is_ascii_digit());
+            if is_tokens {
+                let why = "Token ids are not taken: send the text itself. (LangChain: \
+                    `check_embedding_ctx_length=False`.)";
+                return Err(BodyError::unsupported("input", why));
+            }
+            return Err(must());
+        }
+        let model = given.string("model")?;
+        Ok(Self {
+            reply: Reply::Embedding { base64 },
+            ..Self::new((Route::OpenAiEmbeddings, body), model, asked, What::Embedding(given))?
+        })
+    }
+
+    fn response(body: &'a [u8]) -> Result<Self, BodyError> {
+        let given = response_request::Given::of_body(body, &response_request::FIELDS)?;
+        let (model, asked) = (given.string("model")?, given.get("input"));
+        Ok(Self {
+            stream: given.flag("stream")?.unwrap_or(false),
+            tokens_max: given.integer("max_output_tokens")?,
+            reply: Reply::Response(Box::new(response_request::echo(&given))),
+            ..Self::new((Route::OpenAiResponses, body), model, asked, What::Response(given))?
+        })
+    }
+
+    fn message(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
+        let given = message_request::Given::of_body(body, &anthropic::FIELDS)?;
+        let tokens_max = given.integer("max_tokens")?;
+        if route == Route::AnthropicMessages && tokens_max.is_none_or(|most| most < 1) {
+            return Err(given.must("max_tokens", "a whole number of at least 1"));
+        }
+        let (model, asked) = (given.string("model")?, given.get("messages"));
+        let besides = ["system", "tools"].map(|name| given.get(name).map_or(0, text_bytes));
+        let mut request = Self {
+            stream: given.flag("stream")?.unwrap_or(false),
+            tokens_max,
+            reply: Reply::Message,
+            ..Self::new((route, body), model, asked, What::Message(given))?
+        };
+        request.text_bytes += besides.iter().sum::<u64>();
+        Ok(request)
+    }
+
+    /// What an upstream is to be sent.
+    ///
+    /// # Errors
+    /// [`BodyError`] with `UnsupportedParameter` where something is asked for that cannot be had
+    /// there, and `InvalidRequest` for everything that is not as the client's API has it.
+    pub fn write(&self, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        match (&self.what, target.kind) {
+            (What::Native(inspected), UpstreamKind::Ollama) => Ok(Outgoing {
+                path: native_path(self.route),
+                body: inspected.replaced(self.body, target.model, target.tokens_max)?,
+            }),
+            (What::Native(inspected), UpstreamKind::OpenAi) => self.native_to_openai(inspected, target),
+            (What::Chat(given), UpstreamKind::OpenAi) => {
+                let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
+                self.passed("/chat/completions", given, target, most)
+            }
+            (What::Completion(given), UpstreamKind::OpenAi) => {
+                let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
+                self.passed("/completions", given, target, most)
+            }
+            (What::Embedding(given), UpstreamKind::OpenAi) => {
+                self.passed("/embeddings", given, target, None)
+            }
+            (What::Chat(given), _) => self.made(chat_request::body(given)?, target),
+            (What::Response(given), _) => self.made(response_request::body(given)?, target),
+            (What::Message(given), _) => self.made(message_request::body(given)?, target),
+            (What::Completion(given), UpstreamKind::Ollama) => self.generate(given, target),
+            (What::Embedding(given), UpstreamKind::Ollama) => {
+                let mut body = json!({ "model": self.named(target), "input": given.get("input") });
+                if let Some(dimensions) = given.integer("dimensions")? {
+                    body["dimensions"] = dimensions.into();
+                }
+                Ok(Outgoing { path: "/api/embed", body: Some(body.to_string().into_bytes()) })
+            }
+        }
+    }
+
+    fn named<'t>(&'t self, target: &Target<'t>) -> &'t str {
+        target.model.unwrap_or(&self.model)
+    }
+
+    /// The body that came, for an upstream of its own dialect.
+    fn passed<const N: usize>(
+        &self,
+        path: &'static str,
+        given: &Fields<'_, N>,
+        target: &Target<'_>,
+        most: Option<(&'static str, String)>,
+    ) -> Result<Outgoing, BodyError> {
+        let mut changes = Vec::new();
+        if target.model.is_some_and(|model| model != self.model) {
+            changes.push(("model", quoted(self.named(target))));
+        }
+        if self.stream && !self.reply.include_usage() {
+            changes.push(("stream_options", "{\"include_usage\":true}".to_owned()));
+        }
+        changes.extend(most);
+        let body = (!changes.is_empty()).then(|| given.replaced(self.body, &changes));
+        Ok(Outgoing { path, body })
+    }
+
+    /// A body that is made anew.
+    fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        let model = self.named(target);
+        body.options.num_predict = body.options.num_predict.or_else(|| most(target.tokens_max));
+        if body.choice == Choice::Never {
+            body.tools = None;
+        }
+        match target.kind {
+            UpstreamKind::OpenAi => Ok(Outgoing {
+                path: "/chat/completions",
+                body: Some(write::write(&body, model)),
+            }),
+            UpstreamKind::Ollama => {
+                if matches!(body.choice, Choice::Required | Choice::Named(_)) {
+                    return Err(BodyError::unsupported(
+                        "tool_choice",
+                        "A tool call cannot be forced: `tool_choice` is `auto` or `none`.",
+                    ));
+                }
+                Ok(Outgoing { path: "/api/chat", body: Some(native(model, &body)?) })
+            }
+        }
+    }
+
+    fn generate(&self, given: &Completion<'a>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        let options = Options {
+            num_predict: self.tokens_max.or_else(|| most(target.tokens_max)),
+            temperature: given.number("temperature")?,
+            top_p: given.number("top_p")?,
+            seed: given.integer("seed")?,
+            frequency_penalty: given.number("frequency_penalty")?,
+            presence_penalty: given.number("presence_penalty")?,
+            stop: chat_request::stop(given)?,
+            ..Options::default()
+        };
+        let mut body = json!({
+            "model": self.named(target),
+            "prompt": prompt(given)?,
+            "stream": self.stream,
+            "options": serde_json::to_value(options).unwrap_or_default(),
+        });
+        if let Some(suffix) = given.string("suffix")? {
+            body["suffix"] = suffix.into();
+        }
+        Ok(Outgoing { path: "/api/generate", body: Some(body.to_string().into_bytes()) })
+    }
+
+    fn native_to_openai(
+        &self,
+        inspected: &Inspected<'a>,
+        target: &Target<'_>,
+    ) -> Result<Outgoing, BodyError> {
+        match self.route {
+            Route::OllamaEmbed | Route::OllamaEmbeddings => {
+                let body = native_request::embedding(inspected, self.route, self.named(target))?;
+                Ok(Outgoing { path: "/embeddings", body: Some(body) })
+            }
+            Route::OllamaChat | Route::OllamaGenerate => {
+                let body = native_request::body(inspected, self.route, self.stream)?;
+                self.made(body, target)
+            }
+            _ => Err(BodyError::unsupported("model", "The server of this model does not tell.")),
+        }
+    }
+}
+
+/// The one prompt.
+fn prompt<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
+    let must = || given.must("prompt", "a string, or a list of one");
+    let raw = given.get("prompt").ok_or_else(must)?;
+    let mut prompts = texts(raw).ok_or_else(must)?;
+    match prompts.len() {
+        1 => Ok(prompts.swap_remove(0)),
+        0 => Err(must()),
+        _ => Err(BodyError::unsupported("prompt", "Only one prompt is taken in a request.")),
+    }
+}
+
+fn native_path(route: Route) -> &'static str {
+    match route {
+        Route::OllamaGenerate => "/api/generate",
+        Route::OllamaEmbed => "/api/embed",
+        Route::OllamaEmbeddings => "/api/embeddings",
+        Route::OllamaShow => "/api/show",
+        _ => "/api/chat",
+    }
+}
+
+/// A chat in Ollama's dialect.
+fn native(model: &str, body: &Body<'_>) -> Result<Vec<u8>, BodyError> {
+    let mut out = b"{\"model\":".to_vec();
+    write_string(model, &mut out);
+    let rest = out.len();
+    serde_json::to_writer(&mut out, body).map_err(|_| BodyError::internal())?;
+    // The brace that opens the rest becomes the comma after the model: the body is not copied.
+    out[rest] = b',';
+    Ok(out)
+}
+
+fn most(tokens_max: Option<u64>) -> Option<i64> {
+    tokens_max.and_then(|most| i64::try_from(most).ok())
+}
+
+fn quoted(text: &str) -> String {
+    json!(text).to_string()
+}

@@ -1,0 +1,298 @@
+//! A reply as OpenAI's response, whole and streamed.
+//!
+//! A response is a list of items: what was thought, a message, the calls of functions. A stream tells of
+//! each of them when it begins, as it grows, and when it is whole, and of the response in the end, all in
+//! a rising order of numbers. Nothing is stored: a response cannot be fetched again or gone on from.
+//!
+//! Source: <https://platform.openai.com/docs/api-reference/responses-streaming>.
+
+use bytes::BytesMut;
+use serde_json::{Map, Value, json};
+
+use super::{
+    calls,
+    chat_reply::ReplyMeta,
+    piece::{CallPiece, Piece, Reason},
+};
+use crate::{error::Code, openai::reply::text_of, sse, usage::Usage};
+
+/// What a response says again of its request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Echo(pub(super) Map<String, Value>);
+
+/// What is written of one stream, or of a whole response.
+#[derive(Debug)]
+pub(super) struct ResponseStream {
+    meta: ReplyMeta,
+    echo: Echo,
+    number: u64,
+    is_started: bool,
+    /// The items that are whole.
+    output: Vec<Value>,
+    open: Option<Item>,
+    /// The id of the item that is growing, or has just grown up.
+    item_id: String,
+}
+
+/// An item that is growing.
+#[derive(Debug)]
+enum Item {
+    Reasoning(String),
+    Message(String),
+    Call { index: usize, id: String, name: String, arguments: String },
+}
+
+/// Writes a whole response; `None` where something is not what it must be.
+pub(super) fn write(
+    piece: &Piece<'_>,
+    reason: Reason,
+    usage: Usage,
+    (meta, echo): (&ReplyMeta, &Echo),
+) -> Option<Vec<u8>> {
+    let mut stream = ResponseStream::new(meta.clone(), echo.clone());
+    let mut events = BytesMut::new();
+    stream.piece(piece, &mut events)?;
+    stream.close(&mut events);
+    Some(stream.ended(reason, usage).to_string().into_bytes())
+}
+
+// === impl ResponseStream ===
+
+impl ResponseStream {
+    pub(super) fn new(meta: ReplyMeta, echo: Echo) -> Self {
+        Self { meta, echo, number: 0, is_started: false, output: Vec::new(), open: None, item_id: String::new() }
+    }
+
+    pub(super) fn piece(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
+        self.start(out);
+        if let Some(thinking) = piece.thinking {
+            self.reasoning(&text_of(Some(thinking))?, out);
+        }
+        if piece.has_content() {
+            self.text(&text_of(piece.content)?, out);
+        }
+        piece.calls.iter().try_for_each(|call| self.call(call, out))
+    }
+
+    pub(super) fn finish(&mut self, reason: Reason, usage: Usage, out: &mut BytesMut) {
+        self.start(out);
+        self.close(out);
+        let response = self.ended(reason, usage);
+        let kind =
+            if reason == Reason::Stop { "response.completed" } else { "response.incomplete" };
+        self.event(kind, json!({ "response": response }), out);
+    }
+
+    /// The stream goes no further.
+    pub(super) fn fail(&mut self, code: Code, message: &str, out: &mut BytesMut) {
+        self.start(out);
+        let mut response = self.response("failed");
+        response["error"] = json!({ "code": code.as_str(), "message": message });
+        self.event("response.failed", json!({ "response": response }), out);
+    }
+
+    fn start(&mut self, out: &mut BytesMut) {
+        if std::mem::replace(&mut self.is_started, true) {
+            return;
+        }
+        for kind in ["response.created", "response.in_progress"] {
+            let response = self.response("in_progress");
+            self.event(kind, json!({ "response": response }), out);
+        }
+    }
+
+    fn reasoning(&mut self, more: &str, out: &mut BytesMut) {
+        if !matches!(self.open, Some(Item::Reasoning(_))) {
+            self.begin(Item::Reasoning(String::new()), out);
+            let part = json!({ "type": "summary_text", "text": "" });
+            self.of_item("response.reasoning_summary_part.added", "summary_index", json!({ "part": part }), out);
+        }
+        if let Some(Item::Reasoning(text)) = &mut self.open {
+            text.push_str(more);
+        }
+        let delta = json!({ "delta": more });
+        self.of_item("response.reasoning_summary_text.delta", "summary_index", delta, out);
+    }
+
+    fn text(&mut self, more: &str, out: &mut BytesMut) {
+        if !matches!(self.open, Some(Item::Message(_))) {
+            self.begin(Item::Message(String::new()), out);
+            let part = json!({ "part": text_part("") });
+            self.of_item("response.content_part.added", "content_index", part, out);
+        }
+        if let Some(Item::Message(text)) = &mut self.open {
+            text.push_str(more);
+        }
+        let delta = json!({ "delta": more, "logprobs": [] });
+        self.of_item("response.output_text.delta", "content_index", delta, out);
+    }
+
+    fn call(&mut self, call: &CallPiece<'_>, out: &mut BytesMut) -> Option<()> {
+        if let Some(name) = &call.name {
+            let (id, name) = (calls::id(call, &self.meta.id).into_owned(), name.clone().into_owned());
+            self.begin(Item::Call { index: call.index, id, name, arguments: String::new() }, out);
+        }
+        let more = call.arguments.text()?;
+        match &mut self.open {
+            Some(Item::Call { index, arguments, .. }) if *index == call.index => {
+                arguments.push_str(&more);
+            }
+            // Parts of calls that are mixed with each other have no place in a sequence of items.
+            _ => return None,
+        }
+        if !more.is_empty() {
+            let delta = json!({ "delta": more });
+            self.of_item("response.function_call_arguments.delta", "", delta, out);
+        }
+        Some(())
+    }
+
+    fn begin(&mut self, item: Item, out: &mut BytesMut) {
+        self.close(out);
+        let kind = match item {
+            Item::Reasoning(_) => "rs",
+            Item::Message(_) => "msg",
+            Item::Call { .. } => "fc",
+        };
+        self.item_id = format!("{kind}_{}_{}", self.meta.id, self.output.len());
+        let added = self.item(&item, false);
+        self.open = Some(item);
+        let at = self.output.len();
+        let added = json!({ "output_index": at, "item": added });
+        self.event("response.output_item.added", added, out);
+    }
+
+    /// Tells that the item which is growing is whole.
+    fn close(&mut self, out: &mut BytesMut) {
+        let Some(item) = self.open.take() else { return };
+        let whole = self.item(&item, true);
+        match &item {
+            Item::Reasoning(text) => {
+                let (done, part) = (json!({ "text": text }), json!({ "type": "summary_text", "text": text }));
+                self.of_item("response.reasoning_summary_text.done", "summary_index", done, out);
+                let part = json!({ "part": part });
+                self.of_item("response.reasoning_summary_part.done", "summary_index", part, out);
+            }
+            Item::Message(text) => {
+                let done = json!({ "text": text, "logprobs": [] });
+                self.of_item("response.output_text.done", "content_index", done, out);
+                let part = json!({ "part": text_part(text) });
+                self.of_item("response.content_part.done", "content_index", part, out);
+            }
+            Item::Call { name, arguments, .. } => {
+                let done = json!({ "name": name, "arguments": or_empty(arguments) });
+                self.of_item("response.function_call_arguments.done", "", done, out);
+            }
+        }
+        let done = json!({ "output_index": self.output.len(), "item": whole });
+        self.event("response.output_item.done", done, out);
+        self.output.push(whole);
+    }
+
+    fn item(&self, item: &Item, is_whole: bool) -> Value {
+        let (id, status) = (&self.item_id, if is_whole { "completed" } else { "in_progress" });
+        match item {
+            Item::Reasoning(text) => {
+                let part = json!({ "type": "summary_text", "text": text });
+                let summary = if is_whole { vec![part] } else { Vec::new() };
+                json!({ "id": id, "type": "reasoning", "summary": summary })
+            }
+            Item::Message(text) => {
+                let content = if is_whole { vec![text_part(text)] } else { Vec::new() };
+                json!({
+                    "id": id, "type": "message", "status": status, "role": "assistant",
+                    "content": content,
+                })
+            }
+            Item::Call { id: call, name, arguments, .. } => {
+                let arguments = if is_whole { or_empty(arguments) } else { "" };
+                json!({
+                    "id": id, "type": "function_call", "status": status, "call_id": call,
+                    "name": name, "arguments": arguments,
+                })
+            }
+        }
+    }
+
+    /// An event about the item that is growing, or has just grown up.
+    fn of_item(&mut self, kind: &str, part: &str, mut data: Value, out: &mut BytesMut) {
+        data["item_id"] = self.item_id.as_str().into();
+        data["output_index"] = self.output.len().into();
+        if !part.is_empty() {
+            data[part] = 0.into();
+        }
+        self.event(kind, data, out);
+    }
+
+    fn event(&mut self, kind: &str, mut data: Value, out: &mut BytesMut) {
+        data["type"] = kind.into();
+        data["sequence_number"] = self.number.into();
+        self.number += 1;
+        sse::named_event(kind, data.to_string().as_bytes(), out);
+    }
+
+    fn ended(&self, reason: Reason, usage: Usage) -> Value {
+        let mut response = self.response(match reason {
+            Reason::Stop => "completed",
+            Reason::Length | Reason::Filtered => "incomplete",
+        });
+        match reason {
+            Reason::Stop => {}
+            Reason::Length => {
+                response["incomplete_details"] = json!({ "reason": "max_output_tokens" });
+            }
+            Reason::Filtered => {
+                response["incomplete_details"] = json!({ "reason": "content_filter" });
+            }
+        }
+        response["usage"] = json!({
+            "input_tokens": usage.prompt,
+            "input_tokens_details": { "cached_tokens": 0 },
+            "output_tokens": usage.completion,
+            "output_tokens_details": { "reasoning_tokens": 0 },
+            "total_tokens": usage.total(),
+        });
+        response
+    }
+
+    fn response(&self, status: &str) -> Value {
+        let mut response = json!({
+            "id": format!("resp_{}", self.meta.id),
+            "object": "response",
+            "created_at": self.meta.created,
+            "status": status,
+            "error": null,
+            "incomplete_details": null,
+            "instructions": null,
+            "max_output_tokens": null,
+            "metadata": {},
+            "model": self.meta.model,
+            "output": self.output,
+            "parallel_tool_calls": true,
+            "previous_response_id": null,
+            "reasoning": { "effort": null, "summary": null },
+            "store": false,
+            "temperature": null,
+            "text": { "format": { "type": "text" } },
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": null,
+            "truncation": "disabled",
+            "usage": null,
+            "user": null,
+        });
+        for (name, value) in &self.echo.0 {
+            response[name] = value.clone();
+        }
+        response
+    }
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+}
+
+/// A call without arguments has the arguments of an empty object.
+fn or_empty(arguments: &str) -> &str {
+    if arguments.is_empty() { "{}" } else { arguments }
+}

@@ -1,0 +1,275 @@
+//! A streamed reply of an upstream on its way into the dialect of the client.
+//!
+//! A source cuts the upstream's bytes into lines or events and reads a piece of each; a writer puts the
+//! piece into the client's dialect. What follows the end is not read.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Reply, StreamFault,
+    chat_reply::ReplyMeta,
+    chat_stream::ChatStream,
+    completion::CompletionStream,
+    message::MessageStream,
+    native::NativeLines,
+    piece::{Ending, Piece, Reason},
+    response::ResponseStream,
+};
+use crate::{
+    error::Code,
+    ndjson::{LINE_MAX, Lines},
+    ollama::reply::Line,
+    openai::{
+        error::{anthropic_error, ollama_error, openai_error},
+        reply::{Calls, Reply as Chunk},
+    },
+    route::UpstreamKind,
+    sse::{self, Events},
+    usage::Usage,
+};
+
+/// The translation of one stream.
+pub struct Translation {
+    source: Source,
+    writer: Writer,
+    /// What the prompt is taken for, in tokens, where the upstream does not count.
+    prompt: u64,
+    produced: u64,
+    usage: Option<Usage>,
+    out: BytesMut,
+}
+
+/// What comes from the upstream.
+enum Source {
+    Ollama { lines: Lines, calls: usize },
+    OpenAi { events: Box<Events>, calls: Calls, reason: Option<Reason>, usage: Option<Usage> },
+}
+
+/// What goes to the client.
+enum Writer {
+    Chat(ChatStream),
+    Completion(CompletionStream),
+    Response(Box<ResponseStream>),
+    Message(MessageStream),
+    Native(NativeLines),
+}
+
+// === impl Translation ===
+
+impl Translation {
+    /// The translation of a stream of such an upstream, for a client that wants such a reply. `prompt`:
+    /// what its prompt is taken for, in tokens. None where such a reply is never a stream.
+    #[must_use]
+    pub fn new(from: UpstreamKind, reply: Reply, meta: ReplyMeta, prompt: u64) -> Option<Self> {
+        let source = match from {
+            UpstreamKind::Ollama => Source::Ollama { lines: Lines::new(LINE_MAX), calls: 0 },
+            UpstreamKind::OpenAi => Source::OpenAi {
+                events: Box::default(),
+                calls: Calls::default(),
+                reason: None,
+                usage: None,
+            },
+        };
+        let writer = match reply {
+            Reply::Chat { include_usage } => Writer::Chat(ChatStream::new(meta, include_usage)),
+            Reply::Completion { include_usage, echo } => {
+                Writer::Completion(CompletionStream::new(&meta, include_usage, echo))
+            }
+            Reply::Response(echo) => Writer::Response(Box::new(ResponseStream::new(meta, *echo))),
+            Reply::Message => Writer::Message(MessageStream::new(meta, prompt)),
+            Reply::Native(route) => Writer::Native(NativeLines::new(meta, route)),
+            Reply::Embedding { .. } => return None,
+        };
+        Some(Self { source, writer, prompt, produced: 0, usage: None, out: BytesMut::new() })
+    }
+
+    /// Takes what arrived, and gives back what may go on.
+    ///
+    /// # Errors
+    /// Beside what may go on, why nothing may follow it.
+    pub fn push(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
+        let fault = self.take(chunk).err();
+        (self.out.split().freeze(), fault)
+    }
+
+    /// The upstream has ended its stream.
+    ///
+    /// # Errors
+    /// As [`Translation::push`]; [`StreamFault::BrokenOff`] where it never said that it is done.
+    pub fn end(&mut self) -> (Bytes, Option<StreamFault>) {
+        let fault = self.last().err();
+        (self.out.split().freeze(), fault)
+    }
+
+    /// The stream is ended before its end: as if the reply had reached its greatest length.
+    pub fn stop(&mut self, usage: Usage) -> Bytes {
+        if !self.is_done() {
+            let _ = self.finish(Ending { reason: Reason::Length, usage: Some(usage) });
+        }
+        self.out.split().freeze()
+    }
+
+    /// What tells a client that the stream is not whole: an end alone would pass for a success.
+    pub fn fail(&mut self, code: Code, message: &str) -> Bytes {
+        let out = &mut self.out;
+        out.clear();
+        match &mut self.writer {
+            Writer::Chat(_) | Writer::Completion(_) => {
+                sse::event(openai_error(code, message, None).as_bytes(), out);
+            }
+            Writer::Response(stream) => stream.fail(code, message, out),
+            Writer::Message(_) => {
+                sse::named_event("error", anthropic_error(code, message).as_bytes(), out);
+            }
+            Writer::Native(_) => {
+                out.extend_from_slice(ollama_error(message).as_bytes());
+                out.extend_from_slice(b"\n");
+            }
+        }
+        out.split().freeze()
+    }
+
+    /// Whether the client reads server-sent events.
+    #[must_use]
+    pub fn is_sse(&self) -> bool {
+        !matches!(self.writer, Writer::Native(_))
+    }
+
+    /// Whether the whole reply has been translated, its end included.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.usage.is_some()
+    }
+
+    /// What was used; `None` until the reply is done.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// How many pieces carried something: about as many as tokens were produced.
+    #[must_use]
+    pub fn produced(&self) -> u64 {
+        self.produced
+    }
+
+    fn take(&mut self, chunk: Bytes) -> Result<(), StreamFault> {
+        match &mut self.source {
+            Source::Ollama { lines, .. } => lines.push(chunk),
+            Source::OpenAi { events, .. } => events.push(chunk),
+        }
+        loop {
+            let next = match &mut self.source {
+                Source::Ollama { lines, .. } => lines.next_line()?,
+                Source::OpenAi { events, .. } => events.next_event()?.map(|event| event.data),
+            };
+            match next {
+                Some(text) => self.read(&text)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn last(&mut self) -> Result<(), StreamFault> {
+        let rest = match &mut self.source {
+            Source::Ollama { lines, .. } => lines.finish(),
+            Source::OpenAi { events, .. } => events.finish().map(|event| event.data),
+        };
+        if let Some(text) = rest {
+            self.read(&text)?;
+        }
+        if self.is_done() {
+            return Ok(());
+        }
+        match self.source {
+            // It has said why it ends; not all servers say that they are done.
+            Source::OpenAi { reason: Some(reason), usage, .. } => {
+                self.finish(Ending { reason, usage })
+            }
+            _ => Err(StreamFault::BrokenOff),
+        }
+    }
+
+    /// Reads one line or event. Nothing of one that is not what it must be is written.
+    fn read(&mut self, text: &[u8]) -> Result<(), StreamFault> {
+        if self.is_done() {
+            return Ok(());
+        }
+        if matches!(self.source, Source::Ollama { .. }) {
+            self.read_line(text)
+        } else {
+            self.read_event(text)
+        }
+    }
+
+    fn read_line(&mut self, text: &[u8]) -> Result<(), StreamFault> {
+        let line = Line::read(text).ok_or(StreamFault::NotJson)?;
+        if line.error.is_some() {
+            return Err(StreamFault::UpstreamError);
+        }
+        let Source::Ollama { calls, .. } = &mut self.source else { return Ok(()) };
+        let piece = line.piece(*calls).ok_or(StreamFault::NotJson)?;
+        *calls += piece.calls.len();
+        let ending = line.ending();
+        self.write(&piece, ending.is_some())?;
+        ending.map_or(Ok(()), |ending| self.finish(ending))
+    }
+
+    fn read_event(&mut self, text: &[u8]) -> Result<(), StreamFault> {
+        let Source::OpenAi { calls, reason, usage, .. } = &mut self.source else { return Ok(()) };
+        if text == b"[DONE]" {
+            let said = *reason;
+            let ending = Ending { reason: said.ok_or(StreamFault::BrokenOff)?, usage: *usage };
+            return self.finish(ending);
+        }
+        let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
+        if chunk.error.is_some() {
+            return Err(StreamFault::UpstreamError);
+        }
+        let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;
+        *usage = chunk.usage().or(*usage);
+        let ends = chunk.reason();
+        *reason = ends.or(*reason);
+        if chunk.is_without_choice() {
+            return Ok(());
+        }
+        self.write(&piece, ends.is_some())
+    }
+
+    fn write(&mut self, piece: &Piece<'_>, is_last: bool) -> Result<(), StreamFault> {
+        let (start, out) = (self.out.len(), &mut self.out);
+        let written = match &mut self.writer {
+            Writer::Chat(stream) => stream.piece(piece, is_last, out),
+            Writer::Completion(stream) => stream.piece(piece, out),
+            Writer::Response(stream) => stream.piece(piece, out),
+            Writer::Message(stream) => stream.piece(piece, out),
+            Writer::Native(lines) => lines.piece(piece, out),
+        };
+        if written.is_none() {
+            out.truncate(start);
+            return Err(StreamFault::NotJson);
+        }
+        self.produced += u64::from(piece.carries());
+        Ok(())
+    }
+
+    fn finish(&mut self, Ending { reason, usage }: Ending) -> Result<(), StreamFault> {
+        let estimate = Usage { prompt: self.prompt, completion: self.produced, estimated: true };
+        let (usage, out) = (usage.unwrap_or(estimate), &mut self.out);
+        let start = out.len();
+        let mut is_whole = true;
+        match &mut self.writer {
+            Writer::Chat(stream) => stream.finish(reason, usage, out),
+            Writer::Completion(stream) => stream.finish(reason, usage, out),
+            Writer::Response(stream) => stream.finish(reason, usage, out),
+            Writer::Message(stream) => stream.finish(reason, usage, out),
+            Writer::Native(lines) => is_whole = lines.finish(reason, usage, out).is_some(),
+        }
+        if !is_whole {
+            out.truncate(start);
+            return Err(StreamFault::NotJson);
+        }
+        self.usage = Some(usage);
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! A whole reply of an upstream in the dialect of the client.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    Reply, chat_reply::{self, ReplyMeta}, completion, message, native,
+    piece::{Ending, Piece, Reason},
+    response,
+};
+use crate::{
+    body::Text,
+    json::{self, write_string},
+    ollama::reply::Line,
+    openai::reply::{Calls, Reply as Completion},
+    route::{Route, UpstreamKind},
+    usage::Usage,
+};
+
+/// Why a reply cannot be translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyError {
+    /// It is no JSON object of the shape that is promised.
+    #[error("the reply is not what the model server's API promises")]
+    NotJson,
+    /// It says that the model server failed.
+    #[error("the model server reported an error")]
+    UpstreamError,
+    /// It does not say that it is done: the model stopped in the middle.
+    #[error("the reply broke off")]
+    BrokenOff,
+}
+
+/// Translates a whole reply, and tells what it used. `prompt`: what its prompt is taken for, in tokens,
+/// where the upstream does not count.
+///
+/// # Errors
+/// [`ReplyError`] where it is no whole reply. Nothing of it may reach the client then.
+pub fn whole(
+    text: &[u8],
+    from: UpstreamKind,
+    reply: &Reply,
+    meta: &ReplyMeta,
+    prompt: u64,
+) -> Result<(Vec<u8>, Usage), ReplyError> {
+    match reply {
+        Reply::Embedding { base64 } => return embedding(text, *base64, meta, prompt),
+        Reply::Native(Route::OllamaEmbed) => return native_embedding(text, false, meta, prompt),
+        Reply::Native(Route::OllamaEmbeddings) => return native_embedding(text, true, meta, prompt),
+        _ => {}
+    }
+    let mut calls = Calls::default();
+    let (piece, ending) = match from {
+        UpstreamKind::Ollama => {
+            let line = Line::read(text).ok_or(ReplyError::NotJson)?;
+            if line.error.is_some() {
+                return Err(ReplyError::UpstreamError);
+            }
+            let ending = line.ending().ok_or(ReplyError::BrokenOff)?;
+            (line.piece(0).filter(|_| line.says_something()).ok_or(ReplyError::NotJson)?, ending)
+        }
+        UpstreamKind::OpenAi => {
+            let completion = Completion::read(text).ok_or(ReplyError::NotJson)?;
+            if completion.error.is_some() {
+                return Err(ReplyError::UpstreamError);
+            }
+            if completion.is_without_choice() {
+                return Err(ReplyError::NotJson);
+            }
+            let reason = completion.reason().unwrap_or(Reason::Stop);
+            let piece = completion.piece(&mut calls).ok_or(ReplyError::NotJson)?;
+            (piece, Ending { reason, usage: completion.usage() })
+        }
+    };
+    let guessed = || Usage { prompt, completion: text.len() as u64 / 4, estimated: true };
+    let usage = ending.usage.unwrap_or_else(guessed);
+    let written = write(&piece, ending, usage, reply, meta, text.len());
+    written.map(|written| (written, usage)).ok_or(ReplyError::NotJson)
+}
+
+fn write(
+    piece: &Piece<'_>,
+    ending: Ending,
+    usage: Usage,
+    reply: &Reply,
+    meta: &ReplyMeta,
+    length: usize,
+) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(length + 512);
+    match reply {
+        Reply::Chat { .. } => chat_reply::write(piece, ending, usage, meta, &mut out)?,
+        Reply::Completion { echo, .. } => {
+            completion::write(piece, ending, usage, (meta, echo.as_deref()), &mut out)?;
+        }
+        Reply::Response(echo) => return response::write(piece, ending.reason, usage, (meta, echo)),
+        Reply::Message => return message::write(piece, ending, usage, meta),
+        Reply::Native(route) => return native::write(piece, ending, usage, (meta, *route)),
+        Reply::Embedding { .. } => return None,
+    }
+    Some(out)
+}
+
+/// Ollama's vectors as OpenAI's list of them.
+fn embedding(
+    text: &[u8],
+    base64: bool,
+    meta: &ReplyMeta,
+    prompt: u64,
+) -> Result<(Vec<u8>, Usage), ReplyError> {
+    let text = std::str::from_utf8(text).map_err(|_| ReplyError::NotJson)?;
+    let guessed = Usage { prompt, completion: 0, estimated: true };
+    let embedded: Embedded<'_> = json::read_object(text).ok_or(ReplyError::NotJson)?;
+    if embedded.error.is_some() {
+        return Err(ReplyError::UpstreamError);
+    }
+    let vectors = embedded.embeddings.ok_or(ReplyError::NotJson)?;
+    let usage = embedded
+        .prompt_eval_count
+        .map_or(guessed, |prompt| Usage { prompt, completion: 0, estimated: false });
+    let mut out = Vec::with_capacity(text.len() + 256);
+    out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
+    for (at, vector) in vectors.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(format!("{{\"object\":\"embedding\",\"index\":{at},\"embedding\":").as_bytes());
+        write_vector(vector, base64, &mut out).ok_or(ReplyError::NotJson)?;
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"model\":");
+    write_string(&meta.model, &mut out);
+    let used = usage.prompt;
+    let usage_text = json!({ "prompt_tokens": used, "total_tokens": used }).to_string();
+    out.extend_from_slice(format!(",\"usage\":{usage_text}}}").as_bytes());
+    Ok((out, usage))
+}
+
+#[derive(serde::Deserialize)]
+struct Embedded<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    embeddings: Option<Vec<&'a RawValue>>,
+    prompt_eval_count: Option<u64>,
+}
+
+/// A vector as a list of numbers, or as its little-endian 32-bit floats in base64.
+fn write_vector(vector: &RawValue, base64: bool, out: &mut Vec<u8>) -> Option<()> {
+    if !base64 {
+        return json::splice_list(vector.get(), out);
+    }
+    let numbers: Vec<f32> = serde_json::from_str(vector.get()).ok()?;
+    let bytes: Vec<u8> = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+    write_string(&STANDARD.encode(bytes), out);
+    Some(())
+}
+
+/// Vectors of an OpenAI-compatible server as Ollama's: a list of them (`/api/embed`), or the one
+/// (`/api/embeddings`).
+fn native_embedding(
+    text: &[u8],
+    is_legacy: bool,
+    meta: &ReplyMeta,
+    prompt: u64,
+) -> Result<(Vec<u8>, Usage), ReplyError> {
+    let reply = Completion::read(text).ok_or(ReplyError::NotJson)?;
+    if reply.error.is_some() {
+        return Err(ReplyError::UpstreamError);
+    }
+    let guessed = Usage { prompt, completion: 0, estimated: true };
+    let usage = reply.usage().unwrap_or(guessed);
+    let vectors: Option<Vec<Value>> = reply
+        .data
+        .ok_or(ReplyError::NotJson)?
+        .into_iter()
+        .map(|one| floats(one.embedding))
+        .collect();
+    let vectors = vectors.ok_or(ReplyError::NotJson)?;
+    let body = if is_legacy {
+        json!({ "embedding": vectors.into_iter().next().unwrap_or_else(|| json!([])) })
+    } else {
+        json!({
+            "model": meta.model, "embeddings": vectors, "prompt_eval_count": usage.prompt,
+        })
+    };
+    Ok((body.to_string().into_bytes(), usage))
+}
+
+/// A vector as numbers, however the server gave it.
+fn floats(raw: &RawValue) -> Option<Value> {
+    if let Ok(Text(text)) = serde_json::from_str::<Text<'_>>(raw.get()) {
+        let bytes = STANDARD.decode(text.as_bytes()).ok()?;
+        let (whole, rest) = bytes.as_chunks::<4>();
+        let numbers = whole.iter().map(|four| f32::from_le_bytes(*four));
+        return rest.is_empty().then(|| numbers.collect());
+    }
+    serde_json::from_str(raw.get()).ok().filter(Value::is_array)
+}
