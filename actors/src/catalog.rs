@@ -52,6 +52,8 @@ pub struct Model {
     pub name: ModelName,
     /// The upstreams that serve it.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// How each of them spells it.
+    reported: Vec<Arc<str>>,
     /// Its entry in the list of the first of them, as JSON.
     pub entry: Arc<str>,
     /// When it was last changed there.
@@ -135,6 +137,17 @@ impl Handle {
     }
 }
 
+// === impl Model ===
+
+impl Model {
+    /// Its name as an upstream spells it.
+    #[must_use]
+    pub fn reported(&self, upstream: &Upstream) -> &str {
+        let at = self.upstreams.iter().position(|other| other.name == upstream.name);
+        at.and_then(|at| self.reported.get(at)).map_or(self.name.as_str(), |name| name)
+    }
+}
+
 // === impl Snapshot ===
 
 impl Snapshot {
@@ -145,11 +158,13 @@ impl Snapshot {
                 let model = models.entry(found.name.clone()).or_insert_with(|| Model {
                     name: found.name.clone(),
                     upstreams: Vec::new(),
+                    reported: Vec::new(),
                     entry: Arc::clone(&found.entry),
                     modified_at: found.modified_at,
                 });
                 if model.upstreams.iter().all(|other| other.name != source.upstream.name) {
                     model.upstreams.push(Arc::clone(&source.upstream));
+                    model.reported.push(found.reported.as_str().into());
                 }
             }
         }

@@ -2,14 +2,19 @@
 
 use std::hint::black_box;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use identity::api_key::{PresentedKey, mint};
 use protocol::{
     name::ModelName,
-    ollama::{request::inspect, stream::NativeStream},
-    route::Route,
-    translate::{chat_reply::ReplyMeta, chat_request::chat_request, chat_stream::ChatStream},
+    ollama::stream::NativeStream,
+    openai::stream::PassedStream,
+    route::{Route, UpstreamKind},
+    translate::{
+        Echo, Reply, ReplyMeta,
+        request::{Request, Target},
+        stream::Translation,
+    },
 };
 
 const LINES: usize = 100;
@@ -35,17 +40,35 @@ fn lines() -> Vec<Bytes> {
     (0..LINES).map(line).chain([last.to_owned()]).map(Bytes::from).collect()
 }
 
+fn meta() -> ReplyMeta {
+    ReplyMeta { id: "0".to_owned(), created: 1_795_452_870, model: "llama3.2".to_owned() }
+}
+
+/// The same stream in OpenAI's dialect.
+fn events() -> Vec<Bytes> {
+    let reply = Reply::Chat { include_usage: true };
+    let stream = Translation::new(UpstreamKind::Ollama, reply, meta(), 5);
+    let lines = lines().into_iter();
+    stream.map_or(Vec::new(), |mut stream| lines.map(|line| stream.push(line).0).collect())
+}
+
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("request");
     for words in [10, 10_000] {
         let body = body(words);
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_function(format!("inspect/{words}_words"), |bencher| {
-            bencher.iter(|| inspect(black_box(body.as_bytes()), Route::OllamaChat).is_ok());
+        group.bench_function(format!("read/{words}_words"), |bencher| {
+            bencher.iter(|| Request::read(Route::OllamaChat, black_box(body.as_bytes())).is_ok());
         });
-        group.bench_function(format!("translate/{words}_words"), |bencher| {
-            bencher.iter(|| chat_request(black_box(body.as_bytes())).is_ok());
-        });
+        for kind in UpstreamKind::ALL {
+            let target = Target { kind: *kind, model: Some("m"), tokens_max: None };
+            group.bench_function(format!("chat_to_{kind}/{words}_words"), |bencher| {
+                bencher.iter(|| {
+                    let request = Request::read(Route::OpenAiChat, black_box(body.as_bytes()));
+                    request.and_then(|request| request.write(&target)).is_ok()
+                });
+            });
+        }
     }
     group.finish();
 
@@ -71,19 +94,28 @@ fn streams(criterion: &mut Criterion) {
             stream.tail()
         });
     });
-    group.bench_function("translate/100_chunks", |bencher| {
+    let chat = || Reply::Chat { include_usage: false };
+    let response = || Reply::Response(Box::<Echo>::default());
+    let dialects: [(&str, &dyn Fn() -> Reply); 3] =
+        [("chat", &chat), ("response", &response), ("message", &|| Reply::Message)];
+    for (name, reply) in dialects {
+        group.bench_function(format!("to_{name}/100_chunks"), |bencher| {
+            bencher.iter(|| {
+                let from = UpstreamKind::Ollama;
+                let mut stream = Translation::new(from, reply(), meta(), 5)?;
+                for line in &lines {
+                    black_box(stream.push(line.clone()));
+                }
+                stream.usage()
+            });
+        });
+    }
+    let events = events();
+    group.bench_function("pass_openai/100_chunks", |bencher| {
         bencher.iter(|| {
-            let meta = ReplyMeta {
-                id: "chatcmpl-0".to_owned(),
-                created: 1_795_452_870,
-                model: "llama3.2".to_owned(),
-            };
-            let mut stream = ChatStream::new(meta, false);
-            let mut out = BytesMut::new();
-            for line in &lines {
-                let line = line.trim_ascii_end();
-                assert!(stream.line(line, &mut out).is_ok());
-                black_box(out.split());
+            let mut stream = PassedStream::new(true);
+            for event in &events {
+                black_box(stream.push(event.clone()));
             }
             stream.usage()
         });

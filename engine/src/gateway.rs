@@ -347,10 +347,10 @@ fn open_redis(config: &config::Redis) -> Result<Option<Arc<Redis>>, redis::UrlEr
 }
 
 pub(crate) fn configured(settings: &config::Upstream, clock: &dyn Clock) -> Vec<Upstream> {
-    let upstream = |(name, url): &(String, String)| Upstream {
+    let upstream = |(name, kind, url): &(String, UpstreamKind, String)| Upstream {
         name: name.clone(),
         url: url.clone(),
-        kind: UpstreamKind::Ollama,
+        kind: *kind,
         slots: None,
         created_at: clock.now(),
     };

@@ -369,8 +369,14 @@ mod tests {
             let changes = [("model", "\"b\"".to_owned()), ("keep_alive", "1".to_owned())];
             String::from_utf8(fields.replaced(body.as_bytes(), &changes)).unwrap()
         };
-        assert_eq!(replaced(r#" {"model": "a" ,"x":[1 ]} "#), r#"{"model": "b" ,"x":[1 ],"keep_alive":1}"#);
-        assert_eq!(replaced(r#"{"keep_alive":null,"x":1.0}"#), r#"{"keep_alive":1,"x":1.0,"model":"b"}"#);
+        assert_eq!(
+            replaced(r#" {"model": "a" ,"x":[1 ]} "#),
+            r#"{"model": "b" ,"x":[1 ],"keep_alive":1}"#
+        );
+        assert_eq!(
+            replaced(r#"{"keep_alive":null,"x":1.0}"#),
+            r#"{"keep_alive":1,"x":1.0,"model":"b"}"#
+        );
         assert_eq!(replaced("{ }"), r#"{ "model":"b","keep_alive":1}"#);
     }
 

@@ -24,7 +24,8 @@ pub mod models;
 pub mod server;
 
 /// Header fields that the SDKs send and a browser has to be allowed to.
-const CORS_HEADERS: &str = "authorization, content-type, accept, openai-beta, \
+const CORS_HEADERS: &str = "authorization, x-api-key, anthropic-version, anthropic-beta, \
+    content-type, accept, openai-beta, \
     openai-organization, openai-project, user-agent, x-request-id, x-stainless-arch, \
     x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, \
     x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, \
@@ -62,6 +63,11 @@ pub(crate) async fn answer(
         Ask::OpenAiModels => Ok(whole(models::list(&gateway.catalog(&principal)?))),
         Ask::OpenAiModel(name) => Ok(whole(models::one(&gateway.catalog(&principal)?, &name)?)),
         Ask::Ps => Ok(whole(server::ps(gateway, &principal, request).await?)),
+        Ask::Count(tokens) => {
+            let mut response = whole(format!("{{\"input_tokens\":{tokens},\"estimated\":true}}"));
+            response.headers_mut().insert("x-estimated", HeaderValue::from_static("true"));
+            Ok(response)
+        }
         Ask::Version => Ok(whole(server::version(gateway, request).await?)),
         // Routed to an upstream before this is asked.
         Ask::Inference(_) => Err(Refusal::UpstreamReply),

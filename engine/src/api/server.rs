@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
 use identity::principal::Principal;
-use protocol::{id::RequestId, ollama::ps};
+use protocol::{id::RequestId, ollama::ps, route::UpstreamKind};
 use storage::upstreams::Upstream;
 use tokio::time::Duration;
 
@@ -72,7 +72,10 @@ async fn get(
     path: &'static str,
     request: RequestId,
 ) -> Result<Bytes, Refusal> {
-    let origin = Origin::parse(&upstream.url).map_err(|_| Refusal::UpstreamReply)?;
+    if upstream.kind != UpstreamKind::Ollama {
+        return Err(Refusal::UpstreamReply);
+    }
+    let origin = Origin::parse(&upstream.url, upstream.kind).map_err(|_| Refusal::UpstreamReply)?;
     let call = Call {
         method: Method::GET,
         path,
@@ -80,6 +83,7 @@ async fn get(
         request,
         first_byte: ANSWER_TIMEOUT,
         origin: &origin,
+        credential: gateway.client.credential(&upstream.name),
     };
     let reply = gateway.client.call(&call).await?;
     if !reply.status.is_success() {

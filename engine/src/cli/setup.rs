@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use clap::{Args, CommandFactory};
 use http::Method;
+use protocol::route::UpstreamKind;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
@@ -81,7 +82,8 @@ pub(super) async fn healthcheck(
     };
     let client =
         Client::new(&config.upstream, TaskTracker::new()).map_err(|error| failed(&error))?;
-    let origin = Origin::parse(&format!("http://{address}")).map_err(|error| failed(&error))?;
+    let origin = Origin::parse(&format!("http://{address}"), UpstreamKind::Ollama)
+        .map_err(|error| failed(&error))?;
     let call = Call {
         method: Method::GET,
         path: if arguments.ready { "/readyz" } else { "/healthz" },
@@ -89,6 +91,7 @@ pub(super) async fn healthcheck(
         request: request_id(),
         first_byte: ANSWER_TIMEOUT,
         origin: &origin,
+        credential: None,
     };
     let reply = client.call(&call).await.map_err(|error| failed(&error))?;
     if !reply.status.is_success() {

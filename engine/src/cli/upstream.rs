@@ -31,7 +31,8 @@ pub(super) enum Command {
     Add {
         /// What it is called.
         name: String,
-        /// Where it is: http://host:port or https://host.
+        /// Where it is: http://host:port or https://host; of OpenAI's dialect with the path of its API,
+        /// where that is not /v1.
         url: String,
         /// Which dialect it speaks.
         #[arg(long, value_enum, default_value_t = Kind::Ollama)]
@@ -66,6 +67,8 @@ pub(super) enum Command {
 pub(super) enum Kind {
     /// Ollama's own API.
     Ollama,
+    /// OpenAI's API: OpenAI itself, vLLM, the server of llama.cpp, LM Studio.
+    Openai,
 }
 
 /// So many requests at once, or as the configuration says.
@@ -100,12 +103,17 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     match command {
-        Command::Add { name, url, kind: Kind::Ollama, slots } => {
-            Origin::parse(&url).map_err(|error| Failure::Usage(format!("{url:?}: {error}")))?;
+        Command::Add { name, url, kind, slots } => {
+            let kind = match kind {
+                Kind::Ollama => UpstreamKind::Ollama,
+                Kind::Openai => UpstreamKind::OpenAi,
+            };
+            Origin::parse(&url, kind)
+                .map_err(|error| Failure::Usage(format!("{url:?}: {error}")))?;
             if name.is_empty() || name.contains(['=', ',']) || name.contains(char::is_whitespace) {
                 return Err(Failure::Usage(format!("{name:?} is no name of an upstream")));
             }
-            let (kind, created_at) = (UpstreamKind::Ollama, Timestamp::now());
+            let created_at = Timestamp::now();
             let upstream = Upstream { name, url, kind, slots, created_at };
             storage.upstreams.add(upstream.clone()).await?;
             Ok(out.one(&View::new(upstream, "database"))?)

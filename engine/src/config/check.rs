@@ -144,6 +144,7 @@ fn keys(values: &mut Values) -> Keys {
 fn upstream(values: &mut Values) -> Upstream {
     Upstream {
         upstreams: values.upstreams("upstream.upstreams"),
+        keys: super::Credentials(values.keys("upstream.keys").into()),
         connect_timeout: values.duration("upstream.connect_timeout"),
         first_byte_timeout: values.duration("upstream.first_byte_timeout"),
         cold_first_byte_timeout: values.duration("upstream.cold_first_byte_timeout"),

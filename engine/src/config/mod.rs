@@ -7,11 +7,11 @@
 //! | `values` | what was written, and the mistakes in it |
 //! | `check` | from what was written to what the program trusts |
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use actors::rules::lane;
 use identity::hashing::Hashing;
-use protocol::secret::Secret;
+use protocol::{route::UpstreamKind, secret::Secret};
 use zeroize::Zeroizing;
 
 mod check;
@@ -127,11 +127,31 @@ pub struct Keys {
     pub verification_timeout: Duration,
 }
 
+/// What proves us to upstreams, by their names. Its `Debug` leaves all of it out.
+#[derive(Clone, Default)]
+pub struct Credentials(Arc<HashMap<String, Secret>>);
+
+impl Credentials {
+    /// What proves us to that one, where anything does.
+    #[must_use]
+    pub fn of(&self, upstream: &str) -> Option<&Secret> {
+        self.0.get(upstream)
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
 /// `[upstream]`
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is documented in the table of settings")]
 pub struct Upstream {
-    pub upstreams: Vec<(String, String)>,
+    pub upstreams: Vec<(String, UpstreamKind, String)>,
+    /// What proves us to upstreams, by their names.
+    pub keys: Credentials,
     pub connect_timeout: Duration,
     pub first_byte_timeout: Duration,
     pub cold_first_byte_timeout: Duration,

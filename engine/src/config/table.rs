@@ -116,6 +116,8 @@ table! {
         "Hashes at once. Default: the number of processors, at least 2.";
     keys.verification_timeout, Kind::Duration(10, HOUR), "5s",
         "How long a caller waits for its turn to be verified.";
+    upstream.keys, Kind::Secret, "",
+        "What proves the gateway to upstreams that ask for it: `name=key`, several with commas or on lines of their own.";
     upstream.upstreams, Kind::Upstreams, "ollama=http://127.0.0.1:11434",
         "Model servers besides those in the database. Also `NEURONETZ_UPSTREAMS`.";
     upstream.connect_timeout, Kind::Duration(1, HOUR), "3s", "How long a connection may take.";
@@ -234,7 +236,10 @@ impl Kind {
             Self::DurationOrForever => "a duration, as 90d, or forever".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => words.join(" or "),
-            Self::Upstreams => "name=http://host:port, several with commas".to_owned(),
+            Self::Upstreams => {
+                "name=http://host:port or name=openai+http://host:port/v1, several with commas"
+                    .to_owned()
+            }
             Self::Secret => "a text; never printed".to_owned(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use protocol::route::UpstreamKind;
+
 use super::{Config, Environment, Mistakes, env};
 
 fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, Mistakes> {
@@ -31,7 +33,10 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.body_bytes_max, 64 << 20);
     assert_eq!(config.database.url.expose(), "sqlite:/home/a/.local/share/neuronetz/neuronetz.db");
-    assert_eq!(config.upstream.upstreams, [("ollama".into(), "http://127.0.0.1:11434".into())]);
+    assert_eq!(
+        config.upstream.upstreams,
+        [("ollama".into(), UpstreamKind::Ollama, "http://127.0.0.1:11434".into())]
+    );
 }
 
 #[test]

@@ -1,20 +1,23 @@
 //! Settings as they were written, wherever they were written, and the mistakes in them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use protocol::secret::Secret;
+use protocol::{route::UpstreamKind, secret::Secret};
 
 use super::{
     env::Environment,
     table::{ALSO, Kind, OTHERS, SETTINGS, Setting},
 };
 use crate::upstream::connect::Origin;
+
+/// What stands before the URL of an upstream that speaks OpenAI's dialect.
+const OPENAI_PREFIX: &str = "openai+";
 
 /// All that is wrong with a configuration, for people.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -258,18 +261,36 @@ impl Values {
         .unwrap_or_default()
     }
 
-    pub(super) fn upstreams(&mut self, name: &str) -> Vec<(String, String)> {
+    pub(super) fn upstreams(&mut self, name: &str) -> Vec<(String, UpstreamKind, String)> {
         self.parsed(name, |_, text| {
             let mut names = BTreeSet::new();
             text.split(',')
                 .map(|pair| {
                     let (name, url) = pair.trim().split_once('=')?;
-                    Origin::parse(url).ok()?;
+                    let (kind, url) = match url.strip_prefix(OPENAI_PREFIX) {
+                        Some(url) => (UpstreamKind::OpenAi, url),
+                        None => (UpstreamKind::Ollama, url),
+                    };
+                    Origin::parse(url, kind).ok()?;
                     let fine = !name.is_empty()
                         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-                    (fine && names.insert(name)).then(|| (name.to_owned(), url.to_owned()))
+                    (fine && names.insert(name)).then(|| (name.to_owned(), kind, url.to_owned()))
                 })
                 .collect()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Pairs of an upstream's name and its key, with commas or line ends between them.
+    pub(super) fn keys(&mut self, name: &str) -> HashMap<String, Secret> {
+        self.parsed(name, |_, text| {
+            let pairs = text.split([',', '\n']).map(str::trim).filter(|pair| !pair.is_empty());
+            let read = |pair: &str| {
+                let (name, key) = pair.split_once('=')?;
+                let fine = !name.is_empty() && http::HeaderValue::from_str(key).is_ok();
+                (fine && !key.is_empty()).then(|| (name.to_owned(), Secret::new(key.to_owned())))
+            };
+            pairs.map(read).collect()
         })
         .unwrap_or_default()
     }

@@ -97,7 +97,7 @@ impl Body for ReplyBody {
                         if let Some(record) = record {
                             record.refuse_late(&refusal);
                         }
-                        *content = Content::Whole(refusal::event(&refusal));
+                        *content = Content::Whole(refusal::event(&refusal, queued.reply()));
                         continue;
                     }
                 },

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use actors::{audit::Saturated, catalog, directory::NoneOpen, rules::lane::NotNow, tenant};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::{authorize::Denied, limits::LimitPeriod, presented::NotPresented};
 use protocol::{
@@ -15,7 +15,7 @@ use protocol::{
     id::RequestId,
     ollama::request::BodyError,
     route::Dialect,
-    translate::chat_stream::error_event,
+    translate::{Reply, failure},
 };
 
 use storage::admission::{Limit, Refused, Wait};
@@ -270,11 +270,9 @@ impl Refusal {
 }
 
 /// The same as the last event of a stream that had begun already.
-pub(super) fn event(refusal: &Refusal) -> Bytes {
+pub(super) fn event(refusal: &Refusal, reply: &Reply) -> Bytes {
     let Told { code, message, .. } = refusal.told();
-    let mut out = BytesMut::new();
-    error_event(code, &message, &mut out);
-    out.freeze()
+    failure(reply, code, &message)
 }
 
 /// What the status of an upstream's answer means here. Its 401 and 403 are between it and us: a
@@ -353,6 +351,7 @@ fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> Str
     match dialect {
         Dialect::Ollama => protocol::openai::error::ollama_error(message),
         Dialect::OpenAi => protocol::openai::error::openai_error(code, message, param),
+        Dialect::Anthropic => protocol::openai::error::anthropic_error(code, message),
     }
 }
 

@@ -49,6 +49,11 @@ pub fn find(path: &str) -> Option<Found> {
     let open = |endpoint| Found { endpoint, method: Method::GET };
     Some(match path.as_ref() {
         "/v1/chat/completions" => post(Route::OpenAiChat),
+        "/v1/completions" => post(Route::OpenAiCompletions),
+        "/v1/embeddings" => post(Route::OpenAiEmbeddings),
+        "/v1/responses" => post(Route::OpenAiResponses),
+        "/v1/messages" => post(Route::AnthropicMessages),
+        "/v1/messages/count_tokens" => post(Route::AnthropicCount),
         "/v1/models" => get(Route::OpenAiModels),
         "/api/chat" => post(Route::OllamaChat),
         "/api/generate" => post(Route::OllamaGenerate),
@@ -70,11 +75,18 @@ pub fn find(path: &str) -> Option<Found> {
 /// The dialect in which a path's errors are told.
 #[must_use]
 pub fn dialect(path: &str) -> Dialect {
-    let ollama = percent_decode_str(path)
-        .take(5)
-        .zip(*b"/api/")
-        .all(|(byte, wanted)| byte.eq_ignore_ascii_case(&wanted));
-    if ollama && path.len() >= 5 { Dialect::Ollama } else { Dialect::OpenAi }
+    let begins = |with: &[u8]| {
+        let mut decoded = percent_decode_str(path);
+        with.iter()
+            .all(|wanted| decoded.next().is_some_and(|byte| byte.eq_ignore_ascii_case(wanted)))
+    };
+    if begins(b"/api/") {
+        Dialect::Ollama
+    } else if begins(b"/v1/messages") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
 }
 
 // === impl Endpoint ===
@@ -168,7 +180,9 @@ mod tests {
             "/api/experimental/web_search",
             "/v1",
             "/v1/models/",
-            "/v1/responses",
+            "/v1/responses/resp_1",
+            "/v1/messages/batches",
+            "/v1/audio/transcriptions",
             "/api/%2570ull",
             "/api/%ff",
             "/metrics",
@@ -195,6 +209,9 @@ mod tests {
     fn errors_are_told_in_the_dialect_of_the_path() {
         for path in ["/api/chat", "/api/nothing", "/%61pi/chat", "/API/PULL"] {
             assert_eq!(dialect(path), Dialect::Ollama, "{path}");
+        }
+        for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+            assert_eq!(dialect(path), Dialect::Anthropic, "{path}");
         }
         for path in ["/v1/models", "/", "", "/api", "/nothing"] {
             assert_eq!(dialect(path), Dialect::OpenAi, "{path}");

@@ -6,17 +6,14 @@ use http::HeaderMap;
 use hyper::body::Incoming;
 use identity::{authorize, principal::Principal};
 use protocol::{
-    error::Code,
-    name::ModelName,
-    ollama::request::{self, BodyError},
-    route::Route,
-    translate::chat_request,
+    error::Code, name::ModelName, ollama::request::BodyError, route::Route,
+    translate::request::Request,
 };
 
 use tokio::time::Instant;
 
 use super::{
-    authorized::{Ask, Authorized, Form, Inference},
+    authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, Written, generates, spelled},
     settled::Record,
 };
 use crate::{
@@ -75,14 +72,18 @@ impl Authenticated {
             | Route::OllamaEmbed
             | Route::OllamaEmbeddings
             | Route::OllamaShow
-            | Route::OpenAiChat => {
+            | Route::OpenAiChat
+            | Route::OpenAiCompletions
+            | Route::OpenAiEmbeddings
+            | Route::OpenAiResponses
+            | Route::AnthropicMessages
+            | Route::AnthropicCount => {
                 let principal = Arc::clone(&self.principal);
                 let began = Instant::now();
                 let arrived = self.read(gateway).await;
                 record.spent().arrive = began.elapsed();
-                let arrived = arrived?;
-                let inference = inference(route, arrived, &principal, gateway, record)?;
-                return Ok(Authorized::new(principal, Ask::Inference(Box::new(inference))));
+                let ask = ask(route, arrived?, &principal, gateway, record)?;
+                return Ok(Authorized::new(principal, ask));
             }
             Route::OpenAiModel | Route::Blocked | Route::Unknown => return Err(Refusal::Blocked),
         };
@@ -99,47 +100,48 @@ impl Authenticated {
 }
 
 /// What the body asks for, with its model found and permitted.
-fn inference(
+fn ask(
     route: Route,
     arrived: Arrived,
     principal: &Principal,
     gateway: &Gateway,
     record: &mut Record,
-) -> Result<Inference, Refusal> {
-    let Arrived { bytes, room } = arrived;
-    let received = principal.log_prompts.then(|| bytes.clone());
-    let (asked, form, stream, body, text_bytes, tokens_max) = if route == Route::OpenAiChat {
-        let request = chat_request::chat_request(&bytes).map_err(Refusal::Body)?;
-        let form =
-            Form::OpenAi { model: request.model.clone(), include_usage: request.include_usage };
-        let (text_bytes, tokens_max) = (request.text_bytes, request.tokens_max);
-        (request.model, form, request.stream, request.native.into(), text_bytes, tokens_max)
-    } else {
-        let inspected = request::inspect(&bytes, route).map_err(Refusal::Body)?;
-        let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
-        let stream = streams && inspected.stream.unwrap_or(true);
-        let (text_bytes, tokens_max) = (inspected.text_bytes, inspected.tokens_max);
-        let asked = inspected.model.into_owned();
-        (asked, Form::Native, stream, bytes, text_bytes, tokens_max)
-    };
-    let name = ModelName::parse(&asked).map_err(|_| Refusal::Body(invalid_name()))?;
+) -> Result<Ask, Refusal> {
+    let Arrived { bytes: body, room } = arrived;
+    let request = Request::read(route, &body).map_err(Refusal::Body)?;
+    let name = ModelName::parse(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
     let (targets, is_alias) = gateway.resolve(principal, &name)?;
-    if let Some(model) = targets.first() {
-        record.model(&model.name);
+    let first = targets.first().and_then(|model| Some((model, model.upstreams.first()?)));
+    let Some((model, upstream)) = first else {
+        return Err(Refusal::Denied(authorize::Denied::NotFound));
+    };
+    record.model(&model.name);
+    if route == Route::AnthropicCount {
+        return Ok(Ask::Count(request.text_bytes.div_ceil(BYTES_PER_TOKEN)));
     }
-    let tokens_max = tokens_max.and_then(|most| u64::try_from(most).ok());
-    Ok(Inference {
+    let tokens_max = request.tokens_max.and_then(|most| u64::try_from(most).ok());
+    let has_budget =
+        principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
+    let is_open = generates(route) && tokens_max.is_none();
+    let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
+    let spelled = spelled(model, upstream, is_alias);
+    let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
+    let Request { model: asked, stream, text_bytes, reply, .. } = request;
+    Ok(Ask::Inference(Box::new(Inference {
         route,
-        targets,
         is_alias,
-        form,
+        asked: asked.into_owned(),
+        reply,
         stream,
-        body,
-        received,
+        is_logged: principal.log_prompts,
+        written,
         text_bytes,
         tokens_max,
+        held_to,
         room,
-    })
+        targets,
+        body,
+    })))
 }
 
 fn invalid_name() -> BodyError {

@@ -7,9 +7,13 @@ use bytes::Bytes;
 use identity::{policy::Reserve, principal::Principal};
 use protocol::{
     name::ModelName,
-    ollama::request::{with_model, with_tokens_max},
-    route::Route,
+    route::{Route, UpstreamKind},
+    translate::{
+        Reply,
+        request::{Request, Target},
+    },
 };
+use storage::upstreams::Upstream;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{admitted::Admitted, settled::Record};
@@ -33,6 +37,8 @@ pub enum Ask {
     Ps,
     /// The version of the model server.
     Version,
+    /// How many tokens a prompt has, as it is guessed.
+    Count(u64),
     /// Something of one model.
     Inference(Box<Inference>),
 }
@@ -45,33 +51,38 @@ pub struct Inference {
     pub targets: Vec<Arc<Model>>,
     /// Whether the name that was asked for is another one than theirs.
     pub is_alias: bool,
-    /// In which dialect it was asked, and is to be answered.
-    pub form: Form,
+    /// The model as the client spelled it, so that it reads its own spelling in the reply.
+    pub asked: String,
+    /// How it is to be answered.
+    pub reply: Reply,
     /// Whether the reply is a stream.
     pub stream: bool,
-    /// The body for the upstream.
+    /// The body as it came.
     pub body: Bytes,
-    /// The body as it came, where it is to be kept.
-    pub received: Option<Bytes>,
+    /// Whether the body is to be kept for a while.
+    pub is_logged: bool,
+    /// What the first upstream would be sent; most others are sent the same.
+    pub written: Written,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
     /// The most tokens that the reply may have, where the client says so.
     pub tokens_max: Option<u64>,
+    /// The most tokens that the upstream is held to, where the client does not say: what is set aside of
+    /// a budget.
+    pub held_to: Option<u64>,
     /// The room that the body takes; given back with it.
     pub room: Option<OwnedSemaphorePermit>,
 }
 
-/// In which dialect a client asked.
-pub enum Form {
-    /// Ollama's own: bytes pass as they are.
-    Native,
-    /// OpenAI's chat: replies are translated.
-    OpenAi {
-        /// The model as the client spelled it, so that it reads its own spelling in the reply.
-        model: String,
-        /// Whether a stream ends with a chunk of usage.
-        include_usage: bool,
-    },
+/// What upstreams of one dialect, that spell the model alike, are sent.
+#[derive(Clone)]
+pub struct Written {
+    kind: UpstreamKind,
+    model: Option<String>,
+    /// The path there.
+    pub path: &'static str,
+    /// The body.
+    pub body: Bytes,
 }
 
 /// A request that may be made.
@@ -92,24 +103,17 @@ impl Authorized {
     ///
     /// # Errors
     /// Where the audit is full, a limit is reached, or the limits cannot be checked.
-    pub async fn admit(
-        mut self,
-        gateway: &Gateway,
-        record: &mut Record,
-    ) -> Result<Admitted, Refusal> {
+    pub async fn admit(self, gateway: &Gateway, record: &mut Record) -> Result<Admitted, Refusal> {
         record.admit(gateway.handles.audit.reserve()?);
-        if let Ask::Inference(inference) = &mut self.ask {
+        if let Ask::Inference(inference) = &self.ask {
             let principal = &self.principal;
             let default = gateway.completion_tokens_default;
             let began = Instant::now();
             let admitted = gateway.handles.admission.admit(inference.ask(principal, default)).await;
             record.spent().admit = began.elapsed();
             record.permit(admitted?);
-            if let Some(received) = inference.received.take() {
-                gateway.prompts.keep(record.id(), principal.key, &received);
-            }
-            if principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some() {
-                inference.keep_to(default)?;
+            if inference.is_logged {
+                gateway.prompts.keep(record.id(), principal.key, &inference.body);
             }
         }
         Ok(Admitted::new(self.principal, self.ask))
@@ -125,34 +129,30 @@ impl Inference {
         self.text_bytes.div_ceil(BYTES_PER_TOKEN)
     }
 
-    /// Whether the reply is made of tokens.
-    #[must_use]
-    pub fn generates(&self) -> bool {
-        matches!(self.route, Route::OllamaChat | Route::OllamaGenerate | Route::OpenAiChat)
-    }
-
     /// Whether the reply is a stream of server-sent events.
     #[must_use]
     pub fn is_sse(&self) -> bool {
-        self.stream && matches!(self.form, Form::OpenAi { .. })
+        self.stream && self.reply.is_sse()
     }
 
-    /// The body for one of the models.
+    /// What an upstream is sent.
     ///
     /// # Errors
-    /// Where it is no body that could name one, which was found out before.
-    pub fn body_for(&self, model: &Model) -> Result<Bytes, Refusal> {
-        if !self.is_alias {
-            return Ok(self.body.clone());
+    /// Where something is asked for that cannot be had there.
+    pub fn for_upstream(&self, model: &Model, upstream: &Upstream) -> Result<Written, Refusal> {
+        let spelled = spelled(model, upstream, self.is_alias);
+        if self.written.kind == upstream.kind && self.written.model.as_deref() == spelled {
+            return Ok(self.written.clone());
         }
-        Ok(with_model(&self.body, &model.name).map_err(Refusal::Body)?.into())
+        let request = Request::read(self.route, &self.body).map_err(Refusal::Body)?;
+        Written::new(&request, &self.body, upstream.kind, spelled, self.held_to)
     }
 
     /// What it asks of the limits. Without a word of the client's the reply is expected to have
     /// `completion_default` tokens.
     fn ask(&self, principal: &Principal, completion_default: u64) -> tenant::Ask {
         let completion_max =
-            if self.generates() { self.tokens_max.unwrap_or(completion_default) } else { 0 };
+            if generates(self.route) { self.tokens_max.unwrap_or(completion_default) } else { 0 };
         let learns = self.stream && principal.policy.reserve == Reserve::Learned;
         tenant::Ask {
             tenant: principal.tenant,
@@ -166,13 +166,60 @@ impl Inference {
             learns: self.targets.first().filter(|_| learns).map(|model| model.name.clone()),
         }
     }
+}
 
-    /// Holds the upstream to what was set aside, where the client named no most of its own.
-    fn keep_to(&mut self, completion_default: u64) -> Result<(), Refusal> {
-        if self.generates() && self.tokens_max.is_none() {
-            let body = with_tokens_max(&self.body, completion_default).map_err(Refusal::Body)?;
-            self.body = body.into();
-        }
-        Ok(())
+/// The model as an upstream is to hear it; none: as the client spelled it, which is all the same to Ollama.
+pub(super) fn spelled<'m>(
+    model: &'m Model,
+    upstream: &Upstream,
+    is_alias: bool,
+) -> Option<&'m str> {
+    match upstream.kind {
+        UpstreamKind::Ollama => is_alias.then(|| model.name.as_str()),
+        UpstreamKind::OpenAi => Some(model.reported(upstream)),
+    }
+}
+
+/// Whether replies on that route are made of tokens.
+pub(super) fn generates(route: Route) -> bool {
+    match route {
+        Route::OllamaChat
+        | Route::OllamaGenerate
+        | Route::OpenAiChat
+        | Route::OpenAiCompletions
+        | Route::OpenAiResponses
+        | Route::AnthropicMessages => true,
+        Route::OllamaEmbed
+        | Route::OllamaEmbeddings
+        | Route::OllamaTags
+        | Route::OllamaShow
+        | Route::OllamaPs
+        | Route::OllamaVersion
+        | Route::OpenAiEmbeddings
+        | Route::OpenAiModels
+        | Route::OpenAiModel
+        | Route::AnthropicCount
+        | Route::Blocked
+        | Route::Unknown => false,
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// Writes a request whose body is `body`.
+    ///
+    /// # Errors
+    /// Where something is asked for that cannot be had there.
+    pub(super) fn new(
+        request: &Request<'_>,
+        body: &Bytes,
+        kind: UpstreamKind,
+        model: Option<&str>,
+        tokens_max: Option<u64>,
+    ) -> Result<Self, Refusal> {
+        let outgoing = request.write(&Target { kind, model, tokens_max }).map_err(Refusal::Body)?;
+        let body = outgoing.body.map_or_else(|| body.clone(), Bytes::from);
+        Ok(Self { kind, model: model.map(str::to_owned), path: outgoing.path, body })
     }
 }

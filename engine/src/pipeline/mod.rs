@@ -116,12 +116,12 @@ async fn walk(
         }
         routed::Way::Upstream(routed) => {
             let passage = record.set_off();
-            let every = gateway.upstream.queue_comments_every.filter(|_| routed.is_sse());
+            let told = gateway.upstream.queue_comments_every.zip(routed.as_sse());
             let dispatch = routed.dispatch(Arc::clone(gateway), record.id(), Arc::clone(&passage));
-            match every {
+            match told {
                 None => Ok(dispatch.await?.into_response(gateway, record)),
-                Some(every) => {
-                    queued::answer(Box::pin(dispatch), passage, every, gateway, record).await
+                Some(told) => {
+                    queued::answer(Box::pin(dispatch), passage, told, gateway, record).await
                 }
             }
         }

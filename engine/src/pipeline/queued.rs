@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::Response;
+use protocol::translate::Reply;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::{
@@ -32,6 +33,7 @@ pub struct Queued {
     dispatch: Dispatch,
     passage: Arc<Passage>,
     gateway: Arc<Gateway>,
+    reply: Reply,
     comments: Interval,
 }
 
@@ -45,11 +47,12 @@ pub enum Next {
     Refused(Refusal),
 }
 
-/// Waits for the upstream; who waits for a slot for longer than `every` is answered meanwhile.
+/// Waits for the upstream; who waits for a slot for longer than `every` is answered meanwhile, in the
+/// dialect of that reply.
 pub(super) async fn answer(
     mut dispatch: Dispatch,
     passage: Arc<Passage>,
-    every: Duration,
+    (every, reply): (Duration, Reply),
     gateway: &Arc<Gateway>,
     record: &mut Record,
 ) -> Result<Response<ReplyBody>, Refusal> {
@@ -63,7 +66,7 @@ pub(super) async fn answer(
     let mut comments = interval(every);
     comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let gateway = Arc::clone(gateway);
-    let queued = Queued { dispatch, passage, gateway, comments };
+    let queued = Queued { dispatch, passage, gateway, reply, comments };
     let mut response = Response::new(ReplyBody::queued(queued));
     as_sse(response.headers_mut());
     Ok(response)
@@ -81,6 +84,12 @@ impl Queued {
             });
         }
         self.comments.poll_tick(cx).map(|_| Next::Comment(self.comment()))
+    }
+
+    /// How it is to be answered.
+    #[must_use]
+    pub fn reply(&self) -> &Reply {
+        &self.reply
     }
 
     /// The gateway that it waits in.

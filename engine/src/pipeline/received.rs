@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
 use hyper::body::{Body, Incoming};
-use identity::presented::bearer;
+use identity::presented::presented;
 
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ use crate::{
 
 /// What header fields cost besides their bytes, as in RFC 9113, 6.5.2.
 const FIELD_OVERHEAD: usize = 32;
+/// Where Anthropic's SDKs put the key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A request whose head is acceptable. Nobody is proven yet.
 pub struct Received {
@@ -100,8 +102,8 @@ impl Received {
         if gateway.life.phase() > Phase::Serving {
             return Err(Refusal::Stopping);
         }
-        let presented =
-            bearer(self.parts.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))?;
+        let said = |name| self.parts.headers.get(name).map(http::HeaderValue::as_bytes);
+        let presented = presented(said(header::AUTHORIZATION), said(X_API_KEY))?;
         let began = Instant::now();
         let proven = gateway.keyring.authenticate(presented).await;
         record.spent().authenticate = began.elapsed();

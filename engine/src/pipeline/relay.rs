@@ -14,14 +14,11 @@ use actors::{rules::breaker::Ended, upstream::Turn};
 use bytes::{Bytes, BytesMut};
 use protocol::{
     error::Code,
-    ndjson::Lines,
     ollama::stream::NativeStream,
-    openai::error::ollama_error,
+    openai::stream::PassedStream,
     outcome::Outcome,
-    translate::{
-        StreamFault,
-        chat_stream::{ChatStream, error_event},
-    },
+    route::Route,
+    translate::{Reply, StreamFault, failure, stream::Translation},
     usage::Usage,
 };
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
@@ -52,8 +49,12 @@ pub struct Relay {
 
 /// How the bytes of a reply become those of the answer.
 pub(super) enum Relayed {
+    /// Ollama's lines, for a client that reads them.
     Native(NativeStream),
-    Chat { lines: Lines, chat: Box<ChatStream>, out: BytesMut },
+    /// OpenAI's events, for a client that reads them.
+    Passed(Box<PassedStream>),
+    /// From one dialect to another.
+    Translated(Box<Translation>),
 }
 
 /// Why a stream ended before its end.
@@ -96,7 +97,11 @@ impl Relay {
 
     /// Whether it is a stream of server-sent events.
     pub(super) fn is_sse(&self) -> bool {
-        matches!(self.form, Relayed::Chat { .. })
+        match &self.form {
+            Relayed::Native(_) => false,
+            Relayed::Passed(_) => true,
+            Relayed::Translated(translation) => translation.is_sse(),
+        }
     }
 
     /// The next bytes for the client, as soon as there are any; `None` at the end.
@@ -186,14 +191,7 @@ impl Relay {
         if matches!(outcome, Outcome::UpstreamFailed | Outcome::TimedOut) {
             self.turn.ended(Ended::Failed);
         }
-        match &self.form {
-            Relayed::Native(_) => Bytes::from(ollama_error(code.message()) + "\n"),
-            Relayed::Chat { .. } => {
-                let mut out = BytesMut::new();
-                error_event(code, code.message(), &mut out);
-                out.freeze()
-            }
-        }
+        self.form.fail(code)
     }
 
     /// The body is done with: tells the record what became of the stream.
@@ -225,39 +223,17 @@ impl Drop for Relay {
 impl Relayed {
     fn take(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
         match self {
-            Self::Native(native) => {
-                let passed = native.push(chunk);
-                (passed.bytes, passed.fault)
-            }
-            Self::Chat { lines, chat, out } => {
-                lines.push(chunk);
-                let fault = loop {
-                    match lines.next_line() {
-                        Ok(Some(line)) => {
-                            if let Err(fault) = chat.line(&line, out) {
-                                break Some(fault);
-                            }
-                        }
-                        Ok(None) => break None,
-                        Err(_) => break Some(StreamFault::TooLong),
-                    }
-                };
-                (out.split().freeze(), fault)
-            }
+            Self::Native(native) => native.push(chunk).into(),
+            Self::Passed(passed) => passed.push(chunk).into(),
+            Self::Translated(translation) => translation.push(chunk),
         }
     }
 
     fn end(&mut self) -> (Bytes, Option<StreamFault>) {
         match self {
-            Self::Native(native) => {
-                let passed = native.end();
-                (passed.bytes, passed.fault)
-            }
-            Self::Chat { lines, chat, out } => {
-                let last = lines.finish().map_or(Ok(()), |line| chat.line(&line, out));
-                let fault = last.and_then(|()| chat.end(out)).err();
-                (out.split().freeze(), fault)
-            }
+            Self::Native(native) => native.end().into(),
+            Self::Passed(passed) => passed.end().into(),
+            Self::Translated(translation) => translation.end(),
         }
     }
 
@@ -265,10 +241,18 @@ impl Relayed {
     fn stop(&mut self, usage: Usage) -> Bytes {
         match self {
             Self::Native(native) => native.stop(usage),
-            Self::Chat { chat, out, .. } => {
-                chat.stop(usage, out);
-                out.split().freeze()
-            }
+            Self::Passed(passed) => passed.stop(usage),
+            Self::Translated(translation) => translation.stop(usage),
+        }
+    }
+
+    /// What tells the client that the stream is not whole.
+    fn fail(&mut self, code: Code) -> Bytes {
+        let message = code.message();
+        match self {
+            Self::Native(_) => failure(&Reply::Native(Route::OllamaChat), code, message),
+            Self::Passed(_) => failure(&Reply::Chat { include_usage: false }, code, message),
+            Self::Translated(translation) => translation.fail(code, message),
         }
     }
 
@@ -279,14 +263,16 @@ impl Relayed {
                 let tail = native.tail();
                 tail.done.then(|| super::streaming::usage(tail.prompt_eval_count, tail.eval_count))
             }
-            Self::Chat { chat, .. } => chat.usage(),
+            Self::Passed(passed) => passed.usage(),
+            Self::Translated(translation) => translation.usage(),
         }
     }
 
     fn produced(&self) -> u64 {
         match self {
             Self::Native(native) => native.produced(),
-            Self::Chat { chat, .. } => chat.produced(),
+            Self::Passed(passed) => passed.produced(),
+            Self::Translated(translation) => translation.produced(),
         }
     }
 }

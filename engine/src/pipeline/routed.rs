@@ -12,16 +12,15 @@ use actors::{
     rules::{breaker::Ended, lane::NotNow},
     upstream::{Turn, Waiting},
 };
-use bytes::Bytes;
 use http::Method;
 use identity::principal::Principal;
-use protocol::{id::RequestId, route::Route};
+use protocol::{id::RequestId, route::UpstreamKind};
 use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout};
 use tower::retry::budget::Budget as _;
 
 use super::{
-    authorized::{Ask, Inference},
+    authorized::{Ask, Inference, Written},
     passage::Passage,
     streaming::Streaming,
 };
@@ -76,7 +75,7 @@ struct Trip {
 /// What became of a call.
 enum Taken {
     Whole(Streaming),
-    Stream(Reply, Turn),
+    Stream(Reply, Turn, UpstreamKind),
 }
 
 /// A call that failed.
@@ -101,9 +100,9 @@ impl Routed {
         Self { principal, inference, cut }
     }
 
-    /// Whether the reply is a stream of server-sent events.
-    pub(super) fn is_sse(&self) -> bool {
-        self.inference.is_sse()
+    /// How it is to be answered, where the reply is a stream of server-sent events.
+    pub(super) fn as_sse(&self) -> Option<protocol::translate::Reply> {
+        self.inference.is_sse().then(|| self.inference.reply.clone())
     }
 
     /// Asks upstreams in turn until one takes the request; whoever took it keeps it.
@@ -130,7 +129,9 @@ impl Routed {
         };
         Ok(match taken {
             Taken::Whole(streaming) => streaming,
-            Taken::Stream(reply, turn) => Streaming::relayed(reply, inference, turn, cut),
+            Taken::Stream(reply, turn, kind) => {
+                Streaming::relayed((reply, kind), inference, turn, cut)?
+            }
         })
     }
 }
@@ -143,7 +144,6 @@ impl Trip {
         let mut last = None;
         let mut is_called = false;
         for model in &inference.targets {
-            let body = inference.body_for(model)?;
             let mut tried: Vec<Arc<Upstream>> = Vec::new();
             loop {
                 let Principal { tenant, policy, .. } = &*self.principal;
@@ -171,7 +171,7 @@ impl Trip {
                 } else if !gateway.retries.withdraw() {
                     return Err(last.unwrap_or(Refusal::UpstreamReply));
                 }
-                match self.call(inference, model, body.clone(), &upstream, turn).await {
+                match self.call(inference, model, &upstream, turn).await {
                     Ok(taken) => return Ok(taken),
                     Err(Failed { why, again: false }) => return Err(why),
                     Err(Failed { why, again: true }) => {
@@ -218,7 +218,6 @@ impl Trip {
         &self,
         inference: &Inference,
         model: &Model,
-        body: Bytes,
         upstream: &Upstream,
         mut turn: Turn,
     ) -> Result<Taken, Failed> {
@@ -227,10 +226,10 @@ impl Trip {
             passed.upstream = Some(upstream.name.clone());
             passed.model = Some(model.name.clone());
         });
-        let taken = self.ask(inference, model, body, upstream, &mut turn).await;
+        let taken = self.ask(inference, model, upstream, &mut turn).await;
         self.passage.note(|passed| passed.asked += began.elapsed());
         match taken {
-            Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn)),
+            Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn, upstream.kind)),
             Ok(Asked::Whole(streaming)) => Ok(Taken::Whole(streaming)),
             Err((why, ended, again)) => {
                 turn.ended(ended);
@@ -243,18 +242,21 @@ impl Trip {
         &self,
         inference: &Inference,
         model: &Model,
-        body: Bytes,
         upstream: &Upstream,
         turn: &mut Turn,
     ) -> Result<Asked, Fault> {
         let gateway = &self.gateway;
-        let Ok(origin) = Origin::parse(&upstream.url) else {
+        let Ok(origin) = Origin::parse(&upstream.url, upstream.kind) else {
             return Err((Refusal::UpstreamReply, Ended::Unknown, true));
         };
+        let Written { path, body, .. } = inference
+            .for_upstream(model, upstream)
+            .map_err(|refusal| (refusal, Ended::Unknown, true))?;
         let call = Call {
             method: Method::POST,
-            path: path(inference.route),
+            path,
             body,
+            credential: gateway.client.credential(&upstream.name),
             request: self.request,
             first_byte: first_byte(inference, model, upstream, gateway),
             origin: &origin,
@@ -277,7 +279,7 @@ impl Trip {
             .await
             .unwrap_or(Err(ReadError::Stalled))
             .map_err(read_fault)?;
-        let streaming = Streaming::whole(&whole, inference);
+        let streaming = Streaming::whole(&whole, inference, upstream.kind);
         Ok(Asked::Whole(streaming.map_err(|refusal| (refusal, Ended::Failed, false))?))
     }
 }
@@ -334,18 +336,5 @@ fn first_byte(
         settings.first_byte_timeout
     } else {
         settings.cold_first_byte_timeout
-    }
-}
-
-fn path(route: Route) -> &'static str {
-    match route {
-        Route::OllamaGenerate => "/api/generate",
-        Route::OllamaEmbed => "/api/embed",
-        Route::OllamaEmbeddings => "/api/embeddings",
-        Route::OllamaShow => "/api/show",
-        Route::OllamaPs => "/api/ps",
-        Route::OllamaVersion => "/api/version",
-        Route::OllamaTags | Route::OpenAiModels | Route::OpenAiModel => "/api/tags",
-        Route::OllamaChat | Route::OpenAiChat | Route::Blocked | Route::Unknown => "/api/chat",
     }
 }

@@ -5,21 +5,18 @@
 use std::sync::Arc;
 
 use actors::upstream::Turn;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use protocol::{
-    ndjson::Lines,
     ollama::{reply::tail, show, stream::NativeStream},
-    route::Route,
-    translate::{
-        chat_reply::{ReplyMeta, chat_reply},
-        chat_stream::ChatStream,
-    },
+    openai::stream::{PassedStream, said},
+    route::{Route, UpstreamKind},
+    translate::{self, ReplyMeta, stream::Translation},
     usage::Usage,
 };
 
 use super::{
-    authorized::{BYTES_PER_TOKEN, Form, Inference},
+    authorized::{BYTES_PER_TOKEN, Inference, generates},
     relay::{Relay, Relayed},
     settled::Record,
 };
@@ -50,49 +47,64 @@ pub(super) struct Begun {
 // === impl Streaming ===
 
 impl Streaming {
-    /// A stream, from the reply whose head has come.
-    #[must_use]
-    pub(super) fn relayed(source: Reply, inference: Inference, turn: Turn, cut: Cut) -> Self {
+    /// A stream, from the reply of such an upstream whose head has come.
+    ///
+    /// # Errors
+    /// [`Refusal::UpstreamReply`] where what was asked for is never a stream.
+    pub(super) fn relayed(
+        (source, from): (Reply, UpstreamKind),
+        inference: Inference,
+        turn: Turn,
+        cut: Cut,
+    ) -> Result<Self, Refusal> {
         let prompt = inference.prompt_estimate();
-        let form = match inference.form {
-            Form::Native => Relayed::Native(NativeStream::default()),
-            Form::OpenAi { model, include_usage } => Relayed::Chat {
-                lines: Lines::default(),
-                chat: Box::new(ChatStream::new(meta(model), include_usage)),
-                out: BytesMut::new(),
-            },
+        let Inference { reply, asked, .. } = inference;
+        let form = if !passes(&reply, from) {
+            let translation = Translation::new(from, reply, meta(asked), prompt);
+            Relayed::Translated(Box::new(translation.ok_or(Refusal::UpstreamReply)?))
+        } else if reply.is_sse() {
+            Relayed::Passed(Box::new(PassedStream::new(!reply.include_usage())))
+        } else {
+            Relayed::Native(NativeStream::default())
         };
-        Self(Kind::Relayed(Box::new(Begun { source, form, prompt, turn, cut })))
+        Ok(Self(Kind::Relayed(Box::new(Begun { source, form, prompt, turn, cut }))))
     }
 
-    /// A whole reply that has been read.
+    /// A whole reply of such an upstream that has been read.
     ///
     /// # Errors
     /// [`Refusal::UpstreamReply`] where it is no reply.
-    pub(super) fn whole(reply: &Bytes, inference: &Inference) -> Result<Self, Refusal> {
-        let counted = |said| {
-            let produced = if inference.generates() { reply.len() as u64 } else { 0 };
-            or_estimate(Some(said), inference.prompt_estimate(), || {
-                produced.div_ceil(BYTES_PER_TOKEN)
-            })
+    pub(super) fn whole(
+        reply: &Bytes,
+        inference: &Inference,
+        from: UpstreamKind,
+    ) -> Result<Self, Refusal> {
+        let prompt = inference.prompt_estimate();
+        let guessed = || {
+            let produced = if generates(inference.route) { reply.len() as u64 } else { 0 };
+            produced.div_ceil(BYTES_PER_TOKEN)
         };
-        let (body, usage) = match &inference.form {
-            Form::OpenAi { model, .. } => {
-                let (body, usage) =
-                    chat_reply(reply, &meta(model.clone())).map_err(|_| Refusal::UpstreamReply)?;
-                (Bytes::from(body), usage)
-            }
-            Form::Native if inference.route == Route::OllamaShow => {
-                let body = show::filter(reply).map_err(|_| Refusal::UpstreamReply)?;
-                (Bytes::from(body), Usage::default())
-            }
-            Form::Native => {
-                let tail = tail(reply);
-                if tail.error || !tail.is_json {
-                    return Err(Refusal::UpstreamReply);
+        let (body, usage) = if inference.route == Route::OllamaShow {
+            let body = show::filter(reply).map_err(|_| Refusal::UpstreamReply)?;
+            (Bytes::from(body), Usage::default())
+        } else if !passes(&inference.reply, from) {
+            let meta = meta(inference.asked.clone());
+            let (body, usage) =
+                translate::whole::whole(reply, from, &inference.reply, &meta, prompt)
+                    .map_err(|_| Refusal::UpstreamReply)?;
+            (Bytes::from(body), usage)
+        } else {
+            let said = match from {
+                UpstreamKind::Ollama => {
+                    let tail = tail(reply);
+                    if tail.error || !tail.is_json {
+                        return Err(Refusal::UpstreamReply);
+                    }
+                    Some(usage(tail.prompt_eval_count, tail.eval_count))
                 }
-                (reply.clone(), counted(usage(tail.prompt_eval_count, tail.eval_count)))
-            }
+                UpstreamKind::OpenAi => said(reply).map_err(|_| Refusal::UpstreamReply)?,
+            };
+            (reply.clone(), or_estimate(said, prompt, guessed))
         };
         Ok(Self(Kind::Whole { body, usage }))
     }
@@ -149,11 +161,25 @@ pub(super) fn or_estimate(
     }
 }
 
+/// Whether the upstream's own bytes are the reply: it speaks the client's dialect.
+fn passes(reply: &translate::Reply, from: UpstreamKind) -> bool {
+    use translate::Reply as Wanted;
+    match (reply, from) {
+        (Wanted::Native(_), UpstreamKind::Ollama)
+        | (
+            Wanted::Chat { .. } | Wanted::Completion { .. } | Wanted::Embedding { .. },
+            UpstreamKind::OpenAi,
+        ) => true,
+        (Wanted::Native(_) | Wanted::Response(_) | Wanted::Message, UpstreamKind::OpenAi)
+        | (_, UpstreamKind::Ollama) => false,
+    }
+}
+
 fn meta(model: String) -> ReplyMeta {
     let id = uuid::Uuid::now_v7();
     let (seconds, _) = id.get_timestamp().map_or((0, 0), |at| at.to_unix());
     ReplyMeta {
-        id: format!("chatcmpl-{}", id.as_simple()),
+        id: id.as_simple().to_string(),
         created: i64::try_from(seconds).unwrap_or_default(),
         model,
     }

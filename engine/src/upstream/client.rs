@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use protocol::id::RequestId;
+use protocol::{id::RequestId, secret::Secret};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -22,13 +22,16 @@ use super::{
     connect::{ConnectError, Connector, Origin},
     pool::{Loan, Pool, Unsent},
 };
-use crate::{config::Upstream as Settings, http::gather::Gathered};
+use crate::{
+    config::{Credentials, Upstream as Settings},
+    http::gather::Gathered,
+};
 
 /// What is asked of an upstream.
 pub struct Call<'a> {
     /// Method.
     pub method: Method,
-    /// Path, as the upstream spells it.
+    /// Path, as the upstream spells it, behind its base.
     pub path: &'static str,
     /// The JSON body; empty for none.
     pub body: Bytes,
@@ -38,6 +41,8 @@ pub struct Call<'a> {
     pub first_byte: Duration,
     /// Where.
     pub origin: &'a Origin,
+    /// What proves us to it.
+    pub credential: Option<&'a Secret>,
 }
 
 /// Why a call failed. Displays our own words and the cause for the log, never an upstream's text.
@@ -87,6 +92,7 @@ pub enum ReadError {
 
 /// Calls upstreams.
 pub struct Client {
+    credentials: Credentials,
     connector: Connector,
     pool: Arc<Pool>,
     connect_timeout: Duration,
@@ -108,6 +114,7 @@ impl Client {
     /// Where the TLS library refuses its own versions.
     pub fn new(settings: &Settings, tasks: TaskTracker) -> Result<Self, rustls::Error> {
         Ok(Self {
+            credentials: settings.keys.clone(),
             connector: Connector::new(tasks)?,
             pool: Pool::new(settings.idle_connections_max, settings.idle_timeout),
             connect_timeout: settings.connect_timeout,
@@ -139,6 +146,12 @@ impl Client {
                 Ok(Err(Unsent { error, .. })) => return Err(CallError::Broken(error)),
             }
         }
+    }
+
+    /// What proves us to the upstream of that name, where anything does.
+    #[must_use]
+    pub fn credential(&self, upstream: &str) -> Option<&Secret> {
+        self.credentials.of(upstream)
     }
 
     /// Closes the idle connections that have grown old.
@@ -181,12 +194,16 @@ impl Client {
 // === impl Call ===
 
 impl Call<'_> {
-    /// Built from nothing that a client sent but the body: no `Authorization`, `Cookie` or `Origin`
-    /// can slip through.
+    /// Built from nothing that a client sent but the body: no `Authorization`, `Cookie` or `Origin` of
+    /// theirs can slip through.
     fn request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = http::Uri::from_static(self.path);
+        *request.uri_mut() = if self.origin.base.is_empty() {
+            http::Uri::from_static(self.path)
+        } else {
+            format!("{}{}", self.origin.base, self.path).parse().unwrap_or_default()
+        };
         let headers = request.headers_mut();
         let mut put = |name, value: String| {
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -195,6 +212,12 @@ impl Call<'_> {
         };
         put(header::HOST, self.origin.host_header());
         put(header::HeaderName::from_static("x-request-id"), self.request.to_string());
+        if let Some(credential) = self.credential
+            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", credential.expose()))
+        {
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static("neuronetz"));
         if !self.body.is_empty() {

@@ -18,6 +18,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
+use protocol::route::UpstreamKind;
+
 use crate::telemetry;
 
 /// Where an upstream listens, read from its URL once.
@@ -29,11 +31,16 @@ pub struct Origin {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// What stands before every path: nothing for Ollama, `/v1` for OpenAI's dialect or as the URL says.
+    pub base: String,
 }
 
 /// A URL that names no origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an upstream's URL must be http://host[:port] or https://host[:port]")]
+#[error(
+    "an upstream's URL must be http://host[:port] or https://host[:port], with a path only where it \
+         speaks OpenAI's dialect"
+)]
 pub struct NotAnOrigin;
 
 /// Why there is no connection. The cause stays in the log.
@@ -76,11 +83,12 @@ struct Closing(Arc<OnceLock<Instant>>);
 // === impl Origin ===
 
 impl Origin {
-    /// Reads `http://host[:port]` or `https://host[:port]`.
+    /// Reads `http://host[:port]` or `https://host[:port]`. Only where OpenAI's dialect is spoken may a path
+    /// follow; it is `/v1` where none does.
     ///
     /// # Errors
-    /// [`NotAnOrigin`] for anything else, a path included.
-    pub fn parse(url: &str) -> Result<Self, NotAnOrigin> {
+    /// [`NotAnOrigin`] for anything else.
+    pub fn parse(url: &str, kind: UpstreamKind) -> Result<Self, NotAnOrigin> {
         let uri: http::Uri = url.parse().map_err(|_| NotAnOrigin)?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -88,18 +96,21 @@ impl Origin {
             _ => return Err(NotAnOrigin),
         };
         let authority = uri.authority().ok_or(NotAnOrigin)?;
-        if authority.as_str().contains('@')
-            || !matches!(uri.path(), "" | "/")
-            || uri.query().is_some()
-        {
+        if authority.as_str().contains('@') || uri.query().is_some() {
             return Err(NotAnOrigin);
         }
+        let base = match (kind, uri.path().trim_end_matches('/')) {
+            (UpstreamKind::Ollama, "") => "",
+            (UpstreamKind::Ollama, _) => return Err(NotAnOrigin),
+            (UpstreamKind::OpenAi, "") => "/v1",
+            (UpstreamKind::OpenAi, path) => path,
+        };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(NotAnOrigin);
         }
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self { tls, host, port })
+        Ok(Self { tls, host, port, base: base.to_owned() })
     }
 
     /// What goes into the `Host` header: the upstream's own name.
@@ -189,21 +200,29 @@ mod tests {
 
     #[test]
     fn an_origin_is_read_from_a_url() {
-        let origin = |tls, host: &str, port| Ok(Origin { tls, host: host.to_owned(), port });
-        assert_eq!(Origin::parse("http://127.0.0.1:11434"), origin(false, "127.0.0.1", 11434));
-        assert_eq!(Origin::parse("http://[::1]:11434/"), origin(false, "::1", 11434));
-        assert_eq!(Origin::parse("https://models.example"), origin(true, "models.example", 443));
+        let origin = |tls, host: &str, port, base: &str| {
+            Ok(Origin { tls, host: host.to_owned(), port, base: base.to_owned() })
+        };
+        let ollama = |url| Origin::parse(url, UpstreamKind::Ollama);
+        assert_eq!(ollama("http://127.0.0.1:11434"), origin(false, "127.0.0.1", 11434, ""));
+        assert_eq!(ollama("http://[::1]:11434/"), origin(false, "::1", 11434, ""));
+        assert_eq!(ollama("https://models.example"), origin(true, "models.example", 443, ""));
         for url in ["", "ollama", "ftp://a", "http://", "http://a/b", "http://a?b", "http://u:p@a"]
         {
-            assert_eq!(Origin::parse(url), Err(NotAnOrigin), "{url}");
+            assert_eq!(ollama(url), Err(NotAnOrigin), "{url}");
         }
+        let openai = |url| Origin::parse(url, UpstreamKind::OpenAi);
+        assert_eq!(openai("http://a:8000"), origin(false, "a", 8000, "/v1"));
+        assert_eq!(openai("https://a/openai/v1/"), origin(true, "a", 443, "/openai/v1"));
+        assert_eq!(openai("https://a/v1?b"), Err(NotAnOrigin));
     }
 
     #[test]
     fn the_host_header_is_the_upstreams_own() -> Result<(), NotAnOrigin> {
-        assert_eq!(Origin::parse("http://[::1]:11434")?.host_header(), "[::1]:11434");
-        assert_eq!(Origin::parse("http://a:80")?.host_header(), "a");
-        assert_eq!(Origin::parse("https://a:8443")?.host_header(), "a:8443");
+        let host = |url| Origin::parse(url, UpstreamKind::Ollama).map(|at| at.host_header());
+        assert_eq!(host("http://[::1]:11434")?, "[::1]:11434");
+        assert_eq!(host("http://a:80")?, "a");
+        assert_eq!(host("https://a:8443")?, "a:8443");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use jiff::Timestamp;
-use protocol::ollama::tags;
+use protocol::{name::ModelName, ollama::tags, openai::model, route::UpstreamKind};
 use storage::upstreams::Upstream;
 
 use super::{
@@ -44,10 +44,15 @@ impl Probe {
 #[async_trait]
 impl Prober for Probe {
     async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
-        let origin = Origin::parse(&upstream.url).map_err(|_| ProbeError::Unreachable)?;
+        let origin =
+            Origin::parse(&upstream.url, upstream.kind).map_err(|_| ProbeError::Unreachable)?;
         let call = Call {
             method: Method::GET,
-            path: "/api/tags",
+            path: match upstream.kind {
+                UpstreamKind::Ollama => "/api/tags",
+                UpstreamKind::OpenAi => "/models",
+            },
+            credential: self.client.credential(&upstream.name),
             body: Bytes::new(),
             request: request_id(),
             first_byte: ANSWER_TIMEOUT,
@@ -68,6 +73,10 @@ impl Prober for Probe {
                 ReadError::Stalled => ProbeError::TimedOut,
                 ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
             })?;
+        if upstream.kind == UpstreamKind::OpenAi {
+            let listed = model::parse(&body).map_err(|_| ProbeError::Unreadable)?;
+            return Ok(listed.into_iter().filter_map(listed_model).collect());
+        }
         let entries = tags::parse(&body).map_err(|_| ProbeError::Unreadable)?;
         let hidden = |entry: &tags::TagEntry| {
             // Cloud names are refused by name, which says more than that there is no such model.
@@ -75,6 +84,14 @@ impl Prober for Probe {
         };
         Ok(entries.into_iter().filter(|entry| !hidden(entry)).map(discovered).collect())
     }
+}
+
+/// A model of a server that speaks OpenAI's dialect. In Ollama's list it has no size and no digest.
+fn listed_model(listed: model::Listed) -> Option<DiscoveredModel> {
+    let name = ModelName::parse(&listed.id).ok()?;
+    let modified_at = listed.created.and_then(|created| Timestamp::from_second(created).ok());
+    let entry = tags::entry_of(&name, modified_at.unwrap_or_default());
+    Some(DiscoveredModel { name, reported: listed.id, entry: entry.into(), modified_at })
 }
 
 fn discovered(entry: tags::TagEntry) -> DiscoveredModel {

@@ -1,4 +1,5 @@
-//! How a key is presented: `Authorization: Bearer nz_…` (RFC 6750, 2.1).
+//! How a key is presented: `Authorization: Bearer nz_…` (RFC 6750, 2.1), or `x-api-key: nz_…`, as
+//! Anthropic's SDKs do.
 
 use crate::api_key::PresentedKey;
 
@@ -13,18 +14,34 @@ pub enum NotPresented {
     Malformed,
 }
 
-/// Reads the value of an `Authorization` header. The scheme is compared without case.
+/// Reads the values of `Authorization` and of `x-api-key`. Where both are there, the first counts: some SDKs
+/// send what they find in their environment as the other.
 ///
 /// # Errors
 /// [`NotPresented`], without any work that costs more than a checksum.
-pub fn bearer(value: Option<&[u8]>) -> Result<PresentedKey, NotPresented> {
+pub fn presented(
+    authorization: Option<&[u8]>,
+    api_key: Option<&[u8]>,
+) -> Result<PresentedKey, NotPresented> {
+    match (bearer(authorization), api_key) {
+        (Err(NotPresented::Missing), Some(key)) => token(key),
+        (presented, _) => presented,
+    }
+}
+
+fn token(value: &[u8]) -> Result<PresentedKey, NotPresented> {
+    let token = std::str::from_utf8(value.trim_ascii()).map_err(|_| NotPresented::Malformed)?;
+    PresentedKey::parse(token).map_err(|_| NotPresented::Malformed)
+}
+
+/// Reads the value of an `Authorization` header. The scheme is compared without case.
+fn bearer(value: Option<&[u8]>) -> Result<PresentedKey, NotPresented> {
     let value = value.ok_or(NotPresented::Missing)?;
-    let (scheme, token) = value.split_at_checked(7).ok_or(NotPresented::Missing)?;
+    let (scheme, rest) = value.split_at_checked(7).ok_or(NotPresented::Missing)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return Err(NotPresented::Missing);
     }
-    let token = std::str::from_utf8(token.trim_ascii()).map_err(|_| NotPresented::Malformed)?;
-    PresentedKey::parse(token).map_err(|_| NotPresented::Malformed)
+    token(rest)
 }
 
 #[cfg(test)]
@@ -43,6 +60,19 @@ mod tests {
             let value = format!("{scheme} {}", minted.key.expose());
             assert_eq!(read(&value), Ok(minted.prefix.clone()));
         }
+    }
+
+    #[test]
+    fn a_key_may_stand_in_a_header_of_its_own() {
+        let minted = mint(|buffer| buffer.fill(5));
+        let key = minted.key.expose().as_bytes();
+        let read = |bearer, key| presented(bearer, key).map(|key| key.prefix().to_owned());
+        assert_eq!(read(None, Some(key)), Ok(minted.prefix.clone()));
+        assert_eq!(read(Some(b"Basic bno6eA=="), Some(key)), Ok(minted.prefix.clone()));
+        assert_eq!(read(Some(b"Bearer x"), Some(key)), Err(NotPresented::Malformed));
+        assert_eq!(read(None, Some(b"sk-ant-1")), Err(NotPresented::Malformed));
+        assert_eq!(read(None, Some(b"\xff")), Err(NotPresented::Malformed));
+        assert_eq!(read(None, None), Err(NotPresented::Missing));
     }
 
     #[test]

@@ -109,11 +109,9 @@ const PAIRS: [Pair; 8] = [
         include_usage: true,
         echo: Some("Once".to_owned()),
     }),
-    pair("response", UpstreamKind::Ollama, || Reply::Response(Box::new(Echo::default()))),
+    pair("response", UpstreamKind::Ollama, || Reply::Response(Box::<Echo>::default())),
     pair("message", UpstreamKind::Ollama, || Reply::Message),
-    pair("openai_to_response", UpstreamKind::OpenAi, || {
-        Reply::Response(Box::new(Echo::default()))
-    }),
+    pair("openai_to_response", UpstreamKind::OpenAi, || Reply::Response(Box::<Echo>::default())),
     pair("openai_to_message", UpstreamKind::OpenAi, || Reply::Message),
     pair("openai_to_native_chat", UpstreamKind::OpenAi, || Reply::Native(Route::OllamaChat)),
     pair("openai_to_native_generate", UpstreamKind::OpenAi, || {
@@ -188,10 +186,13 @@ fn parts_at<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
 #[test]
 fn requests_become_what_stands_beside_them() {
     let sent = |request: &Request<'_>, kind| {
-        let target = Target { kind, model: Some("the-model"), tokens_max: Some(77) };
-        let said = |error: &BodyError| {
-            format!("{error} ({})", error.field.as_deref().unwrap_or_default())
+        let target = Target {
+            kind,
+            model: Some("the-model"),
+            tokens_max: request.tokens_max.is_none().then_some(77),
         };
+        let said =
+            |error: &BodyError| format!("{error} ({})", error.field.as_deref().unwrap_or_default());
         match request.write(&target) {
             Ok(Outgoing { path, body }) => {
                 let body = body.unwrap_or_else(|| b"as it came".to_vec());

@@ -232,10 +232,7 @@ mod tests {
     fn a_most_takes_the_place_of_any_other() {
         for (body, expected) in [
             (r#"{"model":"a"}"#, r#"{"model":"a","options":{"num_predict":7}}"#),
-            (
-                r#" {"model":"a","options":null} "#,
-                r#"{"model":"a","options":{"num_predict":7}}"#,
-            ),
+            (r#" {"model":"a","options":null} "#, r#"{"model":"a","options":{"num_predict":7}}"#),
             (r#"{"options":{ },"model":"a"}"#, r#"{"options":{ "num_predict":7},"model":"a"}"#),
             (
                 r#"{"options":{"num_predict":-1,"stop":["}"]} ,"model":"a"}"#,

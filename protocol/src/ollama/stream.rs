@@ -33,6 +33,12 @@ pub struct Passed {
     pub fault: Option<StreamFault>,
 }
 
+impl From<Passed> for (Bytes, Option<StreamFault>) {
+    fn from(passed: Passed) -> Self {
+        (passed.bytes, passed.fault)
+    }
+}
+
 // === impl NativeStream ===
 
 impl NativeStream {

@@ -44,6 +44,23 @@ pub fn parse(body: &[u8]) -> Result<Vec<TagEntry>, BadReply> {
     Ok(entries(body)?.into_iter().filter_map(entry).collect())
 }
 
+/// The entry of a model of which no more is known than its name and when it was made.
+#[must_use]
+pub fn entry_of(name: &ModelName, modified_at: jiff::Timestamp) -> String {
+    serde_json::json!({
+        "name": name.as_str(),
+        "model": name.as_str(),
+        "modified_at": modified_at.to_string(),
+        "size": 0,
+        "digest": "",
+        "details": {
+            "parent_model": "", "format": "", "family": "", "families": [],
+            "parameter_size": "", "quantization_level": "",
+        },
+    })
+    .to_string()
+}
+
 /// The list of these entries, each given as it stood in the upstream's.
 pub fn render<'a>(entries: impl Iterator<Item = &'a str>) -> String {
     let mut list = String::from("{\"models\":[");

@@ -1,6 +1,8 @@
 //! The list of models and its objects, as `/v1/models` gives them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::ollama::BadReply;
 
 /// Who owns a model that names nobody: what Ollama says of its own library.
 const OWNER_DEFAULT: &str = "library";
@@ -19,6 +21,30 @@ pub struct ModelObject {
 pub struct ModelList {
     object: &'static str,
     data: Vec<ModelObject>,
+}
+
+/// A model as a server lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Listed {
+    /// Its name there.
+    pub id: String,
+    /// When it was made, in seconds since 1970.
+    pub created: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ListedModels {
+    data: Option<Vec<serde_json::Value>>,
+}
+
+/// Reads the list of a server. What has no name is skipped.
+///
+/// # Errors
+/// [`BadReply`] where it is no list.
+pub fn parse(body: &[u8]) -> Result<Vec<Listed>, BadReply> {
+    let list: ListedModels = serde_json::from_slice(body).map_err(|_| BadReply)?;
+    let models = list.data.unwrap_or_default().into_iter();
+    Ok(models.filter_map(|model| serde_json::from_value(model).ok()).collect())
 }
 
 // === impl ModelObject ===
@@ -45,6 +71,16 @@ impl ModelList {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_of_a_server_is_read_and_what_has_no_name_is_skipped() {
+        let list =
+            br#"{"object":"list","data":[{"id":"Org/M","created":3,"x":1},{"created":1},1]}"#;
+        let expected = vec![Listed { id: "Org/M".to_owned(), created: Some(3) }];
+        assert_eq!(parse(list), Ok(expected));
+        assert_eq!(parse(br#"{"data":null}"#), Ok(Vec::new()));
+        assert!(parse(b"[]").is_err() && parse(b"x").is_err());
+    }
 
     #[test]
     fn a_list_is_what_the_sdks_read() {

@@ -217,9 +217,7 @@ mod tests {
         };
         let part = |index: &str| format!(r#"[{{{index}"function":{{"arguments":"{{"}}}}]"#);
         let (zero, one) = (r#""index":0,"#, r#""index":1,"#);
-        let all = |texts: &[String]| {
-            indices(&texts.iter().map(String::as_str).collect::<Vec<_>>())
-        };
+        let all = |texts: &[String]| indices(&texts.iter().map(String::as_str).collect::<Vec<_>>());
         let some = |index: usize| Some(vec![index]);
         assert_eq!(
             all(&[begin(zero, "a"), part(zero), begin(one, "b"), part(one), part(zero)]),

@@ -6,11 +6,12 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
+use serde_json::{Value, json};
 
 use super::reply::Reply;
 use crate::{
-    ollama::stream::Passed,
-    sse::{EVENT_MAX, Events},
+    ollama::{BadReply, stream::Passed},
+    sse::{self, EVENT_MAX, Events},
     translate::StreamFault,
     usage::Usage,
 };
@@ -25,12 +26,24 @@ pub struct PassedStream {
     has_reason: bool,
     is_done: bool,
     produced: u64,
+    /// What all of its events begin with.
+    head: Value,
 }
 
 /// What is to become of an event.
 enum Verdict {
     Passes,
     Hidden,
+}
+
+/// What a whole reply that passes through says of its usage, if it does.
+///
+/// # Errors
+/// [`BadReply`] where it is no reply: an error among them.
+pub fn said(reply: &[u8]) -> Result<Option<Usage>, BadReply> {
+    let reply = Reply::read(reply).ok_or(BadReply)?;
+    let says_something = !reply.is_without_choice() || reply.data.is_some();
+    if reply.error.is_some() || !says_something { Err(BadReply) } else { Ok(reply.usage()) }
 }
 
 // === impl PassedStream ===
@@ -46,6 +59,7 @@ impl PassedStream {
             has_reason: false,
             is_done: false,
             produced: 0,
+            head: Value::Null,
         }
     }
 
@@ -77,6 +91,33 @@ impl PassedStream {
             passed = Passed { bytes: Bytes::new(), fault: Some(StreamFault::BrokenOff) };
         }
         passed
+    }
+
+    /// The end of a stream that is ended before its end: as if the reply had reached its greatest length.
+    pub fn stop(&mut self, usage: Usage) -> Bytes {
+        let head = self.head.as_object().cloned().unwrap_or_default();
+        let chunk = |choices: Value, usage: Option<Value>| {
+            let mut chunk = Value::Object(head.clone());
+            chunk["choices"] = choices;
+            if let Some(usage) = usage {
+                chunk["usage"] = usage;
+            }
+            chunk.to_string()
+        };
+        let mut out = BytesMut::new();
+        let choice = json!({ "index": 0, "delta": {}, "finish_reason": "length" });
+        sse::event(chunk(json!([choice]), None).as_bytes(), &mut out);
+        if !self.hides_usage {
+            let counts = json!({
+                "prompt_tokens": usage.prompt,
+                "completion_tokens": usage.completion,
+                "total_tokens": usage.total(),
+            });
+            sse::event(chunk(json!([]), Some(counts)).as_bytes(), &mut out);
+        }
+        out.extend_from_slice(sse::DONE);
+        self.is_done = true;
+        out.freeze()
     }
 
     /// What the upstream said of its usage, if it has.
@@ -133,6 +174,9 @@ impl PassedStream {
         let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
         if chunk.error.is_some() || read.kind == "error" {
             return Err(StreamFault::UpstreamError);
+        }
+        if self.head.is_null() {
+            self.head = serde_json::from_slice(&read.data).unwrap_or_default();
         }
         self.usage = chunk.usage().or(self.usage);
         self.has_reason |= chunk.reason().is_some();
@@ -196,6 +240,16 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_reply_is_one_or_is_none() {
+        let good = br#"{"choices":[{"message":{}}],"usage":{"prompt_tokens":1}}"#;
+        assert_eq!(said(good).unwrap().map(|usage| usage.prompt), Some(1));
+        assert_eq!(said(br#"{"data":[{"embedding":[1]}]}"#).unwrap(), None);
+        for bad in [r#"{"error":{}}"#, "{}", r#"{"choices":[]}"#, "[]", "x"] {
+            assert!(said(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn usage_that_nobody_asked_for_is_hidden() {
         let (out, fault, stream) = run(true, &[GOOD.as_bytes()]);
         assert_eq!(fault, None);
@@ -210,7 +264,10 @@ mod tests {
         let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
         for (bad, expected) in [
             ("data: {\"error\":{\"message\":\"UPSTREAM-WORDS\"}}\n\n", StreamFault::UpstreamError),
-            ("event: error\ndata: {\"message\":\"UPSTREAM-WORDS\"}\n\n", StreamFault::UpstreamError),
+            (
+                "event: error\ndata: {\"message\":\"UPSTREAM-WORDS\"}\n\n",
+                StreamFault::UpstreamError,
+            ),
             ("data: UPSTREAM-WORDS\n\n", StreamFault::NotJson),
             ("data: [DONE]\n\n", StreamFault::BrokenOff),
             ("", StreamFault::BrokenOff),
@@ -221,6 +278,24 @@ mod tests {
                 assert_eq!((out.as_str(), fault), (first, Some(expected)), "{bad} cut at {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_stream_that_is_stopped_ends_as_if_it_had_reached_its_length() {
+        let mut stream = PassedStream::new(false);
+        let first = "data: {\"id\":\"x\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        stream.push(Bytes::from_static(first.as_bytes()));
+        let end = stream.stop(Usage { prompt: 1, completion: 1, estimated: true });
+        let end = std::str::from_utf8(&end).unwrap();
+        for said in [
+            "\"id\":\"x\"",
+            "\"finish_reason\":\"length\"",
+            "\"total_tokens\":2",
+            "data: [DONE]\n\n",
+        ] {
+            assert!(end.contains(said), "{end}");
+        }
+        assert!(!end.contains("\"content\""), "{end}");
     }
 
     proptest! {

@@ -90,8 +90,7 @@ mod tests {
     #[test]
     fn the_next_part_of_a_call_has_neither_id_nor_name() {
         let raw: &RawValue = serde_json::from_str(r#""{\"a\":""#).unwrap();
-        let part =
-            CallPiece { index: 1, id: None, name: None, arguments: Arguments::Text(raw) };
+        let part = CallPiece { index: 1, id: None, name: None, arguments: Arguments::Text(raw) };
         let mut out = Vec::new();
         write(&[part], "chatcmpl-1", &mut out).unwrap();
         let expected = r#"[{"index":1,"function":{"arguments":"{\"a\":"}}]"#;

@@ -14,9 +14,7 @@ use crate::{
     body::{BodyError, Fields, Text},
     json::read_object,
     ollama::chat::{Body, Choice, Format, Options, Think},
-    openai::chat::{
-        Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts,
-    },
+    openai::chat::{Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts},
 };
 
 /// The fields of a request to `/v1/chat/completions` that matter.

@@ -93,7 +93,11 @@ impl MessageStream {
     pub(super) fn piece(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
         self.start(out);
         if let Some(thinking) = piece.thinking {
-            self.begin(Block::Thinking, out, || json!({ "type": "thinking", "thinking": "", "signature": "" }));
+            self.begin(
+                Block::Thinking,
+                out,
+                || json!({ "type": "thinking", "thinking": "", "signature": "" }),
+            );
             self.delta("thinking_delta", "thinking", thinking, out)?;
         }
         if let Some(content) = piece.content.filter(|_| piece.has_content()) {
@@ -154,8 +158,7 @@ impl MessageStream {
         }
         self.end(out);
         let (index, content_block) = (self.blocks, content());
-        let begun =
-            json!({ "type": "content_block_start", "index": index, "content_block": content_block });
+        let begun = json!({ "type": "content_block_start", "index": index, "content_block": content_block });
         event(&begun, out);
         self.blocks += 1;
         self.open = Some(block);
@@ -168,13 +171,7 @@ impl MessageStream {
         }
     }
 
-    fn delta(
-        &self,
-        kind: &str,
-        field: &str,
-        text: &RawValue,
-        out: &mut BytesMut,
-    ) -> Option<()> {
+    fn delta(&self, kind: &str, field: &str, text: &RawValue, out: &mut BytesMut) -> Option<()> {
         self.delta_head(kind, field, out);
         splice_string(text.get(), out)?;
         out.put_slice(DELTA_END);
@@ -182,7 +179,9 @@ impl MessageStream {
     }
 
     fn delta_head(&self, kind: &str, field: &str, out: &mut BytesMut) {
-        out.put_slice(b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":");
+        out.put_slice(
+            b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":",
+        );
         out.put_slice((self.blocks - 1).to_string().as_bytes());
         out.put_slice(b",\"delta\":{\"type\":\"");
         out.put_slice(kind.as_bytes());

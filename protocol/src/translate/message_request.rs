@@ -75,11 +75,7 @@ fn system_text(raw: &RawValue) -> Option<Cow<'_, str>> {
     Some(texts?.join("\n").into())
 }
 
-fn message<'a>(
-    at: usize,
-    raw: &'a RawValue,
-    out: &mut Vec<Message<'a>>,
-) -> Result<(), BodyError> {
+fn message<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<(), BodyError> {
     let must = |field: &str, must: &str| BodyError::invalid(format!("messages[{at}]{field}"), must);
     let said: Said<'a> = read_object(raw.get()).ok_or_else(|| must("", "a message"))?;
     let role = match &*said.role.0 {
@@ -218,10 +214,11 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
         }
         let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
         let parameters = tool.input_schema.ok_or_else(must)?;
-        tools.push(json!({
-            "type": "function",
-            "function": { "name": name, "description": tool.description, "parameters": parameters },
-        }));
+        let mut function = json!({ "name": name, "parameters": parameters });
+        if let Some(description) = tool.description {
+            function["description"] = description.into();
+        }
+        tools.push(json!({ "type": "function", "function": function }));
     }
     let tools = (!tools.is_empty()).then(|| serde_json::value::to_raw_value(&tools));
     tools.transpose().map(|raw| raw.map(Cow::Owned)).map_err(|_| given.must("tools", "tools"))

@@ -37,7 +37,16 @@ pub mod whole;
 pub use chat_reply::ReplyMeta;
 pub use response::Echo;
 
-use crate::{ndjson::TooLong, route::Route};
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+
+use crate::{
+    error::Code,
+    ndjson::TooLong,
+    openai::error::{anthropic_error, ollama_error, openai_error},
+    route::Route,
+    sse,
+};
 
 /// How a client wants its reply.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,9 +76,41 @@ pub enum Reply {
     Message,
 }
 
+/// What tells a client, as the first event of its stream, that there will be no reply.
+#[must_use]
+pub fn failure(reply: &Reply, code: Code, message: &str) -> Bytes {
+    let mut out = BytesMut::new();
+    match reply {
+        Reply::Message => {
+            sse::named_event("error", anthropic_error(code, message).as_bytes(), &mut out);
+        }
+        Reply::Response(_) => {
+            let event = json!({
+                "type": "error", "code": code.as_str(), "message": message, "param": null,
+                "sequence_number": 0,
+            });
+            sse::named_event("error", event.to_string().as_bytes(), &mut out);
+        }
+        Reply::Native(_) => {
+            out.extend_from_slice(ollama_error(message).as_bytes());
+            out.extend_from_slice(b"\n");
+        }
+        Reply::Chat { .. } | Reply::Completion { .. } | Reply::Embedding { .. } => {
+            sse::event(openai_error(code, message, None).as_bytes(), &mut out);
+        }
+    }
+    out.freeze()
+}
+
 // === impl Reply ===
 
 impl Reply {
+    /// Whether a stream of it is one of server-sent events.
+    #[must_use]
+    pub fn is_sse(&self) -> bool {
+        !matches!(self, Self::Native(_))
+    }
+
     /// Whether the client asked to be told the usage at the end of a stream.
     #[must_use]
     pub fn include_usage(&self) -> bool {
@@ -79,7 +120,6 @@ impl Reply {
         )
     }
 }
-
 
 /// Why a stream of the model server's is not a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]

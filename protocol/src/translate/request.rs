@@ -89,7 +89,7 @@ pub struct Target<'t> {
     /// The model, as the upstream is to hear it; none: as the client spelled it, where both speak
     /// Ollama's dialect.
     pub model: Option<&'t str>,
-    /// The most tokens that the reply may have, where the client names none.
+    /// The most tokens that the reply may have, whatever the client says; none: as the client says.
     pub tokens_max: Option<u64>,
 }
 
@@ -262,7 +262,9 @@ impl<'a> Request<'a> {
                 path: native_path(self.route),
                 body: inspected.replaced(self.body, target.model, target.tokens_max)?,
             }),
-            (What::Native(inspected), UpstreamKind::OpenAi) => self.native_to_openai(inspected, target),
+            (What::Native(inspected), UpstreamKind::OpenAi) => {
+                self.native_to_openai(inspected, target)
+            }
             (What::Chat(given), UpstreamKind::OpenAi) => {
                 let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
                 self.passed("/chat/completions", given, target, most)
@@ -315,15 +317,16 @@ impl<'a> Request<'a> {
     /// A body that is made anew.
     fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let model = self.named(target);
-        body.options.num_predict = body.options.num_predict.or_else(|| most(target.tokens_max));
+        if let Some(most) = most(target.tokens_max) {
+            body.options.num_predict = Some(most);
+        }
         if body.choice == Choice::Never {
             body.tools = None;
         }
         match target.kind {
-            UpstreamKind::OpenAi => Ok(Outgoing {
-                path: "/chat/completions",
-                body: Some(write::write(&body, model)),
-            }),
+            UpstreamKind::OpenAi => {
+                Ok(Outgoing { path: "/chat/completions", body: Some(write::write(&body, model)) })
+            }
             UpstreamKind::Ollama => {
                 if matches!(body.choice, Choice::Required | Choice::Named(_)) {
                     return Err(BodyError::unsupported(
@@ -338,7 +341,7 @@ impl<'a> Request<'a> {
 
     fn generate(&self, given: &Completion<'a>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let options = Options {
-            num_predict: self.tokens_max.or_else(|| most(target.tokens_max)),
+            num_predict: most(target.tokens_max).or(self.tokens_max),
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             seed: given.integer("seed")?,

@@ -60,7 +60,15 @@ pub(super) fn write(
 
 impl ResponseStream {
     pub(super) fn new(meta: ReplyMeta, echo: Echo) -> Self {
-        Self { meta, echo, number: 0, is_started: false, output: Vec::new(), open: None, item_id: String::new() }
+        Self {
+            meta,
+            echo,
+            number: 0,
+            is_started: false,
+            output: Vec::new(),
+            open: None,
+            item_id: String::new(),
+        }
     }
 
     pub(super) fn piece(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
@@ -105,7 +113,12 @@ impl ResponseStream {
         if !matches!(self.open, Some(Item::Reasoning(_))) {
             self.begin(Item::Reasoning(String::new()), out);
             let part = json!({ "type": "summary_text", "text": "" });
-            self.of_item("response.reasoning_summary_part.added", "summary_index", json!({ "part": part }), out);
+            self.of_item(
+                "response.reasoning_summary_part.added",
+                "summary_index",
+                json!({ "part": part }),
+                out,
+            );
         }
         if let Some(Item::Reasoning(text)) = &mut self.open {
             text.push_str(more);
@@ -129,7 +142,8 @@ impl ResponseStream {
 
     fn call(&mut self, call: &CallPiece<'_>, out: &mut BytesMut) -> Option<()> {
         if let Some(name) = &call.name {
-            let (id, name) = (calls::id(call, &self.meta.id).into_owned(), name.clone().into_owned());
+            let (id, name) =
+                (calls::id(call, &self.meta.id).into_owned(), name.clone().into_owned());
             self.begin(Item::Call { index: call.index, id, name, arguments: String::new() }, out);
         }
         let more = call.arguments.text()?;
@@ -168,7 +182,8 @@ impl ResponseStream {
         let whole = self.item(&item, true);
         match &item {
             Item::Reasoning(text) => {
-                let (done, part) = (json!({ "text": text }), json!({ "type": "summary_text", "text": text }));
+                let (done, part) =
+                    (json!({ "text": text }), json!({ "type": "summary_text", "text": text }));
                 self.of_item("response.reasoning_summary_text.done", "summary_index", done, out);
                 let part = json!({ "part": part });
                 self.of_item("response.reasoning_summary_part.done", "summary_index", part, out);

@@ -147,9 +147,9 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
         return Err(must());
     }
     let reasoning: Option<Reasoning<'_>> = match given.get("reasoning") {
-        Some(raw) => Some(
-            read_object(raw.get()).ok_or_else(|| given.must("reasoning", "an object"))?,
-        ),
+        Some(raw) => {
+            Some(read_object(raw.get()).ok_or_else(|| given.must("reasoning", "an object"))?)
+        }
         None => None,
     };
     let effort = reasoning.and_then(|reasoning| reasoning.effort);
@@ -198,8 +198,8 @@ fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<
         "function_call" => {
             let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
             let text = item.arguments.map(|Text(text)| text).unwrap_or_default();
-            let arguments = arguments(&text)
-                .ok_or_else(|| must(".arguments", "the text of a JSON object"))?;
+            let arguments =
+                arguments(&text).ok_or_else(|| must(".arguments", "the text of a JSON object"))?;
             let id = item.call_id.map(|Text(id)| id);
             // Calls of one turn stand one after another.
             let is_turn = out.last().is_some_and(|last| last.role == "assistant");
@@ -208,7 +208,8 @@ fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<
             }
             if let Some(turn) = out.last_mut() {
                 let index = turn.tool_calls.len();
-                turn.tool_calls.push(ToolCall { id, function: Function { index, name, arguments } });
+                turn.tool_calls
+                    .push(ToolCall { id, function: Function { index, name, arguments } });
             }
         }
         "function_call_output" => {
@@ -238,11 +239,7 @@ fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<
     Ok(())
 }
 
-fn parts<'a>(
-    field: &str,
-    raw: &'a RawValue,
-    message: &mut Message<'a>,
-) -> Result<(), BodyError> {
+fn parts<'a>(field: &str, raw: &'a RawValue, message: &mut Message<'a>) -> Result<(), BodyError> {
     let must = || BodyError::invalid(field, "a string or a list of parts");
     if raw.get().starts_with('"') {
         message.content = serde_json::from_str::<Text<'a>>(raw.get()).map_err(|_| must())?.0;
@@ -294,8 +291,7 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
             function["description"] = description.into();
         }
         if let Some(parameters) = tool.parameters {
-            function["parameters"] =
-                serde_json::from_str(parameters.get()).map_err(|_| must())?;
+            function["parameters"] = serde_json::from_str(parameters.get()).map_err(|_| must())?;
         }
         tools.push(json!({ "type": "function", "function": function }));
     }

@@ -10,6 +10,7 @@ use super::{
     chat_reply::ReplyMeta,
     chat_stream::ChatStream,
     completion::CompletionStream,
+    failure,
     message::MessageStream,
     native::NativeLines,
     piece::{Ending, Piece, Reason},
@@ -19,12 +20,9 @@ use crate::{
     error::Code,
     ndjson::{LINE_MAX, Lines},
     ollama::reply::Line,
-    openai::{
-        error::{anthropic_error, ollama_error, openai_error},
-        reply::{Calls, Reply as Chunk},
-    },
-    route::UpstreamKind,
-    sse::{self, Events},
+    openai::reply::{Calls, Reply as Chunk},
+    route::{Route, UpstreamKind},
+    sse::Events,
     usage::Usage,
 };
 
@@ -111,22 +109,17 @@ impl Translation {
 
     /// What tells a client that the stream is not whole: an end alone would pass for a success.
     pub fn fail(&mut self, code: Code, message: &str) -> Bytes {
-        let out = &mut self.out;
-        out.clear();
-        match &mut self.writer {
-            Writer::Chat(_) | Writer::Completion(_) => {
-                sse::event(openai_error(code, message, None).as_bytes(), out);
+        let reply = match &mut self.writer {
+            Writer::Response(stream) => {
+                let mut out = BytesMut::new();
+                stream.fail(code, message, &mut out);
+                return out.freeze();
             }
-            Writer::Response(stream) => stream.fail(code, message, out),
-            Writer::Message(_) => {
-                sse::named_event("error", anthropic_error(code, message).as_bytes(), out);
-            }
-            Writer::Native(_) => {
-                out.extend_from_slice(ollama_error(message).as_bytes());
-                out.extend_from_slice(b"\n");
-            }
-        }
-        out.split().freeze()
+            Writer::Chat(_) | Writer::Completion(_) => &Reply::Chat { include_usage: false },
+            Writer::Message(_) => &Reply::Message,
+            Writer::Native(_) => &Reply::Native(Route::OllamaChat),
+        };
+        failure(reply, code, message)
     }
 
     /// Whether the client reads server-sent events.

@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Reply, chat_reply::{self, ReplyMeta}, completion, message, native,
+    Reply,
+    chat_reply::{self, ReplyMeta},
+    completion, message, native,
     piece::{Ending, Piece, Reason},
     response,
 };
@@ -46,7 +48,9 @@ pub fn whole(
     match reply {
         Reply::Embedding { base64 } => return embedding(text, *base64, meta, prompt),
         Reply::Native(Route::OllamaEmbed) => return native_embedding(text, false, meta, prompt),
-        Reply::Native(Route::OllamaEmbeddings) => return native_embedding(text, true, meta, prompt),
+        Reply::Native(Route::OllamaEmbeddings) => {
+            return native_embedding(text, true, meta, prompt);
+        }
         _ => {}
     }
     let mut calls = Calls::default();
@@ -114,16 +118,20 @@ fn embedding(
         return Err(ReplyError::UpstreamError);
     }
     let vectors = embedded.embeddings.ok_or(ReplyError::NotJson)?;
-    let usage = embedded
-        .prompt_eval_count
-        .map_or(guessed, |prompt| Usage { prompt, completion: 0, estimated: false });
+    let usage = embedded.prompt_eval_count.map_or(guessed, |prompt| Usage {
+        prompt,
+        completion: 0,
+        estimated: false,
+    });
     let mut out = Vec::with_capacity(text.len() + 256);
     out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
     for (at, vector) in vectors.into_iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(format!("{{\"object\":\"embedding\",\"index\":{at},\"embedding\":").as_bytes());
+        out.extend_from_slice(
+            format!("{{\"object\":\"embedding\",\"index\":{at},\"embedding\":").as_bytes(),
+        );
         write_vector(vector, base64, &mut out).ok_or(ReplyError::NotJson)?;
         out.push(b'}');
     }

@@ -8,24 +8,17 @@ mod sqlite;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+pub use protocol::route::UpstreamKind;
 use serde::Serialize;
 
 use crate::error::Result;
-
-/// Which dialect a model server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UpstreamKind {
-    /// Ollama's own API.
-    Ollama,
-}
 
 /// A model server as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upstream {
     /// Its name, unique.
     pub name: String,
-    /// `http://host:port` or `https://…`, without a path.
+    /// `http://host:port` or `https://…`; with a path where it speaks OpenAI's dialect behind one.
     pub url: String,
     /// Which dialect it speaks.
     pub kind: UpstreamKind,
@@ -46,25 +39,4 @@ pub trait Upstreams: Send + Sync {
     async fn set_slots(&self, name: &str, slots: Option<u64>) -> Result<()>;
     /// Removes one. [`crate::Error::NotFound`].
     async fn remove(&self, name: &str) -> Result<()>;
-}
-
-// === impl UpstreamKind ===
-
-impl UpstreamKind {
-    /// The word that stands for it in the database, on the command line and in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ollama => "ollama",
-        }
-    }
-
-    /// The kind of that word, if there is one.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "ollama" => Some(Self::Ollama),
-            _ => None,
-        }
-    }
 }

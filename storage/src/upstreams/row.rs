@@ -1,6 +1,6 @@
 //! An upstream as one row, and the SQL that is the same on both databases.
 
-use super::{Upstream, UpstreamKind};
+use super::Upstream;
 use crate::{
     column::{At, Count},
     error::{Error, Result},
@@ -30,7 +30,7 @@ impl TryFrom<UpstreamRow> for Upstream {
     type Error = Error;
 
     fn try_from(row: UpstreamRow) -> Result<Self> {
-        let kind = UpstreamKind::parse(&row.kind).ok_or_else(|| Error::unknown_word("kind"))?;
+        let kind = row.kind.parse().map_err(|_| Error::unknown_word("kind"))?;
         Ok(Self {
             name: row.name,
             url: row.url,
