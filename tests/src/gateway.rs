@@ -46,6 +46,8 @@ pub struct Setup {
     pub postgres: bool,
     /// With a Redis of its own, so that replicas share their limits.
     pub redis: bool,
+    /// Taken for a server of OpenAI's dialect, which the scripted Ollama speaks, too.
+    pub openai: bool,
     /// What the scripted Ollama does.
     pub script: Script,
 }
@@ -105,11 +107,12 @@ impl TestGateway {
         let scratch = if setup.postgres { Some(scratch().await) } else { None };
         let file = || format!("sqlite:{}", directory.path().join("gateway.db").display());
         let url = scratch.as_ref().map_or_else(file, |scratch| scratch.url.clone());
+        let dialect = if setup.openai { "openai+" } else { "" };
         let mut env = vec![
             ("DATABASE_URL", url.clone()),
             ("NEURONETZ_LISTEN", loopback.to_string()),
             ("NEURONETZ_ADMIN_LISTEN", loopback.to_string()),
-            ("NEURONETZ_UPSTREAMS", format!("ollama=http://{}", ollama.address())),
+            ("NEURONETZ_UPSTREAMS", format!("ollama={dialect}http://{}", ollama.address())),
             ("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "64".to_owned()),
             ("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1".to_owned()),
         ];

@@ -38,6 +38,13 @@ pub(crate) async fn answer(
         return reply::text(StatusCode::FORBIDDEN, "");
     }
     let is_openai = path.starts_with("/v1/");
+    if let Some(key) = &state.script.api_key {
+        let said = parts.headers.get("authorization").and_then(|said| said.to_str().ok());
+        if said.and_then(|said| said.strip_prefix("Bearer ")) != Some(key) {
+            let failure = Failure::new(StatusCode::UNAUTHORIZED, "wrong key");
+            return failure.into_reply(is_openai);
+        }
+    }
     let text = String::from_utf8_lossy(&body);
     let result = match (&parts.method, path.as_str()) {
         (&Method::POST, "/api/chat") => say(&state, &reset, ask::native::chat(&text)).await,

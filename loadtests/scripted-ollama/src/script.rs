@@ -37,6 +37,8 @@ pub struct Script {
     pub gather: bool,
     /// Magic words that hold for every request, `[[status 500]]` and the like.
     pub behave: String,
+    /// What callers must present as a bearer token, as servers of OpenAI's dialect may ask; absent: nothing.
+    pub api_key: Option<String>,
     /// Requests that the log keeps, the oldest going first; 0 keeps none.
     pub log_requests: usize,
     /// The time on every line; absent: the machine's.
@@ -129,6 +131,7 @@ impl Default for Script {
             chunks: None,
             gather: false,
             behave: String::new(),
+            api_key: None,
             log_requests: LOG_DEFAULT,
             fixed_time: None,
         }

@@ -8,6 +8,7 @@
 //! | `blocked` | paths that are blocked, however they are spelled |
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
+//! | `dialects` | every dialect of clients on every kind of upstream |
 //! | `failing` | upstreams and clients that fail |
 //! | `limits` | limits of tenants and keys |
 //! | `losses` | what is lost in the middle of a run |
@@ -30,6 +31,7 @@ mod budgets;
 mod changes;
 mod cluster;
 mod commands;
+mod dialects;
 mod failing;
 mod input;
 mod limits;
