@@ -93,7 +93,7 @@ catalogue! {
     MissingApiKey = "missing_api_key", 401, Client, "invalid_request_error", false,
         "No API key was given. Send it as `Authorization: Bearer nz_…`.";
     InvalidApiKey = "invalid_api_key", 401, Client, "invalid_request_error", false,
-        "The API key is not valid.";
+        "Incorrect API key provided.";
     KeyExpired = "key_expired", 401, Client, "invalid_request_error", false,
         "The API key has expired.";
     KeyRevoked = "key_revoked", 401, Client, "invalid_request_error", false,

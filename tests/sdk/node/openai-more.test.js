@@ -98,12 +98,12 @@ const chat = (asked, content, more = {}) =>
 
 test("every refusal has its class", async () => {
   const cases = [
-    [client().chat.completions.create({ model: MODEL, messages: [] }), OpenAI.BadRequestError],
-    [chat(client("wrong"), "hi"), OpenAI.AuthenticationError],
-    [chat(client(GATEWAY_KEY_NARROW), "hi", { model: "secret-model" }), OpenAI.PermissionDeniedError],
-    [chat(client(), "hi", { model: "no-such" }), OpenAI.NotFoundError],
-    [client().models.retrieve("no-such"), OpenAI.NotFoundError],
-    [chat(client(), "[[status 503]]"), OpenAI.InternalServerError],
+    [() => client().chat.completions.create({ model: MODEL, messages: [] }), OpenAI.BadRequestError],
+    [() => chat(client("wrong"), "hi"), OpenAI.AuthenticationError],
+    [() => chat(client(GATEWAY_KEY_NARROW), "hi", { model: "secret-model" }), OpenAI.PermissionDeniedError],
+    [() => chat(client(), "hi", { model: "no-such" }), OpenAI.NotFoundError],
+    [() => client().models.retrieve("no-such"), OpenAI.NotFoundError],
+    [() => chat(client(), "[[status 503]]"), OpenAI.InternalServerError],
   ];
   for (const [asked, expected] of cases) {
     await assert.rejects(asked, (error) => {

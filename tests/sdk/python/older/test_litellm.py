@@ -47,11 +47,10 @@ class LiteLlm(unittest.TestCase):
                                  ("weather", {"city": "scripted"}))
 
     def test_embeddings(self):
-        for way in (WAYS[0] | {"model": "openai/nomic-embed-text"},
-                    WAYS[1] | {"model": "ollama/nomic-embed-text"}):
-            with self.subTest(way["model"]):
-                reply = litellm.embedding(**way, input=["one", "two"], timeout=30, max_retries=0)
-                self.assertEqual([len(item["embedding"]) for item in reply.data], [768, 768])
+        # In Ollama's dialect LiteLLM sends no key with this.
+        way = WAYS[0] | {"model": "openai/nomic-embed-text"}
+        reply = litellm.embedding(**way, input=["one", "two"], timeout=30, max_retries=0)
+        self.assertEqual([len(item["embedding"]) for item in reply.data], [768, 768])
 
     def test_a_wrong_key(self):
         for way in WAYS:
