@@ -17,7 +17,7 @@ pub enum Side {
 }
 
 macro_rules! catalogue {
-    ($($variant:ident = $code:literal, $status:literal, $side:ident, $kind:literal, $retry:literal, $message:literal;)+) => {
+    ($($variant:ident = $code:literal, $status:literal, $side:ident, $kind:literal, $retry:literal, $message:literal, $remedy:literal;)+) => {
         /// A refusal as clients see it. Its word is the `code` of the error body.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code {
@@ -64,6 +64,12 @@ macro_rules! catalogue {
                 match self { $(Self::$variant => $message),+ }
             }
 
+            /// What whoever reads it can do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy),+ }
+            }
+
             /// The code of that word, if there is one.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
@@ -75,88 +81,164 @@ macro_rules! catalogue {
 
 catalogue! {
     MalformedRequest = "malformed_request", 400, Client, "invalid_request_error", false,
-        "The request is not well-formed HTTP.";
+        "The request is not well-formed HTTP.",
+        "Look at what stands between you and the gateway: a length that is given twice, a body that breaks off.";
     InvalidJson = "invalid_json", 400, Client, "invalid_request_error", false,
-        "The body is not valid JSON.";
+        "The body is not valid JSON.",
+        "Send one JSON object in UTF-8, and nothing after it.";
     InvalidRequest = "invalid_request", 400, Client, "invalid_request_error", false,
-        "The request is not valid.";
+        "The request is not valid.",
+        "Correct the field that `param` names.";
     AmbiguousField = "ambiguous_field", 400, Client, "invalid_request_error", false,
-        "A field stands in the body more than once, or in another case than its own.";
+        "A field stands in the body more than once, or in another case than its own.",
+        "Send the field once, in lower case.";
     ModelRequired = "model_required", 400, Client, "invalid_request_error", false,
-        "The request names no model.";
+        "The request names no model.",
+        "Name a model: `GET /v1/models` lists those of the key.";
     InvalidModelName = "invalid_model_name", 400, Client, "invalid_request_error", false,
-        "The model name is not valid.";
+        "The model name is not valid.",
+        "Spell the model as `GET /v1/models` does.";
     UnsupportedParameter = "unsupported_parameter", 400, Client, "invalid_request_error", false,
-        "A parameter cannot be honoured.";
+        "A parameter cannot be honoured.",
+        "Leave out what `param` names, or ask a model whose server has it.";
     UpstreamRejected = "upstream_rejected", 400, Client, "invalid_request_error", false,
-        "The model server does not accept this request for this model.";
+        "The model server does not accept this request for this model.",
+        "Ask for less, or another model: it may not see, think, call tools or embed, or the prompt is too long for it.";
     MissingApiKey = "missing_api_key", 401, Client, "invalid_request_error", false,
-        "No API key was given. Send it as `Authorization: Bearer nz_…`.";
+        "No API key was given. Send it as `Authorization: Bearer nz_…`.",
+        "Send the key as `Authorization: Bearer nz_…`, or as `x-api-key`.";
     InvalidApiKey = "invalid_api_key", 401, Client, "invalid_request_error", false,
-        "Incorrect API key provided.";
+        "Incorrect API key provided.",
+        "Look whether the key is whole, and this gateway's.";
     KeyExpired = "key_expired", 401, Client, "invalid_request_error", false,
-        "The API key has expired.";
+        "The API key has expired.",
+        "Ask the operator for a new key.";
     KeyRevoked = "key_revoked", 401, Client, "invalid_request_error", false,
-        "The API key has been revoked.";
+        "The API key has been revoked.",
+        "Ask the operator for a new key.";
     TenantSuspended = "tenant_suspended", 403, Client, "permission_error", false,
-        "The tenant of this API key is suspended.";
+        "The tenant of this API key is suspended.",
+        "Ask the operator.";
     EndpointBlocked = "endpoint_blocked", 403, Client, "permission_error", false,
-        "This endpoint changes the model server and is always blocked.";
+        "This endpoint changes the model server and is always blocked.",
+        "Models are managed on the model server itself.";
     ModelNotAllowed = "model_not_allowed", 403, Client, "permission_error", false,
-        "This API key may not use that model.";
+        "This API key may not use that model.",
+        "Ask the operator to allow the model, or use one of `GET /v1/models`.";
     CloudModelBlocked = "cloud_model_blocked", 403, Client, "permission_error", false,
-        "Cloud models are not allowed on this gateway.";
+        "Cloud models are not allowed on this gateway.",
+        "Use a model that runs here.";
     NotFound = "not_found", 404, Client, "invalid_request_error", false,
-        "There is no such endpoint.";
+        "There is no such endpoint.",
+        "Compare the path with the list in the README.";
     ModelNotFound = "model_not_found", 404, Client, "invalid_request_error", false,
-        "The model does not exist.";
+        "The model does not exist.",
+        "Use one of `GET /v1/models`.";
     MethodNotAllowed = "method_not_allowed", 405, Client, "invalid_request_error", false,
-        "The endpoint does not answer to this method.";
+        "The endpoint does not answer to this method.",
+        "Use the method that `allow` names.";
     RequestTimeout = "request_timeout", 408, Client, "invalid_request_error", true,
-        "The request did not arrive in time.";
+        "The request did not arrive in time.",
+        "Send faster, or less.";
     RequestTooLarge = "request_too_large", 413, Client, "invalid_request_error", false,
-        "The body is larger than the gateway accepts.";
+        "The body is larger than the gateway accepts.",
+        "Send less; the operator may raise `server.body_bytes_max`.";
     UriTooLong = "uri_too_long", 414, Client, "invalid_request_error", false,
-        "The URL is longer than the gateway accepts.";
+        "The URL is longer than the gateway accepts.",
+        "Send it in the body.";
     UnsupportedEncoding = "unsupported_encoding", 415, Client, "invalid_request_error", false,
-        "The gateway does not accept compressed bodies.";
+        "The gateway does not accept compressed bodies.",
+        "Send the body uncompressed.";
     TooManyAttempts = "too_many_attempts", 429, Client, "rate_limit_error", true,
-        "Too many keys with this prefix are being verified.";
+        "Too many keys with this prefix are being verified.",
+        "Wait for `retry-after`; look for a client with a wrong key.";
     RateLimitRequests = "rate_limit_requests", 429, Client, "rate_limit_error", true,
-        "The limit of requests per minute is reached.";
+        "The limit of requests per minute is reached.",
+        "Wait for `retry-after`.";
     RateLimitTokens = "rate_limit_tokens", 429, Client, "rate_limit_error", true,
-        "The limit of tokens per minute is reached.";
+        "The limit of tokens per minute is reached.",
+        "Wait for `retry-after`, or ask for fewer tokens.";
     Concurrency = "concurrency", 429, Client, "rate_limit_error", true,
-        "The limit of requests at once is reached.";
+        "The limit of requests at once is reached.",
+        "Let a request of yours end first.";
     BudgetExhausted = "budget_exhausted", 429, Client, "insufficient_quota", false,
-        "The budget of tokens is used up.";
+        "The budget of tokens is used up.",
+        "Wait for the next period (`x-budget-reset`), or ask the operator.";
     HeadersTooLarge = "headers_too_large", 431, Client, "invalid_request_error", false,
-        "The header fields are larger than the gateway accepts.";
+        "The header fields are larger than the gateway accepts.",
+        "Send fewer, or shorter, header fields.";
     Internal = "internal_error", 500, Gateway, "server_error", true,
-        "The gateway failed.";
+        "The gateway failed.",
+        "Tell the operator the `x-request-id`.";
     UpstreamFailed = "upstream_failed", 502, Upstream, "server_error", true,
-        "The model server failed.";
+        "The model server failed.",
+        "Try again; operators look into the log of the model server.";
     UpstreamUnavailable = "upstream_unavailable", 503, Upstream, "server_error", true,
-        "No model server can be reached for that model.";
+        "No model server can be reached for that model.",
+        "Try again; operators: `neuronetz upstream check`.";
     IdentityUnavailable = "identity_unavailable", 503, Gateway, "server_error", true,
-        "The API key cannot be checked right now.";
+        "The API key cannot be checked right now.",
+        "Try again; operators look after the database.";
     CatalogUnavailable = "catalog_unavailable", 503, Gateway, "server_error", true,
-        "It is not known right now which models there are.";
+        "It is not known right now which models there are.",
+        "Try again; operators: `neuronetz upstream check`.";
     LimitsUnavailable = "limits_unavailable", 503, Gateway, "server_error", true,
-        "The limits cannot be checked right now.";
+        "The limits cannot be checked right now.",
+        "Try again; operators look after Redis, or the database.";
     AuditSaturated = "audit_saturated", 503, Gateway, "server_error", true,
-        "The request could not be recorded right now.";
+        "The request could not be recorded right now.",
+        "Try again; operators look after the database.";
     QueueTimeout = "queue_timeout", 503, Gateway, "server_error", true,
-        "No model server had room for the request in time.";
+        "No model server had room for the request in time.",
+        "Try again later; operators give the model more slots.";
     QueueFull = "queue_full", 503, Gateway, "server_error", true,
-        "Too many requests wait for a model server already.";
+        "Too many requests wait for a model server already.",
+        "Try again later; operators give the model more slots.";
     Overloaded = "overloaded", 503, Gateway, "server_error", true,
-        "The gateway is at one of its limits.";
+        "The gateway is at one of its limits.",
+        "Try again; operators raise `server.bodies_bytes_max`.";
     ShuttingDown = "shutting_down", 503, Gateway, "server_error", true,
-        "The gateway is stopping.";
+        "The gateway is stopping.",
+        "Try again: another replica, or the next one, answers.";
     UpstreamTimeout = "upstream_timeout", 504, Upstream, "server_error", true,
-        "The model server did not answer in time.";
+        "The model server did not answer in time.",
+        "Try again, or ask for less; operators raise `upstream.first_byte_timeout`.";
 }
+
+/// The catalogue as Markdown: `docs/ERRORS.md`.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from(REFERENCE_HEAD);
+    for code in Code::ALL {
+        let again = if code.retryable() { "yes" } else { "no" };
+        let row = format!(
+            "| `{code}` | {} | {} | {} | {again} |\n",
+            code.status(),
+            code.message(),
+            code.remedy()
+        );
+        text.push_str(&row);
+    }
+    text
+}
+
+const REFERENCE_HEAD: &str = "\
+# Errors
+
+<!-- Made by `neuronetz check-config --errors`; a test fails when it is stale. -->
+
+Every refusal has one of these codes. On `/v1` it stands in `error.code`, beside the message, OpenAI's
+`type` and the field that is meant (`param`); on `/v1/messages` in Anthropic's shape, with the code beside
+its `type`; on `/api` only the message is told, as Ollama's clients want it. Every answer has an
+`x-request-id`, by which the operator finds it in the log and in the audit. No word of a model server ever
+stands in one.
+
+Once a stream has begun its status is 200, whatever happens: what breaks off then ends with an event (or
+a line) that holds the code, and never looks like a reply that is whole.
+
+| code | status | what it says | what to do | worth trying again |
+|---|---|---|---|---|
+";
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,6 +256,13 @@ mod tests {
             assert_eq!(Code::parse(code.as_str()), Some(*code));
             assert!((400..600).contains(&code.status()), "{code}");
         }
+    }
+
+    #[test]
+    fn the_reference_in_the_docs_is_fresh() {
+        let kept = include_str!("../../docs/ERRORS.md");
+        let hint = "docs/ERRORS.md is stale: neuronetz check-config --errors > docs/ERRORS.md";
+        assert!(kept == reference(), "{hint}");
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(super) struct CheckConfig {
     /// Print the reference of all settings instead, as Markdown.
     #[arg(long)]
     reference: bool,
+    /// Print the catalogue of errors instead, as Markdown.
+    #[arg(long, conflicts_with = "reference")]
+    errors: bool,
 }
 
 #[derive(Args)]
@@ -48,6 +51,9 @@ pub(super) fn check_config(
 ) -> Result<(), Failure> {
     if arguments.reference {
         return Ok(context.out.text(&table::reference())?);
+    }
+    if arguments.errors {
+        return Ok(context.out.text(&protocol::error::reference())?);
     }
     context.config()?;
     let file = context.config_file.as_ref().map(|file| file.display().to_string());
