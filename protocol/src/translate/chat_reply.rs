@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     json::{splice_list, splice_string, write_string},
+    sse,
     usage::Usage,
 };
 
@@ -74,6 +75,19 @@ pub(super) fn write_head(meta: &ReplyMeta, object: &str, out: &mut impl BufMut) 
     out.put_slice(b",\"model\":");
     write_string(&meta.model, out);
     out.put_slice(b",\"system_fingerprint\":\"fp_ollama\",\"choices\":[");
+}
+
+/// Writes what follows the finish reason of a stream, whose chunks begin with `head`: the usage, where it was
+/// asked for, and the end.
+pub(super) fn write_end(head: &[u8], usage: Option<Usage>, out: &mut impl BufMut) {
+    out.put_slice(b"}]}\n\n");
+    if let Some(usage) = usage {
+        out.put_slice(head);
+        out.put_slice(b"],\"usage\":");
+        write_usage(usage, out);
+        out.put_slice(b"}\n\n");
+    }
+    out.put_slice(sse::DONE);
 }
 
 /// Writes a usage object.

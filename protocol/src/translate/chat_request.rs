@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use super::messages::messages;
 use crate::{
@@ -169,6 +169,28 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
         }
     }
     Ok((!tools.is_empty()).then_some(Cow::Borrowed(raw)))
+}
+
+/// A function of another dialect: its name, what it does, and the schema of its parameters.
+pub(super) type Function<'a> = (Cow<'a, str>, Option<Cow<'a, str>>, Option<&'a RawValue>);
+
+/// Tools of another dialect, in the shape of the chat's; `None` where a schema is not JSON.
+pub(super) fn functions(tools: Vec<Function<'_>>) -> Option<Option<Cow<'static, RawValue>>> {
+    if tools.is_empty() {
+        return Some(None);
+    }
+    let read = |(name, description, parameters): Function<'_>| {
+        let mut function = json!({ "name": name });
+        if let Some(description) = description {
+            function["description"] = description.into();
+        }
+        if let Some(parameters) = parameters {
+            function["parameters"] = serde_json::from_str(parameters.get()).ok()?;
+        }
+        Some(json!({ "type": "function", "function": function }))
+    };
+    let tools: Vec<_> = tools.into_iter().map(read).collect::<Option<_>>()?;
+    serde_json::value::to_raw_value(&tools).ok().map(|raw| Some(Cow::Owned(raw)))
 }
 
 /// Which tools are to be called: a word, or the name of a function.

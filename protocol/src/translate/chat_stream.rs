@@ -17,12 +17,11 @@ use serde_json::value::RawValue;
 
 use super::{
     calls,
-    chat_reply::{ReplyMeta, write_head, write_usage},
+    chat_reply::{ReplyMeta, write_end, write_head},
     piece::{CallPiece, Piece, Reason},
 };
 use crate::{
     json::{splice_list, splice_string, write_string},
-    sse,
     usage::Usage,
 };
 
@@ -126,13 +125,6 @@ impl ChatStream {
         out.put_slice(&self.head);
         out.put_slice(b"{\"index\":0,\"delta\":{},\"finish_reason\":");
         write_string(reason.openai(self.has_calls), out);
-        out.put_slice(b"}]}\n\n");
-        if self.include_usage {
-            out.put_slice(&self.head);
-            out.put_slice(b"],\"usage\":");
-            write_usage(usage, out);
-            out.put_slice(b"}\n\n");
-        }
-        out.put_slice(sse::DONE);
+        write_end(&self.head, self.include_usage.then_some(usage), out);
     }
 }

@@ -3,12 +3,11 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    chat_reply::{ReplyMeta, write_usage},
+    chat_reply::{ReplyMeta, write_end, write_usage},
     piece::{Ending, Piece, Reason},
 };
 use crate::{
     json::{splice_string, write_string},
-    sse,
     usage::Usage,
 };
 
@@ -69,14 +68,7 @@ impl CompletionStream {
         out.put_slice(&self.head);
         out.put_slice(b"{\"text\":\"\",\"index\":0,\"logprobs\":null,\"finish_reason\":");
         write_string(reason.openai(false), out);
-        out.put_slice(b"}]}\n\n");
-        if self.include_usage {
-            out.put_slice(&self.head);
-            out.put_slice(b"],\"usage\":");
-            write_usage(usage, out);
-            out.put_slice(b"}\n\n");
-        }
-        out.put_slice(sse::DONE);
+        write_end(&self.head, self.include_usage.then_some(usage), out);
     }
 
     fn chunk(

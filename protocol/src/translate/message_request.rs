@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 
-use super::messages::is_base64;
+use super::{chat_request::functions, messages::is_base64};
 use crate::{
     anthropic::{Block, FIELDS, Message as Said, Switch, Tool},
     body::{BodyError, Fields, Text},
@@ -214,14 +214,9 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
         }
         let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
         let parameters = tool.input_schema.ok_or_else(must)?;
-        let mut function = json!({ "name": name, "parameters": parameters });
-        if let Some(description) = tool.description {
-            function["description"] = description.into();
-        }
-        tools.push(json!({ "type": "function", "function": function }));
+        tools.push((name, tool.description, Some(parameters)));
     }
-    let tools = (!tools.is_empty()).then(|| serde_json::value::to_raw_value(&tools));
-    tools.transpose().map(|raw| raw.map(Cow::Owned)).map_err(|_| given.must("tools", "tools"))
+    functions(tools).ok_or_else(|| given.must("tools", "a list of tools"))
 }
 
 fn choice<'a>(given: &Given<'a>) -> Result<Choice<'a>, BodyError> {

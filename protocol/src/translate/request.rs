@@ -334,7 +334,10 @@ impl<'a> Request<'a> {
                         "A tool call cannot be forced: `tool_choice` is `auto` or `none`.",
                     ));
                 }
-                Ok(Outgoing { path: "/api/chat", body: Some(native(model, &body)?) })
+                Ok(Outgoing {
+                    path: "/api/chat",
+                    body: Some(native(model, &body, self.body.len())?),
+                })
             }
         }
     }
@@ -403,9 +406,11 @@ fn native_path(route: Route) -> &'static str {
     }
 }
 
-/// A chat in Ollama's dialect.
-fn native(model: &str, body: &Body<'_>) -> Result<Vec<u8>, BodyError> {
-    let mut out = b"{\"model\":".to_vec();
+/// A chat in Ollama's dialect, about as long as the body that it is made of: one with a large image is
+/// copied once.
+fn native(model: &str, body: &Body<'_>, length: usize) -> Result<Vec<u8>, BodyError> {
+    let mut out = Vec::with_capacity(length + model.len() + 256);
+    out.extend_from_slice(b"{\"model\":");
     write_string(model, &mut out);
     let rest = out.len();
     serde_json::to_writer(&mut out, body).map_err(|_| BodyError::internal())?;

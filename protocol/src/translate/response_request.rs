@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    chat_request::{choice, level},
+    chat_request::{choice, functions, level},
     messages::{arguments, content_text, image_of},
     response::Echo,
 };
@@ -286,17 +286,9 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
             return Err(BodyError::unsupported(field, "A tool must be a `function`."));
         }
         let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
-        let mut function = json!({ "name": name });
-        if let Some(Text(description)) = tool.description {
-            function["description"] = description.into();
-        }
-        if let Some(parameters) = tool.parameters {
-            function["parameters"] = serde_json::from_str(parameters.get()).map_err(|_| must())?;
-        }
-        tools.push(json!({ "type": "function", "function": function }));
+        tools.push((name, tool.description.map(|Text(text)| text), tool.parameters));
     }
-    let tools = (!tools.is_empty()).then(|| serde_json::value::to_raw_value(&tools));
-    tools.transpose().map(|raw| raw.map(Cow::Owned)).map_err(|_| given.must("tools", "tools"))
+    functions(tools).ok_or_else(|| given.must("tools", "a list of tools"))
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
