@@ -5,8 +5,10 @@
 
 use std::borrow::Cow;
 
-use bytes::BufMut;
-use memchr::{memchr, memchr2};
+use bytes::{BufMut, BytesMut};
+use memchr::{memchr, memchr2, memchr2_iter};
+
+use crate::body::Text;
 
 /// How deep arrays and objects may be nested: what `serde_json` itself reads.
 pub(crate) const DEPTH_MAX: usize = 128;
@@ -71,34 +73,80 @@ pub(crate) fn write_string(text: &str, out: &mut impl BufMut) {
 }
 
 /// Writes a JSON string, given with its quotes and escapes, as it is; `None` where `raw` is no
-/// string, or one that stands for no text.
-///
-/// Half a surrogate pair (`"\ud83d"`) is let through by the parser that only skips strings, and
-/// makes clients fail: strings with surrogates in them are read and written anew.
+/// string.
 pub(crate) fn splice_string(raw: &str, out: &mut impl BufMut) -> Option<()> {
     if !raw.starts_with('"') {
         return None;
     }
-    if has_surrogates(raw) {
-        write_string(&serde_json::from_str::<String>(raw).ok()?, out);
-    } else {
-        out.put_slice(raw.as_bytes());
-    }
+    out.put_slice(mended(raw).as_bytes());
     Some(())
 }
 
-/// Writes a JSON array on one line; `None` where `raw` is none, or has a string in it that stands
-/// for no text.
+/// Writes a JSON array on one line; `None` where `raw` is none.
 pub(crate) fn splice_list(raw: &str, out: &mut impl BufMut) -> Option<()> {
     if !raw.starts_with('[') {
         return None;
     }
-    if has_surrogates(raw) {
-        // Only a parser that builds the strings looks at their surrogates.
-        serde_json::from_str::<serde_json::Value>(raw).ok()?;
-    }
-    out.put_slice(compact(raw).as_bytes());
+    out.put_slice(compact(&mended(raw)).as_bytes());
     Some(())
+}
+
+/// The text that a JSON string stands for; `None` where `raw` is none.
+pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
+    let read = serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text);
+    read.or_else(|_| serde_json::from_str(&mended(raw)).map(Cow::Owned)).ok()
+}
+
+/// A JSON text with U+FFFD for each half of a surrogate pair that stands alone (`"\ud83d"`).
+///
+/// The parser that only skips strings lets them through, and they make clients fail. Go and the browsers
+/// read them so.
+pub(crate) fn mended(raw: &str) -> Cow<'_, str> {
+    if !has_surrogates(raw) {
+        return Cow::Borrowed(raw);
+    }
+    let bytes = raw.as_bytes();
+    let mut out = String::with_capacity(raw.len());
+    let (mut copied, mut at) = (0, 0);
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\\', rest)) {
+        at += found;
+        let length = match (surrogate(bytes, at), surrogate(bytes, at + 6)) {
+            (Some(Half::High), Some(Half::Low)) => 12,
+            (Some(_), _) => {
+                out.push_str(&raw[copied..at]);
+                out.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            (None, _) => 2,
+        };
+        at += length;
+    }
+    out.push_str(&raw[copied..]);
+    Cow::Owned(out)
+}
+
+/// Escapes what some clients take for the end of a line (U+0085, U+2028, U+2029) in JSON that was
+/// written behind `from`, where it can stand in strings only.
+pub(crate) fn escape_line_ends(out: &mut BytesMut, from: usize) {
+    let is_one = |bytes: &[u8]| matches!(bytes, [0xc2, 0x85, ..] | [0xe2, 0x80, 0xa8 | 0xa9, ..]);
+    if !memchr2_iter(0xc2, 0xe2, &out[from..]).any(|at| is_one(&out[from + at..])) {
+        return;
+    }
+    let written = out.split_off(from);
+    let mut copied = 0;
+    for at in memchr2_iter(0xc2, 0xe2, &written) {
+        let (escape, length): (&[u8], _) = match &written[at..] {
+            [0xc2, 0x85, ..] => (b"\\u0085", 2),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            _ => continue,
+        };
+        out.extend_from_slice(&written[copied..at]);
+        out.extend_from_slice(escape);
+        copied = at + length;
+    }
+    out.extend_from_slice(&written[copied..]);
 }
 
 /// Whether a JSON text is a string with something in it, or an array with something in it.
@@ -256,6 +304,22 @@ fn has_surrogates(raw: &str) -> bool {
         && bytes.windows(3).any(|escape| matches!(escape, [b'\\', b'u', b'd' | b'D']))
 }
 
+/// A half of a surrogate pair.
+#[derive(Clone, Copy)]
+enum Half {
+    High,
+    Low,
+}
+
+/// The half whose escape stands there.
+fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
+    match bytes.get(at..at + 4)? {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B'] => Some(Half::High),
+        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F'] => Some(Half::Low),
+        _ => None,
+    }
+}
+
 /// The index after the quote that ends a string, whose text begins at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -291,13 +355,28 @@ mod tests {
     }
 
     #[test]
-    fn a_half_surrogate_pair_is_not_spliced() {
+    fn a_half_of_a_surrogate_pair_is_mended() {
         let mut out = Vec::new();
         assert_eq!(splice_string(r#""\ud83d\ude00 \n \u003c""#, &mut out), Some(()));
-        assert_eq!(out, "\"😀 \\n <\"".as_bytes());
-        assert_eq!(splice_string(r#""\uD83D""#, &mut out), None);
+        assert_eq!(out, br#""\ud83d\ude00 \n \u003c""#);
+        for (half, text) in [
+            (r#""\uD83D""#, "\u{fffd}"),
+            (r#""a\ude00b""#, "a\u{fffd}b"),
+            (r#""\ud83d\ud83d\ude00\n""#, "\u{fffd}😀\n"),
+            (r#""\ude00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\\ud83d""#, "\\ud83d"),
+            (r#""\\\ud83d é""#, "\\\u{fffd} é"),
+        ] {
+            out.clear();
+            assert_eq!(splice_string(half, &mut out), Some(()));
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text, "{half}");
+            assert_eq!(text_of(half).as_deref(), Some(text));
+        }
         assert_eq!(splice_string("null", &mut out), None);
-        assert_eq!(splice_list(r#"["\ud83d"]"#, &mut out), None);
+        assert_eq!(text_of("5"), None);
+        out.clear();
+        assert_eq!(splice_list(r#"["\ud83d"]"#, &mut out), Some(()));
+        assert_eq!(out, br#"["\ufffd"]"#);
         out.clear();
         assert_eq!(splice_list("[\r\"\\ud83d\\ude00\", 1]", &mut out), Some(()));
         assert_eq!(out, br#"["\ud83d\ude00",1]"#);
@@ -317,6 +396,13 @@ mod tests {
         let expected =
             [r#"a=[1,{"b":"]"}]"#, r#"b="x\"""#, "1=-1.5e3", r#"2="t""#, "3=null", "4=[]"];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_may_end_a_line_is_escaped_behind_a_place() {
+        let mut out = BytesMut::from("\u{2028}\"é \u{85} \u{2028}\u{2029} €\"");
+        escape_line_ends(&mut out, 3);
+        assert_eq!(&out[..], "\u{2028}\"é \\u0085 \\u2028\\u2029 €\"".as_bytes());
     }
 
     #[test]
@@ -341,9 +427,16 @@ mod tests {
         }
 
         #[test]
+        fn a_mended_text_is_read(text in "(\\\\u[dD][89cC]00|\\\\n|\\\\u0041|a|é){0,12}") {
+            let raw = format!("\"{text}\"");
+            prop_assert!(serde_json::from_str::<String>(&mended(&raw)).is_ok());
+        }
+
+        #[test]
         fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a,:é]{0,40}") {
             is_too_deep(&text);
             compact(&text);
+            mended(&text);
             Cursor::new(&text).items(|cursor, _| cursor.members(|cursor, _| _ = cursor.value()));
         }
     }

@@ -475,7 +475,7 @@ mod tests {
         for (route, fields) in [
             (Route::OpenAiChat, &["tools", "functions", "response_format", "documents"][..]),
             (Route::OpenAiCompletions, &["suffix", "anything"]),
-            (Route::OpenAiEmbeddings, &["messages"]),
+            (Route::OpenAiEmbeddings, &["instruction"]),
             (Route::OpenAiResponses, &["instructions", "tools", "text"]),
             (Route::AnthropicMessages, &["system", "tools"]),
             (Route::OllamaChat, &["tools", "format"]),

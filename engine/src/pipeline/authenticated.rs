@@ -127,7 +127,7 @@ fn ask(
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
     let spelled = spelled(model, upstream, is_alias);
     let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
-    let Request { model: asked, stream, reply, .. } = request;
+    let Request { model: asked, stream, reply, replies, .. } = request;
     Ok(Ask::Inference(Box::new(Inference {
         route,
         is_alias,
@@ -138,6 +138,7 @@ fn ask(
         written,
         prompt,
         tokens_max,
+        replies,
         held_to,
         room,
         targets,

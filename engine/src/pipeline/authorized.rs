@@ -64,6 +64,8 @@ pub struct Inference {
     pub prompt: Prompt,
     /// The most tokens that the reply may have, where the client says so.
     pub tokens_max: Option<u64>,
+    /// How many replies there will be, each of which may have that many.
+    pub replies: u64,
     /// The most tokens that the upstream is held to, where the client does not say: what is set aside of
     /// a budget.
     pub held_to: Option<u64>,
@@ -157,8 +159,9 @@ impl Inference {
     /// What it asks of the limits. Without a word of the client's the reply is expected to have
     /// `completion_default` tokens.
     fn ask(&self, principal: &Principal, completion_default: u64) -> tenant::Ask {
+        let each = self.tokens_max.unwrap_or(completion_default);
         let completion_max =
-            if generates(self.route) { self.tokens_max.unwrap_or(completion_default) } else { 0 };
+            if generates(self.route) { each.saturating_mul(self.replies) } else { 0 };
         let learns = self.stream && principal.policy.reserve == Reserve::Learned;
         tenant::Ask {
             tenant: principal.tenant,

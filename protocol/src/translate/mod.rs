@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`request`] | a request: what policy must know of it, and what an upstream is to be sent |
 //! | `chat_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | `passed` | what has to be another in a request that passes |
 //! | `messages` | the messages of OpenAI's chat |
 //! | `piece` | what an upstream says, in no dialect |
 //! | [`stream`] | a streamed reply on its way |
@@ -27,6 +28,7 @@ mod message_request;
 mod messages;
 mod native;
 mod native_request;
+mod passed;
 pub(crate) mod piece;
 pub mod request;
 mod response;

@@ -8,11 +8,11 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::{json, value::RawValue};
 
-use super::{Reply, chat_request, message_request, native_request, response_request};
+use super::{Reply, chat_request, message_request, native_request, passed, response_request};
 use crate::{
     anthropic,
     body::{BodyError, Fields},
-    json::{is_filled, write_string},
+    json::{Cursor, is_filled, write_string},
     ollama::{
         chat::{Body, Choice, Options},
         request::{Inspected, inspect},
@@ -44,8 +44,8 @@ pub(crate) const COMPLETION_FIELDS: [&str; 17] = [
 ];
 
 /// The fields of a request to `/v1/embeddings` that matter.
-pub(crate) const EMBEDDING_FIELDS: [&str; 5] =
-    ["model", "input", "dimensions", "encoding_format", "stream"];
+pub(crate) const EMBEDDING_FIELDS: [&str; 6] =
+    ["model", "input", "dimensions", "encoding_format", "stream", "messages"];
 
 type Completion<'a> = Fields<'a, { COMPLETION_FIELDS.len() }>;
 type Embedding<'a> = Fields<'a, { EMBEDDING_FIELDS.len() }>;
@@ -58,6 +58,8 @@ pub struct Request<'a> {
     pub stream: bool,
     /// The most tokens that the reply may have, where the client says so: at least 1.
     pub tokens_max: Option<u64>,
+    /// How many replies are made, each of which may have that many tokens: one for each prompt.
+    pub replies: u64,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
     /// How many images and sounds it has.
@@ -138,6 +140,7 @@ impl<'a> Request<'a> {
             model: model.ok_or_else(BodyError::model_required)?,
             stream: false,
             tokens_max: None,
+            replies: 1,
             text_bytes: prompt.text_bytes,
             images: prompt.images,
             reply: Reply::Native(route),
@@ -158,6 +161,7 @@ impl<'a> Request<'a> {
             model: inspected.model.clone(),
             stream: streams && inspected.stream.unwrap_or(true),
             tokens_max: inspected.tokens_max,
+            replies: 1,
             text_bytes: prompt.text_bytes,
             images: prompt.images,
             reply: Reply::Native(route),
@@ -189,15 +193,13 @@ impl<'a> Request<'a> {
     fn completion(body: &'a [u8]) -> Result<Self, BodyError> {
         let given = Completion::of_body(body, &COMPLETION_FIELDS)?;
         chat_request::one_choice(&given)?;
-        for name in ["best_of", "logprobs", "logit_bias"] {
-            let asks = |raw: &&RawValue| !matches!(raw.get(), "0" | "1" | "{}");
-            if given.get(name).filter(asks).is_some() {
-                let why = "The model servers have nothing like it.";
-                return Err(BodyError::unsupported(name, why));
-            }
+        if given.integer("best_of")?.is_some_and(|number| number > 1) {
+            let why = "Only one reply is made for a prompt.";
+            return Err(BodyError::unsupported("best_of", why));
         }
-        let asked = asked(&given)?;
-        let echo = given.flag("echo")?.unwrap_or(false).then(|| asked.into_owned());
+        let replies = prompts(&given)?;
+        let echo = given.flag("echo")?.unwrap_or(false);
+        let echo = asked(&given).ok().filter(|_| echo).map(Cow::into_owned);
         let include_usage = chat_request::include_usage(&given)?;
         let mut prompt = prompt_of(&given, &["prompt", "suffix"]);
         prompt.text_bytes += given.unknown_bytes();
@@ -205,6 +207,7 @@ impl<'a> Request<'a> {
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
             tokens_max: given.most("max_tokens")?,
+            replies,
             reply: Reply::Completion { include_usage, echo },
             ..Self::new((Route::OpenAiCompletions, body), model, prompt, What::Completion(given))?
         })
@@ -217,6 +220,10 @@ impl<'a> Request<'a> {
             Some("base64") => true,
             Some(_) => return Err(given.must("encoding_format", "`float` or `base64`")),
         };
+        if given.get("messages").is_some() {
+            let why = "Messages are not embedded: send the text itself as `input`.";
+            return Err(BodyError::unsupported("messages", why));
+        }
         let asked = given.get("input");
         let must = || given.must("input", "a string or a list of strings");
         let raw = asked.filter(|raw| is_filled(raw.get())).ok_or_else(must)?;
@@ -304,15 +311,16 @@ impl<'a> Request<'a> {
                 self.native_to_openai(inspected, target)
             }
             (What::Chat(given), UpstreamKind::OpenAi) => {
-                let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
-                self.passed("/chat/completions", given, target, most)
+                let (model, most) = (self.named(target), target.tokens_max);
+                let changes = passed::chat_limit(given, model, most, self.tokens_max)?;
+                self.passed("/chat/completions", given, target, changes)
             }
             (What::Completion(given), UpstreamKind::OpenAi) => {
                 let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
-                self.passed("/completions", given, target, most)
+                self.passed("/completions", given, target, most.into_iter().collect())
             }
             (What::Embedding(given), UpstreamKind::OpenAi) => {
-                self.passed("/embeddings", given, target, None)
+                self.passed("/embeddings", given, target, Vec::new())
             }
             (What::Chat(given), _) => self.made(chat_request::body(given)?, target),
             (What::Response(given), _) => self.made(response_request::body(given)?, target),
@@ -338,16 +346,14 @@ impl<'a> Request<'a> {
         path: &'static str,
         given: &Fields<'_, N>,
         target: &Target<'_>,
-        most: Option<(&'static str, String)>,
+        mut changes: Vec<passed::Change>,
     ) -> Result<Outgoing, BodyError> {
-        let mut changes = Vec::new();
         if target.model.is_some_and(|model| model != self.model) {
             changes.push(("model", quoted(self.named(target))));
         }
         if self.stream && !self.reply.include_usage() {
-            changes.push(("stream_options", "{\"include_usage\":true}".to_owned()));
+            changes.push(passed::with_usage(given)?);
         }
-        changes.extend(most);
         let body = (!changes.is_empty()).then(|| given.replaced(self.body, &changes));
         Ok(Outgoing { path, body })
     }
@@ -361,7 +367,8 @@ impl<'a> Request<'a> {
         }
         match target.kind {
             UpstreamKind::OpenAi => {
-                Ok(Outgoing { path: "/chat/completions", body: Some(write::write(&body, model)) })
+                let body = write::write(&body, model, self.body.len())?;
+                Ok(Outgoing { path: "/chat/completions", body: Some(body) })
             }
             UpstreamKind::Ollama => {
                 if matches!(body.choice, Choice::Required | Choice::Named(_)) {
@@ -379,6 +386,13 @@ impl<'a> Request<'a> {
     }
 
     fn generate(&self, given: &Completion<'a>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        for name in ["logprobs", "logit_bias"] {
+            let asks = |raw: &&RawValue| !matches!(raw.get(), "0" | "false" | "{}");
+            if given.get(name).filter(asks).is_some() {
+                let why = "The model server has nothing like it.";
+                return Err(BodyError::unsupported(name, why));
+            }
+        }
         let options = Options {
             num_predict: target.tokens_max.or(self.tokens_max),
             temperature: given.number("temperature")?,
@@ -427,6 +441,25 @@ fn prompt_of<'a, const N: usize>(given: &Fields<'a, N>, names: &[&str]) -> Promp
     prompt
 }
 
+/// How many prompts there are: texts, or lists of token ids.
+fn prompts(given: &Completion<'_>) -> Result<u64, BodyError> {
+    let must = || given.must("prompt", "a string or a list of strings");
+    let raw = given.get("prompt").ok_or_else(must)?.get();
+    if raw.starts_with('"') {
+        return Ok(1);
+    }
+    if !is_filled(raw) {
+        return Err(must());
+    }
+    let mut prompts = 0;
+    Cursor::new(raw).items(|cursor, _| {
+        prompts += u64::from(matches!(cursor.peek(), Some(b'"' | b'[')));
+        cursor.value();
+    });
+    // Numbers alone are the tokens of one prompt.
+    Ok(prompts.max(1))
+}
+
 /// The one prompt.
 fn asked<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
     let must = || given.must("prompt", "a string, or a list of one");
@@ -435,7 +468,7 @@ fn asked<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
     match prompts.len() {
         1 => Ok(prompts.swap_remove(0)),
         0 => Err(must()),
-        _ => Err(BodyError::unsupported("prompt", "Only one prompt is taken in a request.")),
+        _ => Err(BodyError::unsupported("prompt", "The model server takes one prompt at a time.")),
     }
 }
 

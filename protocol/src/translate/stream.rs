@@ -216,7 +216,7 @@ impl Translation {
             return self.finish(ending);
         }
         let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
-        if chunk.error.is_some() {
+        if chunk.error.is_some() || chunk.is_none() {
             return Err(StreamFault::UpstreamError);
         }
         let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;
