@@ -216,3 +216,30 @@ impl Gathered {
 fn created_at(meta: &ReplyMeta) -> String {
     Timestamp::from_second(meta.created).unwrap_or_default().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        route::UpstreamKind,
+        translate::{Reply, stream::Translation},
+    };
+
+    #[test]
+    fn a_stream_that_is_stopped_in_a_call_ends_without_it() {
+        let meta = ReplyMeta { id: "0".to_owned(), created: 0, model: "m".to_owned() };
+        let reply = Reply::Native(Route::OllamaChat);
+        let mut stream = Translation::new(UpstreamKind::OpenAi, reply, meta, 1).unwrap();
+        let half = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":\
+            {\"name\":\"f\",\"arguments\":\"{\\\"a\"}}]}}]}\n\n";
+        let (bytes, fault) = stream.push(Bytes::from_static(half.as_bytes()));
+        assert_eq!((bytes.len(), fault), (0, None));
+        let usage = Usage { prompt: 1, completion: 2, estimated: true };
+        let line: Value = serde_json::from_slice(&stream.stop(usage)).unwrap();
+        assert_eq!((&line["done"], &line["done_reason"]), (&json!(true), &json!("length")));
+        assert_eq!(line["message"], json!({ "role": "assistant", "content": "" }));
+        assert_eq!(stream.usage(), Some(usage));
+    }
+}
