@@ -57,3 +57,83 @@ pub(super) fn with_usage<const N: usize>(given: &Fields<'_, N>) -> Result<Change
     };
     Ok(("stream_options", options))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        error::Code,
+        route::{Route, UpstreamKind},
+        translate::request::{Request, Target},
+    };
+
+    fn sent(route: Route, rest: &str, model: &str, held_to: Option<u64>) -> Option<String> {
+        let body = format!(r#"{{"model":"{model}","messages":[],"input":"a"{rest}}}"#);
+        let request = Request::read(route, body.as_bytes()).unwrap();
+        let target = Target { kind: UpstreamKind::OpenAi, model: None, tokens_max: held_to };
+        let sent = request.write(&target).unwrap().body;
+        sent.map(|sent| String::from_utf8(sent).unwrap())
+    }
+
+    #[test]
+    fn the_most_is_said_so_that_the_server_hears_it() {
+        for (rest, model, held_to, expected) in [
+            ("", "m", None, None),
+            (r#","max_tokens":5"#, "m", None, None),
+            (r#","max_completion_tokens":5"#, "m", None, None),
+            (r#","max_tokens":5,"max_completion_tokens":5.0"#, "m", None, None),
+            // The reservation is for the newer one: a server that knows only the other must not have more.
+            (
+                r#","max_tokens":9,"max_completion_tokens":5"#,
+                "m",
+                None,
+                Some(r#","max_tokens":5,"max_completion_tokens":5}"#),
+            ),
+            (
+                r#","max_tokens":5,"max_completion_tokens":-1"#,
+                "m",
+                None,
+                Some(r#","max_tokens":5,"max_completion_tokens":5}"#),
+            ),
+            ("", "m", Some(7), Some(r#","max_tokens":7}"#)),
+            ("", "gpt-5-mini", Some(7), Some(r#","max_completion_tokens":7}"#)),
+            ("", "gpt-oss:20b", Some(7), Some(r#","max_tokens":7}"#)),
+            (r#","max_tokens":0"#, "m", Some(7), Some(r#","max_tokens":7}"#)),
+            (
+                r#","max_completion_tokens":0"#,
+                "m",
+                Some(7),
+                Some(r#","max_completion_tokens":7,"max_tokens":7}"#),
+            ),
+            (
+                r#","max_completion_tokens":0"#,
+                "o3",
+                Some(7),
+                Some(r#","max_completion_tokens":7}"#),
+            ),
+        ] {
+            let sent = sent(Route::OpenAiChat, rest, model, held_to);
+            let end = sent.as_deref().and_then(|sent| sent.split_once(r#""input":"a""#));
+            assert_eq!(end.map(|(_, end)| end), expected, "{rest} {model}");
+        }
+        let made = sent(Route::OpenAiResponses, r#","max_output_tokens":5"#, "o4-mini", None);
+        assert!(made.unwrap().contains(r#""max_completion_tokens":5"#));
+    }
+
+    #[test]
+    fn a_completion_says_how_many_replies_there_will_be() {
+        for (prompt, replies) in [
+            (r#""a""#, Some(1)),
+            (r#""""#, Some(1)),
+            (r#"["a","b","c"]"#, Some(3)),
+            ("[1,2,3]", Some(1)),
+            ("[[1,2],[3]]", Some(2)),
+            ("[]", None),
+            ("5", None),
+        ] {
+            let body = format!(r#"{{"model":"m","prompt":{prompt}}}"#);
+            let read = Request::read(Route::OpenAiCompletions, body.as_bytes());
+            let said = read.map(|request| request.replies).map_err(|error| error.code);
+            assert_eq!(said, replies.ok_or(Code::InvalidRequest), "{prompt}");
+        }
+    }
+}
