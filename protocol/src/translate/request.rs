@@ -198,8 +198,8 @@ impl<'a> Request<'a> {
             return Err(BodyError::unsupported("best_of", why));
         }
         let replies = prompts(&given)?;
-        let echo = given.flag("echo")?.unwrap_or(false);
-        let echo = asked(&given).ok().filter(|_| echo).map(Cow::into_owned);
+        let echo = if given.flag("echo")?.unwrap_or(false) { asked(&given).ok() } else { None };
+        let echo = echo.map(Cow::into_owned);
         let include_usage = chat_request::include_usage(&given)?;
         let mut prompt = prompt_of(&given, &["prompt", "suffix"]);
         prompt.text_bytes += given.unknown_bytes();

@@ -135,9 +135,41 @@ async fn kill_9_loses_at_most_what_was_not_settled(setup: Setup) {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let left: u64 = reply.header("x-budget-remaining-tokens").parse().unwrap();
     // What was settled counts; what was under way is lost, and nothing else. This one holds 20 tokens
-    // and half the bytes of its prompt.
+    // and one for each byte of its prompt.
     let held = 1_000 - used - left;
     assert!((20..100).contains(&held), "{held} are held after {used} were used");
+}
+
+#[tokio::test]
+async fn no_part_of_a_prompt_escapes_a_budget() {
+    let gateway = TestGateway::with(Setup::default()).await;
+    let (_, key) = gateway.limited(daily(1_000)).await;
+    let long = "image ".repeat(300);
+    let tool = json!([{ "type": "function", "function": { "name": "f", "description": long } }]);
+    let images = json!([{ "role": "user", "content": "a", "images": ["QUJD"] }]);
+    for (path, field, value) in [
+        (PATH, "messages", json!([{ "role": "user", "content": long }])),
+        (PATH, "tools", tool.clone()),
+        (PATH, "documents", json!([long])),
+        ("/v1/responses", "instructions", json!(long)),
+        ("/api/generate", "system", json!(long)),
+        ("/api/chat", "tools", tool),
+        // An image is taken for 1536 tokens.
+        ("/api/chat", "messages", images),
+    ] {
+        let body = json!({ "model": "llama3.2", "messages": [{ "role": "user", "content": "a" }],
+            "max_tokens": 9, "max_output_tokens": 9, "options": { "num_predict": 9 } });
+        let body = match path {
+            PATH | "/api/chat" => body,
+            "/api/generate" => with(body, "prompt", json!("a")),
+            _ => with(body, "input", json!("a")),
+        };
+        let reply =
+            post(gateway.address, path, Some(&key), &with(body.clone(), field, value)).await;
+        assert_eq!(reply.status, 429, "{path} {field}: {}", reply.text());
+        let reply = post(gateway.address, path, Some(&key), &body).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
 }
 
 #[test]

@@ -275,3 +275,27 @@ async fn what_cannot_be_had_is_refused_by_name() {
         gateway.ollama.requests().iter().filter(|seen| seen.method == "GET").count() as u64
     );
 }
+
+#[tokio::test]
+async fn no_upstream_is_sent_the_url_of_an_image() {
+    let user = |part: Value| json!([{ "role": "user", "content": [part] }]);
+    let url = "http://169.254.169.254/latest/meta-data";
+    let chat = user(json!({ "type": "image_url", "image_url": { "url": url } }));
+    let response = user(json!({ "type": "input_image", "image_url": url }));
+    let message = user(json!({ "type": "image", "source": { "type": "url", "url": url } }));
+    for openai in [false, true] {
+        let gateway = gateway(openai).await;
+        let before = gateway.ollama.produced().requests;
+        for (path, field, value) in [
+            ("/v1/chat/completions", "messages", &chat),
+            ("/v1/responses", "input", &response),
+            ("/v1/messages", "messages", &message),
+        ] {
+            let body = json!({ "model": "llama3.2", "max_tokens": 9, field: value });
+            let reply = post(gateway.address, path, Some(&gateway.key), &body).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+            assert!(reply.text().contains("unsupported_parameter"), "{}", reply.text());
+        }
+        assert_eq!(gateway.ollama.produced().requests, before);
+    }
+}
