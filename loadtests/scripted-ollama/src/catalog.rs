@@ -53,7 +53,7 @@ pub(crate) fn show(state: &State, body: &str) -> Result<Reply, Failure> {
     let named = request.string("model")?;
     let asked = if named.is_empty() { request.string("name")? } else { named };
     let Some((model, _)) = find(state, &asked) else {
-        return Err(Failure::model_not_found(format!("model '{asked}' not found")));
+        return Err(Failure::model_not_found(&format!("model '{asked}' not found")));
     };
     // The system prompt and the template are what a gateway should think twice about.
     Ok(reply::json(go::to_bytes(&json!({
@@ -86,7 +86,7 @@ pub(crate) fn openai_list(state: &State) -> Reply {
 pub(crate) fn openai_one(state: &State, id: &str) -> Result<Reply, Failure> {
     match find(state, id) {
         Some((model, _)) => Ok(reply::json(go::to_bytes(&openai(model, id)))),
-        None => Err(Failure::model_not_found(format!("model '{id}' not found"))),
+        None => Err(Failure::model_not_found(&format!("model '{id}' not found"))),
     }
 }
 

@@ -109,7 +109,7 @@ async fn say(
     let mut words = script_words(state);
     words.read(&ask.last);
     let Some((model, canonical)) = catalog::find(state, &ask.model) else {
-        return Err(Failure::model_not_found(format!("model '{}' not found", ask.model)));
+        return Err(Failure::model_not_found(&format!("model '{}' not found", ask.model)));
     };
     if let Some(lifecycle) = ask.lifecycle {
         match lifecycle {
