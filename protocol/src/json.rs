@@ -81,10 +81,10 @@ pub(crate) fn splice_string(raw: &str, out: &mut impl BufMut) -> Option<()> {
     Some(())
 }
 
-/// Writes a JSON array on one line; `None` where `raw` is none, or has a string in it that stands
-/// for no text.
+/// Writes a JSON array on one line; `None` where `raw` is none, is nested too deep for the parsers of
+/// clients, or has a string in it that stands for no text.
 pub(crate) fn splice_list(raw: &str, out: &mut impl BufMut) -> Option<()> {
-    if !raw.starts_with('[') {
+    if !raw.starts_with('[') || is_too_deep(raw) {
         return None;
     }
     if has_surrogates(raw) {
@@ -200,6 +200,15 @@ mod tests {
         }
         assert_eq!(read_object::<One>(" {\"a\":1}").map(|one| one.a), Some(1));
         assert!(read_object::<One>("[1]").is_none());
+    }
+
+    #[test]
+    fn a_list_that_is_nested_too_deep_is_not_spliced() {
+        let nested = |levels| "[".repeat(levels) + &"]".repeat(levels);
+        let mut out = Vec::new();
+        assert_eq!(splice_list(&nested(DEPTH_MAX + 1), &mut out), None);
+        assert!(out.is_empty());
+        assert_eq!(splice_list(&nested(DEPTH_MAX), &mut out), Some(()));
     }
 
     proptest! {
