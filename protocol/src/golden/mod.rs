@@ -12,6 +12,8 @@
 //! snapshots are the exact bytes. Each stream is fed whole, byte by byte and at random places, with
 //! newlines of both kinds and with and without the last one: the events are the same.
 
+mod properties;
+
 use bytes::Bytes;
 use insta::{assert_snapshot, with_settings};
 use proptest::prelude::*;
