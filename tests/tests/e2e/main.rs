@@ -22,6 +22,7 @@
 //! | `operations` | health, metrics, the end |
 //! | `prompts` | the prompt log, and how long what was done is kept |
 //! | `commands` | the command line |
+//! | `corpus` | what the fuzzers were fed |
 
 mod addresses;
 mod admin;
@@ -31,6 +32,7 @@ mod budgets;
 mod changes;
 mod cluster;
 mod commands;
+mod corpus;
 mod dialects;
 mod failing;
 mod input;
