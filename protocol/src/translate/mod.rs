@@ -22,6 +22,8 @@ mod chat_reply;
 mod chat_request;
 mod chat_stream;
 mod completion;
+#[cfg(test)]
+mod fields;
 mod message;
 mod message_request;
 mod messages;
