@@ -138,6 +138,13 @@ impl Directory {
         upstream::look(&actor).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn poison(&self, name: &str) {
+        if let Some(view) = self.views.lock().get(name) {
+            let _ = view.actor.cast(upstream::Message::Poison);
+        }
+    }
+
     /// From now on these are the upstreams: new ones are polled, others forgotten, changed ones
     /// begun anew.
     pub async fn set(&self, upstreams: Vec<Record>) {

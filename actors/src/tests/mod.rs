@@ -40,8 +40,11 @@ use crate::{
 };
 
 mod admission;
+mod agreement;
 mod audit;
 mod catalog;
+mod crash;
+mod redis;
 mod shared;
 mod sweeper;
 mod upstream;
@@ -62,8 +65,9 @@ struct Stored {
     prompts_swept: Vec<Timestamp>,
     prepared: usize,
     used: u64,
-    /// Before the first midnight.
+    /// In the first day, which ends some time after this; none: noon.
     used_before: u64,
+    first_day: Option<Timestamp>,
     used_by_key: u64,
     asked: Vec<LedgerQuery>,
 }
@@ -189,7 +193,8 @@ impl Ledger for Database {
             }
             stored.asked.push(query);
             let used = if query.key.is_some() { stored.used_by_key } else { stored.used };
-            let today = query.since.is_none_or(|since| since <= noon());
+            let first_day = stored.first_day.unwrap_or_else(noon);
+            let today = query.since.is_none_or(|since| since <= first_day);
             let used = if today { used + stored.used_before } else { used };
             let of = String::new();
             Ok(vec![LedgerSum { of, requests: 1, prompt: used, completion: 0, estimated: 0 }])

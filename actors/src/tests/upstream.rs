@@ -104,3 +104,19 @@ async fn another_number_of_slots_counts_at_once() {
     stage.system.handles.upstreams.set(vec![more]).await;
     assert_eq!(waiting.turn().await.unwrap().place, Some(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_actor_of_an_upstream_knew_is_gone_with_it() {
+    let (stage, all) = stage(&["one"]).await;
+    let under_way = [stage.turn(&all).await, stage.turn(&all).await];
+    let (_, mut waiting) = stage.ask(&all, 2).unwrap();
+    stage.system.handles.upstreams.poison("one");
+    assert_eq!(waiting.turn().await.unwrap_err(), NotNow::Open(None));
+    // The next one knows nothing of those that are under way.
+    let again = [stage.turn(&all).await, stage.turn(&all).await];
+    drop(under_way);
+    sleep(Duration::from_millis(1)).await;
+    let look = stage.system.handles.upstreams.look("one").await.unwrap();
+    assert_eq!((look.taken, look.waiting.len()), (2, 0));
+    drop(again);
+}

@@ -109,6 +109,8 @@ pub(crate) enum Message {
     Stand { ticket: u64, reply: RpcReplyPort<Option<Standing>> },
     /// What there is to know.
     Look { reply: RpcReplyPort<Look> },
+    #[cfg(test)]
+    Poison,
 }
 
 /// What the actor needs to start, and to start again.
@@ -279,6 +281,8 @@ impl Actor for Upstream {
             Message::Look { reply } => {
                 let _ = reply.send(state.look(now));
             }
+            #[cfg(test)]
+            Message::Poison => return Err("poisoned".into()),
         }
         state.publish();
         Ok(())

@@ -14,11 +14,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use identity::{limits::Limits, principal::Principal};
-use protocol::{
-    id::RequestId,
-    route::{Dialect, Route},
-    usage::Usage,
-};
+use protocol::{id::RequestId, route::Route, usage::Usage};
 
 use self::{received::Received, settled::Record};
 use crate::{
@@ -58,8 +54,11 @@ pub(crate) async fn answer(
     let received = match Received::new(request, seen, &gateway) {
         Ok(received) => received,
         Err(fault) => {
-            let record = Record::open(&gateway, id, Route::Unknown);
-            return finish(refuse(&fault.into(), record, dialect), id, is_head);
+            let mut record = Record::open(&gateway, id, Route::Unknown);
+            let refusal = Refusal::from(fault);
+            record.refuse(&refusal);
+            let response = settled::attach(refusal.respond(id, dialect), record);
+            return finish(response, id, is_head);
         }
     };
     if let Some(response) = api::open(&received, &gateway).await {
@@ -72,17 +71,13 @@ pub(crate) async fn answer(
         walked = walk(received, &gateway, &mut record) => walked,
         () = gateway.life.cutting().cancelled() => Err(Refusal::Stopping),
     };
+    // Before it is said how the limits stand: a refusal may give back what was taken of them.
+    if let Err(refusal) = &walked {
+        record.refuse(refusal);
+    }
     tell_limits(&gateway, &mut record).await;
-    let response = match walked {
-        Ok(response) => settled::attach(response, record),
-        Err(refusal) => refuse(&refusal, record, dialect),
-    };
-    finish(response, id, is_head)
-}
-
-fn refuse(refusal: &Refusal, mut record: Record, dialect: Dialect) -> Response<ReplyBody> {
-    record.refuse(refusal);
-    settled::attach(refusal.respond(record.id(), dialect), record)
+    let response = walked.unwrap_or_else(|refusal| refusal.respond(id, dialect));
+    finish(settled::attach(response, record), id, is_head)
 }
 
 /// Whoever was proven is told how the limits stand, also with an answer that none of them decided on.

@@ -22,6 +22,8 @@ pub struct Passed {
     pub model: Option<ModelName>,
     /// The upstream that is asked.
     pub upstream: Option<String>,
+    /// Whether an upstream may have seen it.
+    pub sent: bool,
     /// How long it waited for slots.
     pub queued: Duration,
     /// How long upstreams took until the head of a reply.

@@ -261,7 +261,7 @@ impl Trip {
             first_byte: first_byte(inference, model, upstream, gateway),
             origin: &origin,
         };
-        let reply = gateway.client.call(&call).await.map_err(call_fault)?;
+        let reply = self.send(&call).await.map_err(call_fault)?;
         let status = reply.status.as_u16();
         if !reply.status.is_success() {
             // Its words are read, so that the connection can serve on, and forgotten.
@@ -281,6 +281,18 @@ impl Trip {
             .map_err(read_fault)?;
         let streaming = Streaming::whole(&whole, inference, upstream.kind);
         Ok(Asked::Whole(streaming.map_err(|refusal| (refusal, Ended::Failed, false))?))
+    }
+
+    /// Sends it, and takes note of that unless there was no connection to send it through. Whoever is
+    /// cut in the middle of this may have sent it.
+    async fn send(&self, call: &Call<'_>) -> Result<Reply, CallError> {
+        let before = self.passage.get().sent;
+        self.passage.note(|passed| passed.sent = true);
+        let called = self.gateway.client.call(call).await;
+        if let Err(CallError::Connect(_) | CallError::ConnectTimeout) = &called {
+            self.passage.note(|passed| passed.sent = before);
+        }
+        called
     }
 }
 

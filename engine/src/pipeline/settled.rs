@@ -157,8 +157,13 @@ impl Record {
         self.event.model = Some(model.clone());
     }
 
-    /// It goes no further.
+    /// It goes no further. One that no upstream has seen uses up nothing of its limits.
     pub fn refuse(&mut self, refusal: &Refusal) {
+        let was_sent = self.passage.as_ref().is_some_and(|passage| passage.get().sent);
+        if !was_sent && let Some(mut permit) = self.permit.take() {
+            permit.cancel();
+            self.gauges = None;
+        }
         let code = refusal.code();
         self.event.code = Some(code);
         self.event.status = code.status();

@@ -109,8 +109,11 @@ async fn who_may_finish_is_charged_beyond_the_budget() {
     let reply = post(gateway.address, PATH, Some(&key), &streamed("[[chunks 300]] hi")).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(!reply.text().contains("\"length\"") && reply.text().contains("[DONE]"));
-    let events = gateway.audited(21).await;
-    assert_eq!(events[0].usage.completion, 300);
+    // Whoever asked for the limits before is written down, too.
+    eventually("the charge", || async {
+        (gateway.audited(21).await[0].usage.completion == 300).then_some(())
+    })
+    .await;
     let reply = post(gateway.address, PATH, Some(&key), &streamed("hi")).await;
     assert_eq!((reply.status.as_u16(), reply.code()), (429, "budget_exhausted".to_owned()));
 }

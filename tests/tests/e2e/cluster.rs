@@ -323,3 +323,75 @@ async fn a_correction_of_a_budget_counts_everywhere() {
     assert!(reconciled["used"].as_u64().unwrap() < 400 - before);
     assert!(reconciled["forgiven"].as_u64().unwrap() > 0);
 }
+
+#[tokio::test]
+async fn who_is_cut_at_the_end_of_a_replica_is_over_for_all_at_once() {
+    let env = vec![("NEURONETZ_SERVER_DRAIN_TIMEOUT", "200ms".to_owned())];
+    let gateway = TestGateway::with(Setup { env, ..shared() }).await;
+    let mut other = gateway.replica().await;
+    let (_, key) = gateway.limited(Limits { concurrency: Some(5), ..daily(100_000) }).await;
+    let hanging = with(with(chat("[[hang 1]]"), "stream", json!(true)), "max_tokens", json!(1_000));
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut open = Open::post(other.address, PATH, &key, &hanging).await;
+        open.until("This").await;
+        streams.push(open);
+    }
+    let refused = post(gateway.address, PATH, Some(&key), &whole_chat("hi")).await;
+    assert_eq!(refused.code(), "concurrency");
+    other.stop().await;
+    other.ended().await;
+    // At once, and not when nothing was heard of them for a while.
+    let small = with(whole_chat("hi"), "max_tokens", json!(20));
+    let reply = post(gateway.address, PATH, Some(&key), &small).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let left: u64 = reply.header("x-budget-remaining-tokens").parse().unwrap();
+    let events = gateway.audited(7).await;
+    let own = events.iter().filter(|event| event.status == 200 && event.usage.completion == 0);
+    assert_eq!(own.count(), 0, "all that began have used something");
+    let cut: u64 = (events.iter())
+        .filter(|event| event.outcome != protocol::outcome::Outcome::Completed)
+        .map(|event| event.usage.total())
+        .sum();
+    // What the ledger has of them is counted; besides, this one holds its own.
+    let held = 100_000 - cut - left;
+    assert!((20..100).contains(&held), "{held} are held after {cut} were used");
+    drop(streams);
+}
+
+#[tokio::test]
+async fn a_count_that_is_wrong_is_corrected_on_demand_and_said() {
+    let mut gateway = TestGateway::with(shared()).await;
+    let (key, text) = gateway.limited(daily(100_000)).await;
+    let small = with(whole_chat("one two three"), "max_tokens", json!(20));
+    let address = gateway.address;
+    let left = async || {
+        let reply = post(address, PATH, Some(&text), &small).await;
+        reply.header("x-budget-remaining-tokens").parse::<u64>().unwrap()
+    };
+    // Each holds as much as the first one, and uses what the ledger says of it.
+    let held = 100_000 - left().await;
+    let used = gateway.audited_one().await.usage.total();
+    let (tenant, id) = (gateway.tenant.id.0.as_simple(), key.id.0.as_simple());
+    let falsify = format!("HINCRBY nz:{{{tenant}}}:{id}:b s 777");
+    gateway.redis().run(&falsify).await;
+    assert_eq!(left().await, 100_000 - used - 777 - held);
+    gateway.audited(2).await;
+    let drift = "gateway_budget_drift_tokens_total{direction=\"over\"}";
+    let before = gateway.metric(drift).await;
+    let mut command = std::process::Command::new(tests::binary("neuronetz"));
+    command.args(["budget", "reconcile", "--key", &key.id.to_string(), "--json"]).env_clear();
+    let output = command.envs(gateway.env().to_vec()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // With the next request that knows of it.
+    let mut asked = 2;
+    eventually("the correction", || {
+        asked += 1;
+        let (left, expected) = (left(), 100_000 - (asked - 1) * used - held);
+        async move { (left.await == expected).then_some(()) }
+    })
+    .await;
+    assert_eq!(gateway.metric(drift).await - before, 777.0);
+    let log = tests::log::keep().text();
+    assert!(log.contains("the count of a budget differs from the ledger"), "{log}");
+}

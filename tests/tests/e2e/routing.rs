@@ -335,3 +335,55 @@ async fn every_answer_says_where_its_time_went() {
     }
     assert!(gateway.metric("gateway_overhead_seconds_count").await >= 5.0);
 }
+
+/// What is left of a limit of ten requests a minute, as a reply says.
+fn left(reply: &tests::Reply) -> (u16, String) {
+    (reply.status.as_u16(), reply.header("x-ratelimit-remaining-requests"))
+}
+
+async fn who_came_to_no_upstream_has_used_up_nothing(setup: Setup) {
+    let env = [("NEURONETZ_UPSTREAM_SLOTS", "1"), ("NEURONETZ_UPSTREAM_QUEUE_WAIT", "300ms")];
+    let Setup { env: mut settings, .. } = settings(env);
+    settings.push(("NEURONETZ_UPSTREAM_QUEUE_PER_TENANT_MAX", "1".to_owned()));
+    let gateway = TestGateway::with(Setup { env: settings, ..setup }).await;
+    let limits = Limits { rpm: Some(10), tpm: Some(100_000), ..Limits::default() };
+    let (_, key) = gateway.limited(limits).await;
+    let ask = async |words: &str| post(gateway.address, PATH, Some(&key), &whole_chat(words)).await;
+    let hanging = with(chat("[[hang 1]]"), "stream", json!(true));
+    let mut open = Open::post(gateway.address, PATH, &key, &hanging).await;
+    open.until("This").await;
+    for _ in 0..10 {
+        let both = join_all([ask("hi"), ask("hi")]).await;
+        assert!(both.iter().all(|reply| reply.status == 503));
+    }
+    let reply = ask("hi").await;
+    assert_eq!((reply.code().as_str(), left(&reply)), ("queue_timeout", (503, "9".to_owned())));
+    drop(open);
+    let reply = eventually("the slot", || async {
+        let reply = ask("hi").await;
+        (reply.status == 200).then_some(reply)
+    })
+    .await;
+    assert_eq!(left(&reply), (200, "8".to_owned()));
+    // What an upstream has seen counts, whatever became of it; what could not be sent to one does not.
+    assert_eq!(left(&ask("[[status 500]]").await), (502, "7".to_owned()));
+    gateway.ollama.stop().await;
+    // The first one may go through a connection that was kept.
+    let first = ask("hi").await;
+    for _ in 0..5 {
+        let reply = ask("hi").await;
+        assert_eq!(reply.code(), "upstream_unavailable");
+        assert_eq!(left(&reply), (503, left(&first).1));
+    }
+}
+
+#[tokio::test]
+async fn who_came_to_no_upstream_has_used_up_nothing_alone() {
+    who_came_to_no_upstream_has_used_up_nothing(Setup::default()).await;
+}
+
+#[tokio::test]
+async fn who_came_to_no_upstream_has_used_up_nothing_on_redis() {
+    let setup = Setup { postgres: true, redis: true, ..Setup::default() };
+    who_came_to_no_upstream_has_used_up_nothing(setup).await;
+}
