@@ -93,7 +93,8 @@ impl Handle {
 
     async fn start(&self, tenant: TenantId) -> Result<ActorRef<Message>, Denied> {
         let root = self.root.get().ok_or(Denied::Unavailable)?;
-        let message = |reply| root::Message::StartTenant { tenant, reply };
+        let queued = Queued::new(Kind::Root);
+        let message = |reply| root::Message::StartTenant { tenant, reply, queued };
         match root.call(message, Some(DECISION_TIMEOUT)).await {
             Ok(CallResult::Success(Some(actor))) => Ok(actor),
             _ => Err(Denied::Unavailable),

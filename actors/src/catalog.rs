@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     address::Address,
-    measure::{Handling, Kind},
+    measure::{Handling, Kind, Queued},
     ports::DiscoveredModel,
 };
 
@@ -72,9 +72,9 @@ pub(crate) struct Catalog;
 
 pub(crate) enum Message {
     /// An upstream has said which models it has.
-    Discovered { upstream: Arc<Upstream>, models: Vec<DiscoveredModel> },
+    Discovered { upstream: Arc<Upstream>, models: Vec<DiscoveredModel>, queued: Queued },
     /// An upstream is no longer one.
-    Removed { name: String },
+    Removed { name: String, queued: Queued },
     #[cfg(test)]
     Poison,
 }
@@ -124,7 +124,8 @@ impl Handle {
     }
 
     pub(crate) fn discovered(&self, upstream: Arc<Upstream>, models: Vec<DiscoveredModel>) {
-        self.address.cast(Message::Discovered { upstream, models });
+        let queued = Queued::new(Kind::Catalog);
+        self.address.cast(Message::Discovered { upstream, models, queued });
     }
 
     #[cfg(test)]
@@ -133,7 +134,7 @@ impl Handle {
     }
 
     pub(crate) fn removed(&self, name: String) {
-        self.address.cast(Message::Removed { name });
+        self.address.cast(Message::Removed { name, queued: Queued::new(Kind::Catalog) });
     }
 }
 
@@ -208,7 +209,8 @@ impl Actor for Catalog {
         let _handling = Handling::begin(Kind::Catalog);
         let mut sources = state.snapshot.borrow().sources.clone();
         match message {
-            Message::Discovered { upstream, models } => {
+            Message::Discovered { upstream, models, queued } => {
+                drop(queued);
                 let source = Source {
                     upstream: Arc::clone(&upstream),
                     models: models.into(),
@@ -216,7 +218,8 @@ impl Actor for Catalog {
                 };
                 sources.insert(upstream.name.clone(), source);
             }
-            Message::Removed { name } => {
+            Message::Removed { name, queued } => {
+                drop(queued);
                 sources.remove(&name);
             }
             #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    measure::{Kind, Queued},
     ports::ProbeError,
     root,
     upstream::{self, Load, Look, Waiting},
@@ -142,7 +143,8 @@ impl Directory {
     /// begun anew.
     pub async fn set(&self, upstreams: Vec<Record>) {
         let Some(root) = self.root.get() else { return };
-        let message = |reply| root::Message::SetUpstreams { upstreams, reply };
+        let queued = Queued::new(Kind::Root);
+        let message = |reply| root::Message::SetUpstreams { upstreams, reply, queued };
         if !matches!(root.call(message, Some(SET_TIMEOUT)).await, Ok(result) if result.is_success())
         {
             tracing::error!("the list of upstreams could not be changed");

@@ -29,9 +29,13 @@ pub(crate) struct Root;
 
 pub(crate) enum Message {
     /// From now on these are the upstreams.
-    SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()> },
+    SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()>, queued: Queued },
     /// The actor of a tenant, started where there is none; none where it fails again and again.
-    StartTenant { tenant: TenantId, reply: RpcReplyPort<Option<ActorRef<tenant::Message>>> },
+    StartTenant {
+        tenant: TenantId,
+        reply: RpcReplyPort<Option<ActorRef<tenant::Message>>>,
+        queued: Queued,
+    },
     /// The beginning of the end: only the audit goes on.
     StopAllButAudit { reply: RpcReplyPort<()> },
 }
@@ -152,11 +156,13 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         let _handling = measure::Handling::begin(Kind::Root);
         match message {
-            Message::SetUpstreams { upstreams, reply } => {
+            Message::SetUpstreams { upstreams, reply, queued } => {
+                drop(queued);
                 state.set_upstreams(upstreams, &myself.get_cell()).await?;
                 let _ = reply.send(());
             }
-            Message::StartTenant { tenant, reply } => {
+            Message::StartTenant { tenant, reply, queued } => {
+                drop(queued);
                 let _ = reply.send(state.tenant(tenant, &myself.get_cell()).await);
             }
             Message::StopAllButAudit { reply } => {

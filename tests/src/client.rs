@@ -173,15 +173,23 @@ impl Open {
         Self { stream, read: Vec::new() }
     }
 
-    /// Reads until the reply holds a text; returns all of it so far.
+    /// Sends more.
+    ///
+    /// # Panics
+    /// Where the connection is closed.
+    pub async fn more(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Reads until the reply holds a text so many times; returns all of it so far.
     ///
     /// # Panics
     /// Where it ends before.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub async fn until_times(&mut self, text: &str, times: usize) -> String {
         soon(text, async {
             loop {
                 let said = String::from_utf8_lossy(&self.read).into_owned();
-                if said.contains(text) {
+                if said.matches(text).count() >= times {
                     return said;
                 }
                 let count = self.stream.read_buf(&mut self.read).await;
@@ -189,6 +197,14 @@ impl Open {
             }
         })
         .await
+    }
+
+    /// Reads until the reply holds a text; returns all of it so far.
+    ///
+    /// # Panics
+    /// Where it ends before.
+    pub async fn until(&mut self, text: &str) -> String {
+        self.until_times(text, 1).await
     }
 
     /// Reads to the end; returns all of it. A reset is an end, too.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use identity::limits::{Budget, LimitPeriod, Limits};
 use jiff::Timestamp;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use protocol::{
     id::{KeyId, RequestId, TenantId},
     name::ModelName,
@@ -327,6 +328,22 @@ fn places(places_max: usize) -> Settings {
     let mut settings = Settings::default();
     settings.audit.places_max = places_max;
     settings
+}
+
+/// How often actors of that kind were started again, as the metrics say.
+fn restarts_of(kind: &str) -> u64 {
+    let recorder = DebuggingRecorder::new();
+    let counted = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, crate::measure::publish);
+    let mut all = counted.snapshot().into_vec().into_iter();
+    let found = all.find(|(key, ..)| {
+        key.key().name() == protocol::telemetry::ACTOR_RESTARTS_TOTAL
+            && key.key().labels().any(|label| label.value() == kind)
+    });
+    match found {
+        Some((.., DebugValue::Counter(count))) => count,
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
