@@ -14,9 +14,11 @@ use tokio::time::Instant;
 
 use super::{
     authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, Written, generates, spelled},
+    received::prove,
     settled::Record,
 };
 use crate::{
+    cuts::Cut,
     gateway::Gateway,
     http::{Seen, arrival::Arrived, refusal::Refusal, router::Endpoint},
 };
@@ -24,6 +26,7 @@ use crate::{
 /// A request of a principal.
 pub struct Authenticated {
     principal: Arc<Principal>,
+    cut: Cut,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Incoming,
@@ -35,15 +38,20 @@ pub struct Authenticated {
 impl Authenticated {
     pub(super) fn new(
         principal: Arc<Principal>,
+        cut: Cut,
         endpoint: Endpoint,
         headers: HeaderMap,
         body: Incoming,
         seen: Option<Arc<Seen>>,
     ) -> Self {
-        Self { principal, endpoint, headers, body, seen }
+        Self { principal, cut, endpoint, headers, body, seen }
     }
 
     /// Finds out what exactly is asked, and decides whether this principal may.
+    ///
+    /// A body may take minutes, and the principal is not what it was: it is proven anew when the body is
+    /// there, which costs nothing more than a look into the cache unless something has changed. Streams
+    /// that are to be cut are known from before, so that a revocation is either seen here or cuts.
     ///
     /// # Errors
     /// A blocked endpoint, a body that does not arrive or cannot be done, a model that may not be
@@ -58,7 +66,7 @@ impl Authenticated {
             Endpoint::Model(id) => {
                 let name = ModelName::parse(id).map_err(|_| authorize::Denied::NotFound)?;
                 gateway.resolve(&self.principal, &name)?;
-                return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name)));
+                return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name), self.cut));
             }
             Endpoint::Keyed(route) => *route,
         };
@@ -78,24 +86,21 @@ impl Authenticated {
             | Route::OpenAiResponses
             | Route::AnthropicMessages
             | Route::AnthropicCount => {
-                let principal = Arc::clone(&self.principal);
+                let Self { headers, body, seen, cut, .. } = self;
                 let began = Instant::now();
-                let arrived = self.read(gateway).await;
+                let arrived = gateway.bodies.read(&headers, body).await;
                 record.spent().arrive = began.elapsed();
-                let ask = ask(route, arrived?, &principal, gateway, record)?;
-                return Ok(Authorized::new(principal, ask));
+                let arrived = arrived?;
+                if let Some(seen) = &seen {
+                    seen.head_follows();
+                }
+                let principal = prove(&headers, gateway, record).await?;
+                let ask = ask(route, arrived, &principal, gateway, record)?;
+                return Ok(Authorized::new(principal, ask, cut));
             }
             Route::OpenAiModel | Route::Blocked | Route::Unknown => return Err(Refusal::Blocked),
         };
-        Ok(Authorized::new(self.principal, ask))
-    }
-
-    async fn read(self, gateway: &Gateway) -> Result<Arrived, Refusal> {
-        let arrived = gateway.bodies.read(&self.headers, self.body).await?;
-        if let Some(seen) = &self.seen {
-            seen.head_follows();
-        }
-        Ok(arrived)
+        Ok(Authorized::new(self.principal, ask, self.cut))
     }
 }
 

@@ -17,7 +17,7 @@ use storage::upstreams::Upstream;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{admitted::Admitted, settled::Record};
-use crate::{gateway::Gateway, http::refusal::Refusal};
+use crate::{cuts::Cut, gateway::Gateway, http::refusal::Refusal};
 
 /// How many bytes of a prompt are taken for one token where the upstream never said.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
@@ -89,13 +89,14 @@ pub struct Written {
 pub struct Authorized {
     principal: Arc<Principal>,
     ask: Ask,
+    cut: Cut,
 }
 
 // === impl Authorized ===
 
 impl Authorized {
-    pub(super) fn new(principal: Arc<Principal>, ask: Ask) -> Self {
-        Self { principal, ask }
+    pub(super) fn new(principal: Arc<Principal>, ask: Ask, cut: Cut) -> Self {
+        Self { principal, ask, cut }
     }
 
     /// Asks for admission: a place in the audit, since what cannot be recorded is not done, and, for
@@ -116,7 +117,7 @@ impl Authorized {
                 gateway.prompts.keep(record.id(), principal.key, &inference.body);
             }
         }
-        Ok(Admitted::new(self.principal, self.ask))
+        Ok(Admitted::new(self.principal, self.ask, self.cut))
     }
 }
 

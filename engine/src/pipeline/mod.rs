@@ -107,7 +107,7 @@ async fn walk(
     let authenticated = received.authenticate(gateway, record).await?;
     let authorized = authenticated.authorize(gateway, record).await?;
     let admitted = authorized.admit(gateway, record).await?;
-    match admitted.route(gateway) {
+    match admitted.route() {
         routed::Way::Here(here) => {
             let response = api::answer(here, gateway, record.id()).await?;
             record.first_byte();
