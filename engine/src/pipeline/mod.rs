@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use actors::tenant::Denied;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use identity::{limits::Limits, principal::Principal};
@@ -72,7 +73,10 @@ pub(crate) async fn answer(
         walked = walk(received, &gateway, &mut record) => walked,
         () = gateway.life.cutting().cancelled() => Err(Refusal::Stopping),
     };
-    tell_limits(&gateway, &mut record).await;
+    // Where the limits have just not been said, they are not asked for again.
+    if !matches!(walked, Err(Refusal::Admission(Denied::Unavailable))) {
+        tell_limits(&gateway, &mut record).await;
+    }
     let response = match walked {
         Ok(response) => settled::attach(response, record),
         Err(refusal) => refuse(&refusal, record, dialect),

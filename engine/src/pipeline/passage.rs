@@ -10,6 +10,7 @@ use std::{
 
 use actors::upstream::Standing;
 use protocol::name::ModelName;
+use tokio::time::Instant;
 
 /// The way of one request to an upstream.
 #[derive(Debug, Default)]
@@ -22,16 +23,26 @@ pub struct Passed {
     pub model: Option<ModelName>,
     /// The upstream that is asked.
     pub upstream: Option<String>,
-    /// How long it waited for slots.
+    /// How long it waited for slots; what [`Passed::waits_since`] says comes on top.
     pub queued: Duration,
     /// How long upstreams took until the head of a reply.
     pub asked: Duration,
     /// Its place in the queue when it came there, the first one's being 1.
     pub place: Option<usize>,
-    /// Whether it waits for a slot now.
-    pub waits: bool,
+    /// Since when it waits for a slot, if it does.
+    pub waits_since: Option<Instant>,
     /// Where it stands in the queue, as was last said.
     pub standing: Option<Standing>,
+}
+
+// === impl Passed ===
+
+impl Passed {
+    /// How long it waited for slots until now.
+    #[must_use]
+    pub fn queued_so_far(&self) -> Duration {
+        self.queued + self.waits_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 // === impl Passage ===

@@ -59,7 +59,7 @@ pub(super) async fn answer(
     loop {
         match timeout(every, &mut dispatch).await {
             Ok(streaming) => return Ok(streaming?.into_response(gateway, record)),
-            Err(_) if passage.get().waits => break,
+            Err(_) if passage.get().waits_since.is_some() => break,
             Err(_) => {}
         }
     }

@@ -142,7 +142,8 @@ impl Trip {
     async fn run(&self, inference: &Inference) -> Result<Taken, Refusal> {
         let gateway = &self.gateway;
         let mut last = None;
-        let mut is_called = false;
+        // The one that failed last, of those that were called.
+        let mut failed: Option<Arc<Upstream>> = None;
         for model in &inference.targets {
             let mut tried: Vec<Arc<Upstream>> = Vec::new();
             loop {
@@ -165,18 +166,22 @@ impl Trip {
                         continue;
                     }
                 };
-                if !is_called {
-                    gateway.retries.deposit();
-                    is_called = true;
-                } else if !gateway.retries.withdraw() {
-                    return Err(last.unwrap_or(Refusal::UpstreamReply));
+                match &failed {
+                    None => gateway.retries.deposit(),
+                    Some(_) if !gateway.retries.withdraw() => {
+                        return Err(last.unwrap_or(Refusal::UpstreamReply));
+                    }
+                    Some(before) => {
+                        let error = last.as_ref().map(tracing::field::display);
+                        tracing::warn!(upstream = %before.name, error, "trying another");
+                        telemetry::retried(&before.name);
+                    }
                 }
                 match self.call(inference, model, &upstream, turn).await {
                     Ok(taken) => return Ok(taken),
                     Err(Failed { why, again: false }) => return Err(why),
                     Err(Failed { why, again: true }) => {
-                        tracing::warn!(upstream = %upstream.name, error = %why, "trying another");
-                        telemetry::retried(&upstream.name);
+                        failed = Some(upstream);
                         last = Some(why);
                     }
                 }
@@ -191,7 +196,7 @@ impl Trip {
         let turn = match self.gateway.upstream.queue_comments_every {
             None => waiting.turn().await,
             Some(every) => {
-                self.passage.note(|passed| passed.waits = true);
+                self.passage.note(|passed| passed.waits_since = Some(began));
                 loop {
                     if let Ok(turn) = timeout(every, waiting.turn()).await {
                         break turn;
@@ -209,7 +214,7 @@ impl Trip {
         self.passage.note(|passed| {
             passed.queued += took;
             passed.place = passed.place.or(place);
-            (passed.waits, passed.standing) = (false, None);
+            (passed.waits_since, passed.standing) = (None, None);
         });
         turn
     }

@@ -207,7 +207,9 @@ impl Record {
     fn tell_timing(&self, headers: &mut HeaderMap) {
         let Spent { authenticate, arrive, admit } = self.spent;
         let passed = self.passage.as_ref().map(|passage| passage.get()).unwrap_or_default();
-        let Passed { queued, asked, place, .. } = passed;
+        // The head may go out while the request still waits: that is not the gateway's own time either.
+        let queued = passed.queued_so_far();
+        let Passed { asked, place, .. } = passed;
         let own = self.opened.elapsed().saturating_sub(arrive + queued + asked);
         telemetry::overhead(own);
         let millis = |span: Duration| span.as_secs_f64() * 1_000.0;
