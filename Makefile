@@ -41,7 +41,7 @@ coverage: ## Shows which lines of the rules, the limits and the identities tests
 sdk: ## Runs the real clients alone.
 	tests/run sdk
 
-loadtest: ## Puts a release build under load (100 users, 60 s) and checks that it kept its word.
+loadtest: ## Puts a release build under load (100 users, 60 s; LOCUST=1: with locust) and checks that it kept its word.
 	loadtests/run
 
 image: ## Builds the container image.

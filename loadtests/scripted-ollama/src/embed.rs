@@ -111,7 +111,10 @@ pub(crate) fn answer(state: &State, asked: &Asked) -> Result<Reply, Failure> {
             })
         }
     };
-    state.count(|produced| produced.pieces += asked.texts.len() as u64);
+    state.count(|produced| {
+        produced.pieces += asked.texts.len() as u64;
+        produced.prompt_tokens += tokens;
+    });
     Ok(reply::json(go::to_bytes(&body)))
 }
 
