@@ -6,6 +6,7 @@ mod allocations {
     use allocation_counter::{AllocationInfo, measure};
     use bytes::Bytes;
     use protocol::{
+        levers::Levers,
         route::{Route, UpstreamKind},
         translate::{
             Reply, ReplyMeta,
@@ -18,7 +19,8 @@ mod allocations {
 
     /// What reading such a body and writing it for such an upstream allocates.
     fn written(body: &str, kind: UpstreamKind) -> AllocationInfo {
-        let target = Target { kind, model: Some("m"), tokens_max: Some(7) };
+        let levers = &Levers::OPEN;
+        let target = Target { kind, model: Some("m"), tokens_max: Some(7), levers };
         measure(|| {
             let request = Request::read(Route::OpenAiChat, body.as_bytes());
             assert!(request.and_then(|request| request.write(&target)).is_ok());

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use metrics::gauge;
 use protocol::{name::ModelName, telemetry as names};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::upstreams::Upstream;
+use storage::upstreams::{Upstream, UpstreamKind};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -146,6 +146,26 @@ impl Model {
         let at = self.upstreams.iter().position(|other| other.name == upstream.name);
         at.and_then(|at| self.reported.get(at)).map_or(self.name.as_str(), |name| name)
     }
+
+    /// Its name as clients are told it: the canonical one, or where only servers of OpenAI's dialect
+    /// have the model, as they spell it.
+    #[must_use]
+    pub fn listed(&self) -> &str {
+        let is_foreign = self.upstreams.iter().all(|one| one.kind == UpstreamKind::OpenAi);
+        self.reported.first().filter(|_| is_foreign).map_or(self.name.as_str(), |name| name)
+    }
+
+    /// The model with those of its upstreams only; none where it has none of them.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&Upstream) -> bool) -> Option<Self> {
+        let served = self.upstreams.iter().zip(&self.reported);
+        let kept = served.filter(|(upstream, _)| keep(upstream));
+        let (upstreams, reported): (Vec<_>, Vec<_>) =
+            kept.map(|(upstream, name)| (Arc::clone(upstream), Arc::clone(name))).unzip();
+        let (name, entry) = (self.name.clone(), Arc::clone(&self.entry));
+        let only = Self { name, upstreams, reported, entry, modified_at: self.modified_at };
+        (!only.upstreams.is_empty()).then_some(only)
+    }
 }
 
 // === impl Snapshot ===
@@ -162,6 +182,12 @@ impl Snapshot {
                     entry: Arc::clone(&found.entry),
                     modified_at: found.modified_at,
                 });
+                let is_foreign = |other: &Arc<Upstream>| other.kind == UpstreamKind::OpenAi;
+                if !is_foreign(&source.upstream) && model.upstreams.iter().all(is_foreign) {
+                    // An Ollama server knows more of it.
+                    model.entry = Arc::clone(&found.entry);
+                    model.modified_at = found.modified_at;
+                }
                 if model.upstreams.iter().all(|other| other.name != source.upstream.name) {
                     model.upstreams.push(Arc::clone(&source.upstream));
                     model.reported.push(found.reported.as_str().into());

@@ -147,7 +147,6 @@ pub struct Effective<'a> {
     snapshot: Arc<Snapshot>,
     aliases: BTreeMap<ModelName, Arc<[ModelName]>>,
     principal: &'a Principal,
-    allow_cloud: bool,
 }
 
 // === impl Built ===
@@ -388,7 +387,7 @@ impl Gateway {
     ) -> Result<Effective<'a>, Unavailable> {
         let snapshot = self.handles.catalog.current()?;
         let aliases = self.aliases.of(principal.tenant);
-        Ok(Effective { snapshot, aliases, principal, allow_cloud: self.allow_cloud_models })
+        Ok(Effective { snapshot, aliases, principal })
     }
 
     /// The models that a name means, where this principal may use them, in the order in which they
@@ -414,10 +413,14 @@ impl Gateway {
 
     /// The model of that name, where this principal may use it.
     fn permitted(&self, principal: &Principal, name: &ModelName) -> Result<Arc<Model>, Refusal> {
-        // Who may not is told so, whether or not it is known which models there are.
-        authorize::model(&principal.models, name, self.allow_cloud_models)?;
-        let snapshot = self.handles.catalog.current()?;
-        snapshot.find(name).cloned().ok_or(Refusal::Denied(authorize::Denied::NotFound))
+        let snapshot = self.handles.catalog.current();
+        let found = snapshot.as_ref().ok().and_then(|snapshot| snapshot.find(name).cloned());
+        // Where no cloud is allowed, nobody that has one is asked for its models of that name: a model that
+        // is there runs on a server of its own. Who may not use it is told so, whether or not it is there.
+        let is_here = self.allow_cloud_models || found.is_some();
+        authorize::model(&principal.models, name, is_here)?;
+        snapshot?;
+        found.ok_or(Refusal::Denied(authorize::Denied::NotFound))
     }
 
     /// The upstreams that answered their last poll.
@@ -445,8 +448,6 @@ impl Effective<'_> {
 
     /// By name.
     pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.snapshot.models().filter(|model| {
-            authorize::model(&self.principal.models, &model.name, self.allow_cloud).is_ok()
-        })
+        self.snapshot.models().filter(|model| self.principal.models.allows(&model.name))
     }
 }

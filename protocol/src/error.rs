@@ -125,6 +125,9 @@ catalogue! {
     ModelNotAllowed = "model_not_allowed", 403, Client, "permission_error", false,
         "This API key may not use that model.",
         "Ask the operator to allow the model, or use one of `GET /v1/models`.";
+    OptionNotAllowed = "option_not_allowed", 403, Client, "permission_error", false,
+        "This API key may not ask that of a model server.",
+        "Leave out what `param` names, or ask the operator (`tenant set --may-unload`, `--options`, `--num-ctx-max`).";
     CloudModelBlocked = "cloud_model_blocked", 403, Client, "permission_error", false,
         "Cloud models are not allowed on this gateway.",
         "Use a model that runs here.";

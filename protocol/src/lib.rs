@@ -13,6 +13,7 @@
 //! | [`ndjson`] | lines out of chunks |
 //! | [`sse`] | server-sent events, written and read |
 //! | `body` | the fields of a request body, each found once |
+//! | [`levers`] | what a request can ask of a model server at the cost of others |
 //! | `json` | JSON as text: escaping, splicing, depth |
 //! | `anthropic` | Anthropic's dialect: requests |
 //! | [`ollama`] | Ollama's dialect: inspected requests, reply lines, filtered lists |
@@ -27,6 +28,7 @@ pub mod error;
 mod golden;
 pub mod id;
 mod json;
+pub mod levers;
 pub mod name;
 pub mod ndjson;
 pub mod ollama;

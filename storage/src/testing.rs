@@ -106,7 +106,7 @@ pub(crate) fn noon() -> Timestamp {
 }
 
 pub(crate) fn model(name: &str) -> ModelName {
-    ModelName::parse(name).unwrap()
+    ModelName::read(name).unwrap()
 }
 
 pub(crate) fn only(names: &[&str]) -> ModelRule {

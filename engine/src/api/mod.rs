@@ -69,6 +69,7 @@ pub(crate) async fn answer(
             Ok(response)
         }
         Ask::Version => Ok(whole(server::version(gateway, request).await?)),
+        Ask::Answered(reply) => Ok(whole(reply)),
         // Routed to an upstream before this is asked.
         Ask::Inference(_) => Err(Refusal::UpstreamReply),
     }

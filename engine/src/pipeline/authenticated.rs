@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
+use actors::catalog::Model;
 use http::HeaderMap;
 use hyper::body::Incoming;
 use identity::{authorize, principal::Principal};
 use protocol::{
-    error::Code, name::ModelName, ollama::request::BodyError, route::Route,
+    error::Code,
+    name::ModelName,
+    ollama::{request::BodyError, show},
+    route::Route,
     translate::request::Request,
 };
 
 use tokio::time::Instant;
 
 use super::{
-    authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, Written, generates, spelled},
+    authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, generates},
+    fitting::{Fitting, Terms, are_foreign},
     settled::Record,
 };
 use crate::{
@@ -56,7 +61,7 @@ impl Authenticated {
         let route = match &self.endpoint {
             Endpoint::Blocked | Endpoint::Live | Endpoint::Ready => return Err(Refusal::Blocked),
             Endpoint::Model(id) => {
-                let name = ModelName::parse(id).map_err(|_| authorize::Denied::NotFound)?;
+                let name = ModelName::read(id).map_err(|_| authorize::Denied::NotFound)?;
                 gateway.resolve(&self.principal, &name)?;
                 return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name)));
             }
@@ -109,23 +114,29 @@ fn ask(
 ) -> Result<Ask, Refusal> {
     let Arrived { bytes: body, room } = arrived;
     let request = Request::read(route, &body).map_err(Refusal::Body)?;
-    let name = ModelName::parse(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
+    let name = ModelName::read(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
     let (targets, is_alias) = gateway.resolve(principal, &name)?;
-    let first = targets.first().and_then(|model| Some((model, model.upstreams.first()?)));
-    let Some((model, upstream)) = first else {
+    let Some(model) = targets.first() else {
         return Err(Refusal::Denied(authorize::Denied::NotFound));
     };
     record.model(&model.name);
     if route == Route::AnthropicCount {
         return Ok(Ask::Count(request.text_bytes.div_ceil(BYTES_PER_TOKEN)));
     }
+    let levers = principal.policy.levers;
+    request.keeps_to(&levers).map_err(Refusal::Body)?;
+    if are_foreign(&targets)
+        && let Some(reply) = ours(route, &request, model, gateway)
+    {
+        return Ok(Ask::Answered(reply));
+    }
     let tokens_max = request.tokens_max.and_then(|most| u64::try_from(most).ok());
     let has_budget =
         principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
     let is_open = generates(route) && tokens_max.is_none();
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
-    let spelled = spelled(model, upstream, is_alias);
-    let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
+    let terms = Terms { is_alias, held_to, levers: &levers };
+    let Fitting { targets, written } = Fitting::find(&request, &body, targets, terms)?;
     let Request { model: asked, stream, text_bytes, reply, .. } = request;
     Ok(Ask::Inference(Box::new(Inference {
         route,
@@ -138,10 +149,19 @@ fn ask(
         text_bytes,
         tokens_max,
         held_to,
+        levers,
         room,
         targets,
         body,
     })))
+}
+
+/// The reply to what a server of OpenAI's dialect has no word for, where the gateway can give it.
+fn ours(route: Route, request: &Request<'_>, model: &Model, gateway: &Gateway) -> Option<String> {
+    if route == Route::OllamaShow {
+        return Some(show::unknown(model.modified_at.unwrap_or_default()));
+    }
+    Some(request.order()?.done(route, &request.model, gateway.clock.now()))
 }
 
 fn invalid_name() -> BodyError {

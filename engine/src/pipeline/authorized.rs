@@ -6,6 +6,7 @@ use actors::{catalog::Model, tenant};
 use bytes::Bytes;
 use identity::{policy::Reserve, principal::Principal};
 use protocol::{
+    levers::Levers,
     name::ModelName,
     route::{Route, UpstreamKind},
     translate::{
@@ -39,6 +40,8 @@ pub enum Ask {
     Version,
     /// How many tokens a prompt has, as it is guessed.
     Count(u64),
+    /// What the gateway can answer itself, and this is the answer.
+    Answered(String),
     /// Something of one model.
     Inference(Box<Inference>),
 }
@@ -61,8 +64,8 @@ pub struct Inference {
     pub body: Bytes,
     /// Whether the body is to be kept for a while.
     pub is_logged: bool,
-    /// What the first upstream would be sent; most others are sent the same.
-    pub written: Written,
+    /// What the first upstream of each dialect would be sent; most others are sent the same.
+    pub written: Vec<Written>,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
     /// The most tokens that the reply may have, where the client says so.
@@ -70,6 +73,8 @@ pub struct Inference {
     /// The most tokens that the upstream is held to, where the client does not say: what is set aside of
     /// a budget.
     pub held_to: Option<u64>,
+    /// What may be asked of an upstream at the cost of others.
+    pub levers: Levers,
     /// The room that the body takes; given back with it.
     pub room: Option<OwnedSemaphorePermit>,
 }
@@ -141,11 +146,14 @@ impl Inference {
     /// Where something is asked for that cannot be had there.
     pub fn for_upstream(&self, model: &Model, upstream: &Upstream) -> Result<Written, Refusal> {
         let spelled = spelled(model, upstream, self.is_alias);
-        if self.written.kind == upstream.kind && self.written.model.as_deref() == spelled {
-            return Ok(self.written.clone());
+        let is_same = |one: &&Written| one.kind == upstream.kind && one.model.as_deref() == spelled;
+        if let Some(written) = self.written.iter().find(is_same) {
+            return Ok(written.clone());
         }
         let request = Request::read(self.route, &self.body).map_err(Refusal::Body)?;
-        Written::new(&request, &self.body, upstream.kind, spelled, self.held_to)
+        let (tokens_max, levers) = (self.held_to, &self.levers);
+        let target = Target { kind: upstream.kind, model: spelled, tokens_max, levers };
+        Written::new(&request, &self.body, &target)
     }
 
     /// What it asks of the limits. Without a word of the client's the reply is expected to have
@@ -214,12 +222,16 @@ impl Written {
     pub(super) fn new(
         request: &Request<'_>,
         body: &Bytes,
-        kind: UpstreamKind,
-        model: Option<&str>,
-        tokens_max: Option<u64>,
+        target: &Target<'_>,
     ) -> Result<Self, Refusal> {
-        let outgoing = request.write(&Target { kind, model, tokens_max }).map_err(Refusal::Body)?;
+        let outgoing = request.write(target).map_err(Refusal::Body)?;
         let body = outgoing.body.map_or_else(|| body.clone(), Bytes::from);
-        Ok(Self { kind, model: model.map(str::to_owned), path: outgoing.path, body })
+        let model = target.model.map(str::to_owned);
+        Ok(Self { kind: target.kind, model, path: outgoing.path, body })
+    }
+
+    /// The dialect that it is in.
+    pub(super) fn kind(&self) -> UpstreamKind {
+        self.kind
     }
 }

@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use crate::{
     body::BodyError,
     error::Code,
+    levers::Levers,
     route::{Route, UpstreamKind},
     sse::{self, Events},
     translate::{
@@ -190,6 +191,7 @@ fn requests_become_what_stands_beside_them() {
             kind,
             model: Some("the-model"),
             tokens_max: request.tokens_max.is_none().then_some(77),
+            levers: &Levers::OPEN,
         };
         let said =
             |error: &BodyError| format!("{error} ({})", error.field.as_deref().unwrap_or_default());

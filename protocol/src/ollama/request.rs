@@ -13,6 +13,7 @@ use crate::{
     body::{Fields, Text},
     error::Code,
     json,
+    levers::{Change, KeepAlive, Levers},
     route::Route,
 };
 
@@ -52,8 +53,8 @@ const FIELDS: [&str; 27] = [
 /// The fields of a native body.
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 
-/// The options whose type Ollama checks.
-pub(crate) const OPTIONS: [&str; 20] = [
+/// The options that have to be read in one way only; those up to `stop` have types that Ollama checks.
+pub(crate) const OPTIONS: [&str; 26] = [
     "num_keep",
     "seed",
     "num_predict",
@@ -74,6 +75,29 @@ pub(crate) const OPTIONS: [&str; 20] = [
     "frequency_penalty",
     "use_mmap",
     "stop",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "numa",
+];
+
+/// The options, besides `num_ctx`, that a model is loaded with: with others it is loaded anew. The last
+/// six only older versions know.
+pub(crate) const LOAD_OPTIONS: [&str; 12] = [
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    "draft_num_predict",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "numa",
 ];
 
 /// A string of a message with images that is longer than this is taken for one of them, in bytes.
@@ -90,8 +114,6 @@ pub(crate) struct Inspected<'a> {
     pub(crate) model: Cow<'a, str>,
     /// Whether the reply is to be streamed, where the client says so; else it is.
     pub(crate) stream: Option<bool>,
-    /// How long the model is to stay loaded, as it stands in the body.
-    pub(crate) keep_alive: Option<&'a RawValue>,
     /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load
     /// the model, or with `keep_alive` 0 to unload it.
     pub(crate) is_empty: bool,
@@ -135,7 +157,6 @@ pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyEr
     Ok(Inspected {
         model: model.ok_or_else(BodyError::model_required)?,
         stream: fields.flag("stream")?,
-        keep_alive: fields.get("keep_alive"),
         is_empty: !asked.is_some_and(|raw| json::is_filled(raw.get())),
         tokens_max,
         text_bytes: asked.map_or(0, text_bytes),
@@ -151,17 +172,42 @@ impl<'a> Inspected<'a> {
         &self.fields
     }
 
-    /// The body for another model, or for no more than so many tokens; none where it may stay as it is.
+    /// Whether, with nothing else asked, it is an order to unload the model; else it is one to load it.
+    pub(crate) fn unloads(&self) -> bool {
+        self.fields.get("keep_alive").and_then(KeepAlive::parse).is_some_and(KeepAlive::unloads)
+    }
+
+    /// What has to be another one under these levers: of the fields, and of the options.
     ///
     /// # Errors
-    /// As [`inspect`].
+    /// [`Code::OptionNotAllowed`] where something is asked for that must not be, and as [`inspect`].
+    pub(crate) fn held(
+        &self,
+        levers: &Levers,
+    ) -> Result<(Option<Change>, Option<Change>), BodyError> {
+        let keep_alive = self.fields.get("keep_alive");
+        let keep_alive = keep_alive.map(|raw| levers.keep_alive(raw, self.is_empty)).transpose()?;
+        let options = match self.fields.get("options") {
+            None => None,
+            Some(raw) => levers.options(&Fields::of_object(raw, &OPTIONS, "options.")?)?,
+        };
+        Ok((keep_alive.flatten(), options))
+    }
+
+    /// The body for another model, for no more than so many tokens, under these levers; none where it may
+    /// stay as it is.
+    ///
+    /// # Errors
+    /// As [`Self::held`].
     pub(crate) fn replaced(
         &self,
         body: &[u8],
         model: Option<&str>,
         tokens_max: Option<u64>,
+        levers: &Levers,
     ) -> Result<Option<Vec<u8>>, BodyError> {
-        let mut changes = Vec::new();
+        let (keep_alive, options) = self.held(levers)?;
+        let mut changes = Vec::from_iter(keep_alive);
         if let Some(model) = model {
             let mut quoted = Vec::new();
             json::write_string(model, &mut quoted);
@@ -172,17 +218,13 @@ impl<'a> Inspected<'a> {
             }
             changes.push(("model", quoted));
         }
-        if let Some(most) = tokens_max {
-            let options = match self.fields.get("options") {
-                None => format!("{{\"num_predict\":{most}}}"),
-                Some(raw) => {
-                    let options = Fields::of_object(raw, &OPTIONS, "options.")?;
-                    let change = [("num_predict", most.to_string())];
-                    let made = options.replaced(raw.get().as_bytes(), &change);
-                    String::from_utf8_lossy(&made).into_owned()
-                }
-            };
-            changes.push(("options", options));
+        let most = tokens_max.map(|most| ("num_predict", most.to_string()));
+        let options: Vec<Change> = options.into_iter().chain(most).collect();
+        if !options.is_empty() {
+            let given = self.fields.get("options").map_or("{}", RawValue::get);
+            let made = Fields::of_text(given, &OPTIONS, "options.")?;
+            let made = made.replaced(given.as_bytes(), &options);
+            changes.push(("options", String::from_utf8_lossy(&made).into_owned()));
         }
         Ok((!changes.is_empty()).then(|| self.fields.replaced(body, &changes)))
     }
@@ -224,7 +266,7 @@ mod tests {
 
     fn replaced(body: &str, model: Option<&str>, most: Option<u64>) -> Option<String> {
         let inspected = inspected(body, Route::OllamaShow);
-        let made = inspected.replaced(body.as_bytes(), model, most).unwrap();
+        let made = inspected.replaced(body.as_bytes(), model, most, &Levers::OPEN).unwrap();
         made.map(|made| String::from_utf8(made).unwrap())
     }
 
@@ -278,7 +320,7 @@ mod tests {
         let inspected = inspected(body, Route::OllamaChat);
         assert!(matches!(inspected.model, Cow::Borrowed("llama3")));
         assert_eq!(inspected.stream, Some(false));
-        assert_eq!(inspected.keep_alive.map(RawValue::get), Some("\"5m\""));
+        assert!(!inspected.unloads());
         assert!(!inspected.is_empty);
         assert_eq!(inspected.tokens_max, Some(12));
     }

@@ -252,12 +252,13 @@ mod tests {
     use super::*;
     use crate::{
         error::Code,
+        levers::Levers,
         route::{Route, UpstreamKind},
         translate::request::{Request, Target},
     };
 
     const TARGET: Target<'static> =
-        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None };
+        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None, levers: &Levers::OPEN };
 
     fn with(rest: &str) -> String {
         format!(r#"{{"model":"m","messages":[{{"role":"user","content":"a"}}]{rest}}}"#)

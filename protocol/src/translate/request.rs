@@ -13,8 +13,10 @@ use crate::{
     anthropic,
     body::{BodyError, Fields},
     json::{is_filled, write_string},
+    levers::Levers,
     ollama::{
         chat::{Body, Choice, Options},
+        order::Order,
         request::{Inspected, inspect, text_bytes},
     },
     openai::{chat::texts, write},
@@ -61,11 +63,6 @@ pub struct Request<'a> {
     pub text_bytes: u64,
     /// How the client wants the reply.
     pub reply: Reply,
-    /// How long the model is to stay loaded, as it stands in the body.
-    pub keep_alive: Option<&'a RawValue>,
-    /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load the
-    /// model, or with `keep_alive` 0 to unload it.
-    pub is_empty: bool,
     body: &'a [u8],
     route: Route,
     what: What<'a>,
@@ -91,6 +88,8 @@ pub struct Target<'t> {
     pub model: Option<&'t str>,
     /// The most tokens that the reply may have, whatever the client says; none: as the client says.
     pub tokens_max: Option<u64>,
+    /// What may be asked of it at the cost of others.
+    pub levers: &'t Levers,
 }
 
 /// What an upstream is to be sent.
@@ -136,8 +135,6 @@ impl<'a> Request<'a> {
             tokens_max: None,
             text_bytes: asked.map_or(0, text_bytes),
             reply: Reply::Native(route),
-            keep_alive: None,
-            is_empty: false,
             body,
             route,
             what,
@@ -153,8 +150,6 @@ impl<'a> Request<'a> {
             tokens_max: inspected.tokens_max,
             text_bytes: inspected.text_bytes,
             reply: Reply::Native(route),
-            keep_alive: inspected.keep_alive,
-            is_empty: inspected.is_empty,
             body,
             route,
             what: What::Native(inspected),
@@ -251,6 +246,32 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
+    /// Whether it keeps to these levers, or can be made to, whoever will get it.
+    ///
+    /// # Errors
+    /// [`BodyError`] with `OptionNotAllowed`.
+    pub fn keeps_to(&self, levers: &Levers) -> Result<(), BodyError> {
+        match &self.what {
+            What::Native(inspected) => inspected.held(levers).map(drop),
+            // None of their fields is a lever.
+            What::Chat(_)
+            | What::Completion(_)
+            | What::Embedding(_)
+            | What::Response(_)
+            | What::Message(_) => Ok(()),
+        }
+    }
+
+    /// Where nothing is asked but that the model be loaded or unloaded, which is an order to Ollama: what it
+    /// is.
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        let What::Native(inspected) = &self.what else { return None };
+        let is_one = matches!(self.route, Route::OllamaChat | Route::OllamaGenerate);
+        (is_one && inspected.is_empty)
+            .then(|| if inspected.unloads() { Order::Unload } else { Order::Load })
+    }
+
     /// What an upstream is to be sent.
     ///
     /// # Errors
@@ -260,7 +281,12 @@ impl<'a> Request<'a> {
         match (&self.what, target.kind) {
             (What::Native(inspected), UpstreamKind::Ollama) => Ok(Outgoing {
                 path: native_path(self.route),
-                body: inspected.replaced(self.body, target.model, target.tokens_max)?,
+                body: inspected.replaced(
+                    self.body,
+                    target.model,
+                    target.tokens_max,
+                    target.levers,
+                )?,
             }),
             (What::Native(inspected), UpstreamKind::OpenAi) => {
                 self.native_to_openai(inspected, target)

@@ -10,11 +10,13 @@
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `dialects` | every dialect of clients on every kind of upstream |
 //! | `failing` | upstreams and clients that fail |
+//! | `levers` | what is asked of a model server at the cost of others |
 //! | `limits` | limits of tenants and keys |
 //! | `losses` | what is lost in the middle of a run |
 //! | `memory` | how much memory those who use it take |
 //! | `models` | what is discovered, and who may use it |
 //! | `routing` | several upstreams: who is asked, who waits, who stands in for whom |
+//! | `names` | models of servers that speak OpenAI's dialect, and of both kinds of server |
 //! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
 //! | `budgets` | budgets that learn, limits that only observe, what outlives a crash |
 //! | `changes` | what other processes change |
@@ -34,10 +36,12 @@ mod commands;
 mod dialects;
 mod failing;
 mod input;
+mod levers;
 mod limits;
 mod losses;
 mod memory;
 mod models;
+mod names;
 mod native;
 mod openai;
 mod operations;
