@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use actors::rules::{breaker, fair_queue, lane};
@@ -155,11 +156,16 @@ fn upstream(values: &mut Values) -> Upstream {
         idle_timeout: values.duration("upstream.idle_timeout"),
         reply_bytes_max: values.number("upstream.reply_bytes_max"),
         lane: lane(values),
-        queue_comments_every: Some(values.duration("upstream.queue_comments_every"))
-            .filter(|every| !every.is_zero()),
+        queue_comments_every: some(values.duration("upstream.queue_comments_every")),
+        loading_comments_every: some(values.duration("upstream.loading_comments_every")),
         retries_percent: values.number("upstream.retries_percent"),
         retries_per_second: values.number("upstream.retries_per_second"),
     }
+}
+
+/// A time of 0s is never.
+fn some(every: Duration) -> Option<Duration> {
+    Some(every).filter(|every| !every.is_zero())
 }
 
 fn lane(values: &mut Values) -> lane::Settings {

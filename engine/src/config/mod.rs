@@ -163,6 +163,8 @@ pub struct Upstream {
     pub reply_bytes_max: usize,
     pub lane: lane::Settings,
     pub queue_comments_every: Option<Duration>,
+    /// How often a stream is told that its reply has not begun; none: never.
+    pub loading_comments_every: Option<Duration>,
     pub retries_percent: u32,
     pub retries_per_second: u32,
 }

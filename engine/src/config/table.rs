@@ -143,6 +143,8 @@ table! {
     upstream.queue_max, Kind::Number(0, 1_000_000), "8192", "Requests of all tenants that do.";
     upstream.queue_comments_every, Kind::Duration(0, HOUR), "0s",
         "How often a waiting stream of OpenAI's dialect is told its place, as a comment; 0s: never.";
+    upstream.loading_comments_every, Kind::Duration(0, HOUR), "0s",
+        "How often a stream of events whose reply has not begun, since the model is still being loaded, is sent a comment, so that nothing between cuts it; 0s: never.";
     upstream.breaker_window, Kind::Duration(100, HOUR), "30s",
         "Over what time an upstream's faults are counted.";
     upstream.breaker_calls_min, Kind::Number(1, 1_000_000), "20",

@@ -117,7 +117,8 @@ async fn walk(
         }
         routed::Way::Upstream(routed) => {
             let passage = record.set_off();
-            let told = gateway.upstream.queue_comments_every.zip(routed.as_sse());
+            let told =
+                routed.as_sse().and_then(|reply| queued::Told::new(&gateway.upstream, reply));
             let dispatch = routed.dispatch(Arc::clone(gateway), record.id(), Arc::clone(&passage));
             match told {
                 None => Ok(dispatch.await?.into_response(gateway, record)),

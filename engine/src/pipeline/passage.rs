@@ -10,6 +10,7 @@ use std::{
 
 use actors::upstream::Standing;
 use protocol::name::ModelName;
+use tokio::time::Instant;
 
 /// The way of one request to an upstream.
 #[derive(Debug, Default)]
@@ -28,10 +29,22 @@ pub struct Passed {
     pub asked: Duration,
     /// Its place in the queue when it came there, the first one's being 1.
     pub place: Option<usize>,
-    /// Whether it waits for a slot now.
-    pub waits: bool,
+    /// What it does now.
+    pub step: Step,
     /// Where it stands in the queue, as was last said.
     pub standing: Option<Standing>,
+}
+
+/// What a request does on its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Step {
+    /// Nothing that takes long.
+    #[default]
+    Moves,
+    /// It waits for a slot, since then.
+    Waits(Instant),
+    /// It has been sent, then, and the head of a reply has not come: the model may be loading.
+    Asks(Instant),
 }
 
 // === impl Passage ===

@@ -26,6 +26,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     meter::{GoesOn, Meter},
+    queued::Comments,
     settled::Record,
     streaming::{Begun, or_estimate},
 };
@@ -42,6 +43,8 @@ pub struct Relay {
     prompt: u64,
     /// What it may use without asking; none: all of it.
     meter: Option<Meter>,
+    /// Until the first byte, where somebody wants them.
+    comments: Option<Comments>,
     end: Option<End>,
     turn: Turn,
     _cut: crate::cuts::Cut,
@@ -81,6 +84,7 @@ impl Relay {
     pub(super) fn new(begun: Begun, gateway: &Arc<Gateway>, record: &mut Record) -> Self {
         let Begun { source, form, prompt, turn, cut } = begun;
         telemetry::streams_open(1);
+        let every = gateway.upstream.loading_comments_every.filter(|_| form.is_sse());
         Self {
             source: Some(source.body),
             form,
@@ -89,6 +93,7 @@ impl Relay {
             gateway: Arc::clone(gateway),
             prompt,
             meter: record.take_meter().map(Meter::new),
+            comments: every.map(Comments::new),
             end: None,
             turn,
             _cut: cut,
@@ -97,11 +102,7 @@ impl Relay {
 
     /// Whether it is a stream of server-sent events.
     pub(super) fn is_sse(&self) -> bool {
-        match &self.form {
-            Relayed::Native(_) => false,
-            Relayed::Passed(_) => true,
-            Relayed::Translated(translation) => translation.is_sse(),
-        }
+        self.form.is_sse()
     }
 
     /// The next bytes for the client, as soon as there are any; `None` at the end.
@@ -110,7 +111,12 @@ impl Relay {
         cx: &mut Context<'_>,
         record: Option<&mut Record>,
     ) -> Poll<Option<Bytes>> {
-        let next = ready!(self.poll_next(cx));
+        let next = match (self.poll_next(cx), &mut self.comments) {
+            (Poll::Ready(next), _) => next,
+            (Poll::Pending, Some(comments)) => return comments.poll_next(cx).map(Some),
+            (Poll::Pending, None) => return Poll::Pending,
+        };
+        self.comments = None;
         if let (Some(_), Some(record)) = (&next, record) {
             record.first_byte();
         }
@@ -221,6 +227,14 @@ impl Drop for Relay {
 // === impl Relayed ===
 
 impl Relayed {
+    fn is_sse(&self) -> bool {
+        match self {
+            Self::Native(_) => false,
+            Self::Passed(_) => true,
+            Self::Translated(translation) => translation.is_sse(),
+        }
+    }
+
     fn take(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
         match self {
             Self::Native(native) => native.push(chunk).into(),

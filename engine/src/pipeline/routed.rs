@@ -21,7 +21,7 @@ use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference, Written},
-    passage::Passage,
+    passage::{Passage, Step},
     streaming::Streaming,
 };
 use crate::{
@@ -191,7 +191,7 @@ impl Trip {
         let turn = match self.gateway.upstream.queue_comments_every {
             None => waiting.turn().await,
             Some(every) => {
-                self.passage.note(|passed| passed.waits = true);
+                self.passage.note(|passed| passed.step = Step::Waits(began));
                 loop {
                     if let Ok(turn) = timeout(every, waiting.turn()).await {
                         break turn;
@@ -209,7 +209,7 @@ impl Trip {
         self.passage.note(|passed| {
             passed.queued += took;
             passed.place = passed.place.or(place);
-            (passed.waits, passed.standing) = (false, None);
+            (passed.step, passed.standing) = (Step::Moves, None);
         });
         turn
     }
@@ -225,9 +225,13 @@ impl Trip {
         self.passage.note(|passed| {
             passed.upstream = Some(upstream.name.clone());
             passed.model = Some(model.name.clone());
+            passed.step = Step::Asks(began);
         });
         let taken = self.ask(inference, model, upstream, &mut turn).await;
-        self.passage.note(|passed| passed.asked += began.elapsed());
+        self.passage.note(|passed| {
+            passed.asked += began.elapsed();
+            passed.step = Step::Moves;
+        });
         match taken {
             Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn, upstream.kind)),
             Ok(Asked::Whole(streaming)) => Ok(Taken::Whole(streaming)),

@@ -12,6 +12,7 @@
 //! | `failing` | upstreams and clients that fail |
 //! | `levers` | what is asked of a model server at the cost of others |
 //! | `limits` | limits of tenants and keys |
+//! | `loading` | comments while a model is being loaded |
 //! | `losses` | what is lost in the middle of a run |
 //! | `memory` | how much memory those who use it take |
 //! | `models` | what is discovered, and who may use it |
@@ -38,6 +39,7 @@ mod failing;
 mod input;
 mod levers;
 mod limits;
+mod loading;
 mod losses;
 mod memory;
 mod models;
