@@ -39,7 +39,7 @@ use crate::{
     phase::{Life, Phase},
     prompts::Prompts,
     telemetry::Series,
-    upstream::{client::Client, probe::Probe},
+    upstream::{client::Client, images::Images, probe::Probe},
 };
 
 /// How long the start waits for the upstreams to name their models.
@@ -65,6 +65,7 @@ pub struct Gateway {
     pub(crate) keyring: Keyring,
     pub(crate) handles: Handles,
     pub(crate) client: Arc<Client>,
+    pub(crate) images: Images,
     pub(crate) bodies: arrival::Limits,
     pub(crate) cuts: Arc<Cuts>,
     pub(crate) aliases: Aliases,
@@ -215,6 +216,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         keyring,
         handles: system.handles.clone(),
         client,
+        images: Images::new(config.images, tasks.clone())?,
         cuts: Cuts::new(life.cutting().clone()),
         life,
         clock: outside.clock,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 use actors::{measure, rules::breaker, tenant::Look};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures_util::{Stream, StreamExt as _, stream};
@@ -16,7 +16,10 @@ use storage::admission::{Gauge, Standing};
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Admin, fault::Fault};
+use super::{
+    Admin,
+    fault::{Asked, Fault, Named},
+};
 use crate::gateway::Gateway;
 
 /// From one event of the stream to the next.
@@ -170,34 +173,47 @@ pub(super) async fn list(State(admin): State<Admin>) -> Json<Vec<ActorView>> {
     Json(actors)
 }
 
+/// What one actor knows.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum ActorState {
+    /// Of a tenant.
+    Tenant(TenantState),
+    /// Of an upstream.
+    Upstream(UpstreamState),
+    /// Of the audit.
+    Audit(AuditState),
+    /// Of the catalog.
+    Catalog(CatalogState),
+}
+
 /// One actor: `tenant` by name or id, `upstream` by name, `audit/audit`, `catalog/catalog`.
 #[utoipa::path(
     get,
     path = "/admin/v1/actors/{kind}/{id}",
     params(("kind" = String, Path), ("id" = String, Path)),
     responses(
-        (status = 200, description = "a TenantState, UpstreamState, AuditState or CatalogState"),
-        (status = 404, description = "no such actor runs"),
+        (status = 200, body = ActorState),
+        (status = 404, description = "No such actor runs."),
     )
 )]
 pub(super) async fn one(
     State(admin): State<Admin>,
-    Path((kind, id)): Path<(String, String)>,
-) -> Result<Json<serde_json::Value>, Fault> {
+    Named((kind, id)): Named<(String, String)>,
+) -> Result<Json<ActorState>, Fault> {
     let gateway = &admin.gateway;
     let none = || Fault::NotFound(format!("no actor of kind {kind:?} and id {id:?} runs"));
-    let value = match kind.as_str() {
+    Ok(Json(match kind.as_str() {
         "tenant" => {
             let (id, name) = tenant(gateway, &id).await.ok_or_else(none)?;
             let look = gateway.handles.admission.look(id).await.ok_or_else(none)?;
-            serde_json::to_value(TenantState::new(id, name, &look))
+            ActorState::Tenant(TenantState::new(id, name, &look))
         }
-        "upstream" => serde_json::to_value(upstream(gateway, &id).await.ok_or_else(none)?),
-        "audit" => serde_json::to_value(audit(gateway)),
-        "catalog" => serde_json::to_value(catalog(gateway)),
+        "upstream" => ActorState::Upstream(upstream(gateway, &id).await.ok_or_else(none)?),
+        "audit" => ActorState::Audit(audit(gateway)),
+        "catalog" => ActorState::Catalog(catalog(gateway)),
         _ => return Err(none()),
-    };
-    value.map(Json).map_err(|_| Fault::Internal)
+    }))
 }
 
 /// All of them, once a second, as server-sent events whose data is a `Snapshot`.
@@ -205,11 +221,14 @@ pub(super) async fn one(
     get,
     path = "/admin/v1/actors/stream",
     params(Only),
-    responses((status = 200, content_type = "text/event-stream", body = Snapshot))
+    responses(
+        (status = 200, content_type = "text/event-stream", body = Snapshot),
+        (status = 404, description = "There is no such tenant."),
+    )
 )]
 pub(super) async fn events(
     State(admin): State<Admin>,
-    Query(Only { tenant: only }): Query<Only>,
+    Asked(Only { tenant: only }): Asked<Only>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Fault> {
     let gateway = Arc::clone(&admin.gateway);
     let only = match only {

@@ -10,8 +10,8 @@ use protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{
-    Admin, Audit, Catalog, Config, Database, Environment, Keys, Limits, Log, Metrics, Mistakes,
-    Prompts, Redis, Server, Tls, Upstream, env, values::Values,
+    Admin, Audit, Catalog, Config, Database, Environment, Images, Keys, Limits, Log, Metrics,
+    Mistakes, Prompts, Redis, Server, Tls, Upstream, env, values::Values,
 };
 
 /// The shortest token that production takes for a secret.
@@ -68,6 +68,14 @@ impl Config {
                 poll_interval: values.duration("catalog.poll_interval"),
                 stale_after: values.duration("catalog.stale_after"),
                 allow_cloud_models: values.switch("catalog.allow_cloud_models"),
+            },
+            images: Images {
+                fetch: values.switch("images.fetch"),
+                bytes_max: values.number("images.bytes_max"),
+                count_max: values.number("images.count_max"),
+                timeout: values.duration("images.timeout"),
+                allowed_hosts: values.hosts("images.allowed_hosts"),
+                allow_private: values.switch("images.allow_private"),
             },
             limits: Limits {
                 completion_tokens_default: values.number("limits.completion_tokens_default"),
@@ -266,6 +274,10 @@ fn check(config: &Config, mistakes: &mut Vec<String>) {
     refuse(
         !strong,
         "production: `keys.argon2_…` is below OWASP's minimum; 19456 KiB and 2 passes are the default",
+    );
+    refuse(
+        config.images.allow_private,
+        "production: `images.allow_private` lets clients reach into the gateway's own network",
     );
     refuse(
         matches!(log.level, "debug" | "trace"),

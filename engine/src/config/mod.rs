@@ -45,6 +45,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// The catalog.
     pub catalog: Catalog,
+    /// Images that are fetched.
+    pub images: Images,
     /// Limits.
     pub limits: Limits,
     /// The audit.
@@ -174,6 +176,18 @@ pub struct Catalog {
     pub poll_interval: Duration,
     pub stale_after: Duration,
     pub allow_cloud_models: bool,
+}
+
+/// `[images]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Images {
+    pub fetch: bool,
+    pub bytes_max: usize,
+    pub count_max: usize,
+    pub timeout: Duration,
+    pub allowed_hosts: Vec<String>,
+    pub allow_private: bool,
 }
 
 /// `[limits]`

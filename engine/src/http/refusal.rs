@@ -245,7 +245,7 @@ impl Refusal {
     pub fn respond(&self, request: RequestId, dialect: Dialect) -> Response<ReplyBody> {
         let Told { code, message, param } = self.told();
         self.log(request);
-        let mut response = respond(code, &message, param, dialect);
+        let mut response = respond(code, &message, param, (dialect, request));
         let headers = response.headers_mut();
         if let Self::Admission(tenant::Denied::Limit(refused)) = self {
             limits::tell(refused.gauges, headers);
@@ -292,9 +292,9 @@ fn respond(
     code: Code,
     message: &str,
     param: Option<&str>,
-    dialect: Dialect,
+    whose: (Dialect, RequestId),
 ) -> Response<ReplyBody> {
-    let body = Bytes::from(text(code, message, param, dialect));
+    let body = Bytes::from(text(code, message, param, whose));
     let mut response = Response::new(ReplyBody::whole(body));
     *response.status_mut() =
         StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -347,11 +347,18 @@ fn limited(refused: &Refused) -> String {
     }
 }
 
-fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> String {
+fn text(
+    code: Code,
+    message: &str,
+    param: Option<&str>,
+    (dialect, request): (Dialect, RequestId),
+) -> String {
     match dialect {
         Dialect::Ollama => protocol::openai::error::ollama_error(message),
         Dialect::OpenAi => protocol::openai::error::openai_error(code, message, param),
-        Dialect::Anthropic => protocol::openai::error::anthropic_error(code, message),
+        Dialect::Anthropic => {
+            protocol::openai::error::anthropic_error(code, message, Some(request))
+        }
     }
 }
 
@@ -360,7 +367,7 @@ fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> Str
 pub fn raw(code: Code) -> Bytes {
     let request = request_id();
     tracing::debug!(%request, %code, "refused before there was a request");
-    let body = text(code, code.message(), None, Dialect::OpenAi);
+    let body = text(code, code.message(), None, (Dialect::OpenAi, request));
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let reason = status.canonical_reason().unwrap_or("Refused");
     Bytes::from(format!(

@@ -41,7 +41,7 @@ pub mod settled;
 pub mod streaming;
 
 /// Header fields that a browser shows to a script of another origin.
-const EXPOSED: &str = "x-request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
+const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-budget-limit-tokens, x-budget-remaining-tokens, x-budget-reset";
@@ -59,11 +59,11 @@ pub(crate) async fn answer(
         Ok(received) => received,
         Err(fault) => {
             let record = Record::open(&gateway, id, Route::Unknown);
-            return finish(refuse(&fault.into(), record, dialect), id, is_head);
+            return finish(refuse(&fault.into(), record, dialect), (id, dialect), is_head);
         }
     };
     if let Some(response) = api::open(&received, &gateway).await {
-        return finish(response, id, is_head);
+        return finish(response, (id, dialect), is_head);
     }
     let mut record = Record::open(&gateway, id, received.endpoint().route());
     // A walk that is still under way when everything is cut ends here, with a record.
@@ -77,7 +77,7 @@ pub(crate) async fn answer(
         Ok(response) => settled::attach(response, record),
         Err(refusal) => refuse(&refusal, record, dialect),
     };
-    finish(response, id, is_head)
+    finish(response, (id, dialect), is_head)
 }
 
 fn refuse(refusal: &Refusal, mut record: Record, dialect: Dialect) -> Response<ReplyBody> {
@@ -129,9 +129,17 @@ async fn walk(
 }
 
 /// What every answer has, whatever it says.
-fn finish(mut response: Response<ReplyBody>, id: RequestId, is_head: bool) -> Response<ReplyBody> {
+fn finish(
+    mut response: Response<ReplyBody>,
+    (id, dialect): (RequestId, Dialect),
+    is_head: bool,
+) -> Response<ReplyBody> {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        // What Anthropic's SDKs read.
+        if dialect == Dialect::Anthropic {
+            headers.insert("request-id", value.clone());
+        }
         headers.insert("x-request-id", value);
     }
     // Callers prove themselves with a key that they put in by hand, never with what a browser adds

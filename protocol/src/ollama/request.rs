@@ -19,7 +19,7 @@ use crate::{
 pub use crate::body::BodyError;
 
 /// Every top-level field that Ollama reads on one of the routes.
-const FIELDS: [&str; 27] = [
+pub(crate) const FIELDS: [&str; 27] = [
     "model",
     "name",
     "messages",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`request`] | a request: what policy must know of it, and what an upstream is to be sent |
 //! | `chat_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | [`fields`] | which fields of a request are read, by route
 //! | `messages` | the messages of OpenAI's chat |
 //! | `piece` | what an upstream says, in no dialect |
 //! | [`stream`] | a streamed reply on its way |
@@ -22,6 +23,7 @@ mod chat_reply;
 mod chat_request;
 mod chat_stream;
 mod completion;
+pub mod fields;
 mod message;
 mod message_request;
 mod messages;
@@ -82,7 +84,7 @@ pub fn failure(reply: &Reply, code: Code, message: &str) -> Bytes {
     let mut out = BytesMut::new();
     match reply {
         Reply::Message => {
-            sse::named_event("error", anthropic_error(code, message).as_bytes(), &mut out);
+            sse::named_event("error", anthropic_error(code, message, None).as_bytes(), &mut out);
         }
         Reply::Response(_) => {
             let event = json!({

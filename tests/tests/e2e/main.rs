@@ -9,6 +9,7 @@
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `dialects` | every dialect of clients on every kind of upstream |
+//! | `described` | what the OpenAPI documents describe
 //! | `failing` | upstreams and clients that fail |
 //! | `limits` | limits of tenants and keys |
 //! | `losses` | what is lost in the middle of a run |
@@ -31,6 +32,7 @@ mod budgets;
 mod changes;
 mod cluster;
 mod commands;
+mod described;
 mod dialects;
 mod failing;
 mod input;
