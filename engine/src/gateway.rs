@@ -59,6 +59,7 @@ pub struct Gateway {
     pub(crate) upstream: config::Upstream,
     pub(crate) allow_cloud_models: bool,
     pub(crate) completion_tokens_default: u64,
+    pub(crate) image_tokens_default: u64,
     /// The upstreams of the configuration.
     pub(crate) configured: Vec<Upstream>,
     pub(crate) storage: Storage,
@@ -211,6 +212,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         upstream: config.upstream,
         allow_cloud_models: config.catalog.allow_cloud_models,
         completion_tokens_default: config.limits.completion_tokens_default,
+        image_tokens_default: config.limits.image_tokens_default,
         configured,
         storage,
         keyring,

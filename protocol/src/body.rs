@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize,
-    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+    de::{self, DeserializeSeed, MapAccess, Visitor},
 };
 use serde_json::{error::Category, value::RawValue};
 
@@ -33,6 +33,8 @@ pub(crate) struct Fields<'a, const N: usize> {
     known: &'static [&'static str; N],
     scope: &'static str,
     values: [Option<&'a RawValue>; N],
+    /// The bytes of the values of all other fields.
+    unknown_bytes: u64,
 }
 
 /// A text that borrows where it has no escapes.
@@ -108,10 +110,10 @@ impl<'a, const N: usize> Fields<'a, N> {
         let text = text(body)?;
         let mut fault = None;
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let values = Scan { known, scope: "", fault: &mut fault }
+        let found = Scan { known, scope: "", fault: &mut fault }
             .deserialize(&mut deserializer)
-            .and_then(|values| deserializer.end().map(|()| values));
-        let values = values.map_err(|error| {
+            .and_then(|found| deserializer.end().map(|()| found));
+        let (values, unknown_bytes) = found.map_err(|error| {
             fault.unwrap_or_else(|| match error.classify() {
                 Category::Data => BodyError::not_json("The body must be one JSON object."),
                 Category::Io | Category::Syntax | Category::Eof => BodyError::not_json(format!(
@@ -121,7 +123,7 @@ impl<'a, const N: usize> Fields<'a, N> {
                 )),
             })
         })?;
-        Ok(Self { known, scope: "", values })
+        Ok(Self { known, scope: "", values, unknown_bytes })
     }
 
     /// Finds the known fields of an object inside a body. `scope` is what stands before a field's
@@ -133,11 +135,16 @@ impl<'a, const N: usize> Fields<'a, N> {
     ) -> Result<Self, BodyError> {
         let mut fault = None;
         let mut deserializer = serde_json::Deserializer::from_str(raw.get());
-        let values = Scan { known, scope, fault: &mut fault }.deserialize(&mut deserializer);
-        let values = values.map_err(|_| {
+        let found = Scan { known, scope, fault: &mut fault }.deserialize(&mut deserializer);
+        let (values, unknown_bytes) = found.map_err(|_| {
             fault.unwrap_or_else(|| BodyError::invalid(scope.trim_end_matches('.'), "an object"))
         })?;
-        Ok(Self { known, scope, values })
+        Ok(Self { known, scope, values, unknown_bytes })
+    }
+
+    /// How many bytes the values of the fields have that nobody here knows.
+    pub(crate) fn unknown_bytes(&self) -> u64 {
+        self.unknown_bytes
     }
 
     /// A field's text, `null` included; `None` where it is missing.
@@ -166,6 +173,13 @@ impl<'a, const N: usize> Fields<'a, N> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         let number = integer(raw).ok_or_else(|| self.must(name, "a whole number"))?;
         Ok(Some(number))
+    }
+
+    /// A most: a whole number of at least 1. Less is no word at all, because servers take 0 or -1 for no
+    /// limit.
+    pub(crate) fn most(&self, name: &str) -> Result<Option<u64>, BodyError> {
+        let number = self.integer(name)?.and_then(|number| u64::try_from(number).ok());
+        Ok(number.filter(|most| *most > 0))
     }
 
     /// Any number, in the spelling of the client.
@@ -208,24 +222,30 @@ impl<'a, const N: usize> Fields<'a, N> {
                 }
             }
         }
-        // Stable: what is added keeps its order.
-        places.sort_by_key(|(start, ..)| *start);
-        let more: usize = places.iter().map(|(.., value)| value.len()).sum();
-        let mut out = Vec::with_capacity(body.len() + more);
-        let mut copied = 0;
-        for (start, stop, value) in places {
-            out.extend_from_slice(&body[copied..start]);
-            out.extend_from_slice(value.as_bytes());
-            copied = stop;
-        }
-        out.extend_from_slice(&body[copied..]);
-        out
+        splice(body, &places)
     }
 
     /// The refusal of a field that is not what it must be.
     pub(crate) fn must(&self, name: &str, must: &str) -> BodyError {
         BodyError::invalid(format!("{}{name}", self.scope), must)
     }
+}
+
+/// A text with other texts in some places of it, which do not overlap: from where, to where, and what.
+pub(crate) fn splice(text: &[u8], places: &[(usize, usize, String)]) -> Vec<u8> {
+    let mut places: Vec<_> = places.iter().collect();
+    // Stable: what is added in one place keeps its order.
+    places.sort_by_key(|(start, ..)| *start);
+    let more: usize = places.iter().map(|(.., value)| value.len()).sum();
+    let mut out = Vec::with_capacity(text.len() + more);
+    let mut copied = 0;
+    for (start, end, value) in places {
+        out.extend_from_slice(&text[copied..*start]);
+        out.extend_from_slice(value.as_bytes());
+        copied = *end;
+    }
+    out.extend_from_slice(&text[copied..]);
+    out
 }
 
 /// A whole number within 64 bits.
@@ -244,7 +264,7 @@ fn integer(raw: &RawValue) -> Option<i64> {
 // === impl Scan ===
 
 impl<'de, const N: usize> DeserializeSeed<'de> for Scan<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+    type Value = ([Option<&'de RawValue>; N], u64);
 
     fn deserialize<D: de::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_map(self)
@@ -252,7 +272,7 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Scan<'_, N> {
 }
 
 impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+    type Value = ([Option<&'de RawValue>; N], u64);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -260,9 +280,10 @@ impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut values = [None; N];
+        let mut unknown_bytes = 0;
         while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
             let Some(at) = self.known.iter().position(|known| reads_as(&key, known)) else {
-                map.next_value::<IgnoredAny>()?;
+                unknown_bytes += map.next_value::<&RawValue>()?.get().len() as u64;
                 continue;
             };
             let known = self.known[at];
@@ -278,7 +299,7 @@ impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
             }
             values[at] = Some(map.next_value()?);
         }
-        Ok(values)
+        Ok((values, unknown_bytes))
     }
 }
 

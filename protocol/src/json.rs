@@ -13,6 +13,12 @@ pub(crate) const DEPTH_MAX: usize = 128;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// A place in a JSON text that has been found valid; in one that is not, what is read may end early.
+pub(crate) struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
+
 /// Whether arrays and objects are nested beyond [`DEPTH_MAX`]. The text need not be valid.
 ///
 /// Values that are only skipped are never checked for it, and Go's limit is 10,000.
@@ -138,6 +144,111 @@ fn write_escaped(text: &str, out: &mut impl BufMut) {
     out.put_slice(&bytes[copied..]);
 }
 
+// === impl Cursor ===
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// What the next token begins with.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        self.at += blanks.count();
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Passes over the next value, and gives its text.
+    pub(crate) fn value(&mut self) -> &'a str {
+        self.spanned(Self::skip)
+    }
+
+    /// The text of what is read.
+    pub(crate) fn spanned(&mut self, read: impl FnOnce(&mut Self)) -> &'a str {
+        self.peek();
+        let start = self.at;
+        read(self);
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    /// Reads the items of a list, of which `read` must take one at a time; passes over what is none.
+    pub(crate) fn items(&mut self, mut read: impl FnMut(&mut Self, usize)) {
+        if !self.take(b'[') {
+            return self.skip();
+        }
+        let mut index = 0;
+        while !self.take(b']') {
+            let start = self.at;
+            read(self, index);
+            self.take(b',');
+            if self.at == start {
+                return;
+            }
+            index += 1;
+        }
+    }
+
+    /// Reads the members of an object, of which `read` must take the value; passes over what is none.
+    pub(crate) fn members(&mut self, mut read: impl FnMut(&mut Self, Cow<'a, str>)) {
+        if !self.take(b'{') {
+            return self.skip();
+        }
+        while !self.take(b'}') {
+            let start = self.at;
+            let key = self.value();
+            self.take(b':');
+            read(self, unquoted(key));
+            self.take(b',');
+            if self.at == start {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let is_next = self.peek() == Some(byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
+    fn skip(&mut self) {
+        let bytes = self.text.as_bytes();
+        let mut depth = 0_usize;
+        while let Some(byte) = bytes.get(self.at) {
+            match byte {
+                b',' | b':' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return,
+                b'"' => self.at = string_end(bytes, self.at + 1),
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                    continue;
+                }
+                b'}' | b']' => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                _ => {
+                    self.at += 1;
+                    continue;
+                }
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The text of a JSON string that stands for some; else nothing.
+fn unquoted(raw: &str) -> Cow<'_, str> {
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')).unwrap_or_default();
+    if memchr(b'\\', inner.as_bytes()).is_none() {
+        return Cow::Borrowed(inner);
+    }
+    Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
+}
+
 /// Whether some string has an escape for a surrogate in it.
 fn has_surrogates(raw: &str) -> bool {
     let bytes = raw.as_bytes();
@@ -193,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_reads_lists_and_objects_and_passes_over_the_rest() {
+        let text = r#" [ {"a": [1,{"b":"]"}] ,"\u0062":"x\"" }, -1.5e3 , "t" , null, [] ] "#;
+        let mut seen = Vec::new();
+        Cursor::new(text).items(|cursor, index| {
+            if cursor.peek() == Some(b'{') {
+                cursor.members(|cursor, key| seen.push(format!("{key}={}", cursor.value())));
+            } else {
+                seen.push(format!("{index}={}", cursor.value()));
+            }
+        });
+        let expected =
+            [r#"a=[1,{"b":"]"}]"#, r#"b="x\"""#, "1=-1.5e3", r#"2="t""#, "3=null", "4=[]"];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
     fn an_array_is_not_read_as_an_object() {
         #[derive(serde::Deserialize)]
         struct One {
@@ -214,9 +341,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a]{0,40}") {
+        fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a,:é]{0,40}") {
             is_too_deep(&text);
             compact(&text);
+            Cursor::new(&text).items(|cursor, _| cursor.members(|cursor, _| _ = cursor.value()));
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`sse`] | server-sent events, written and read |
 //! | `body` | the fields of a request body, each found once |
 //! | `json` | JSON as text: escaping, splicing, depth |
+//! | [`prompt`] | what a prompt is made of: text, images, images behind URLs |
 //! | `anthropic` | Anthropic's dialect: requests |
 //! | [`ollama`] | Ollama's dialect: inspected requests, reply lines, filtered lists |
 //! | [`openai`] | OpenAI's dialect: requests, models, errors |
@@ -32,6 +33,7 @@ pub mod ndjson;
 pub mod ollama;
 pub mod openai;
 pub mod outcome;
+pub mod prompt;
 pub mod route;
 pub mod secret;
 pub mod sse;

@@ -79,6 +79,7 @@ impl Config {
             },
             limits: Limits {
                 completion_tokens_default: values.number("limits.completion_tokens_default"),
+                image_tokens_default: values.number("limits.image_tokens_default"),
                 idle_after: values.duration("limits.idle_after"),
             },
             audit: audit(&mut values),

@@ -195,6 +195,7 @@ pub struct Images {
 #[expect(missing_docs, reason = "each is documented in the table of settings")]
 pub struct Limits {
     pub completion_tokens_default: u64,
+    pub image_tokens_default: u64,
     pub idle_after: Duration,
 }
 

@@ -173,6 +173,8 @@ table! {
         "Fetch from addresses that are not public, too: loopback, private networks. For tests; refused in production.";
     limits.completion_tokens_default, Kind::Number(1, 1_000_000), "1024",
         "Tokens that a reply is expected to have where the client names no most; under a budget it gets no more.";
+    limits.image_tokens_default, Kind::Number(1, 1_000_000), "1536",
+        "Tokens that an image or a sound in a prompt is taken for; vision encoders make 256 to 1600 of one.";
     limits.idle_after, Kind::Duration(1_000, DAY), "10m",
         "How long the limits of a tenant that asks for nothing are kept in memory.";
     audit.places_max, Kind::Number(1, 10_000_000), "65536",

@@ -13,7 +13,7 @@ use protocol::{
 use tokio::time::Instant;
 
 use super::{
-    authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, Written, generates, spelled},
+    authorized::{Ask, Authorized, Inference, Prompt, Written, generates, spelled},
     settled::Record,
 };
 use crate::{
@@ -116,17 +116,18 @@ fn ask(
         return Err(Refusal::Denied(authorize::Denied::NotFound));
     };
     record.model(&model.name);
+    let prompt = Prompt::of(&request, gateway.image_tokens_default);
     if route == Route::AnthropicCount {
-        return Ok(Ask::Count(request.text_bytes.div_ceil(BYTES_PER_TOKEN)));
+        return Ok(Ask::Count(prompt.estimate()));
     }
-    let tokens_max = request.tokens_max.and_then(|most| u64::try_from(most).ok());
+    let tokens_max = request.tokens_max;
     let has_budget =
         principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
     let is_open = generates(route) && tokens_max.is_none();
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
     let spelled = spelled(model, upstream, is_alias);
     let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
-    let Request { model: asked, stream, text_bytes, reply, .. } = request;
+    let Request { model: asked, stream, reply, .. } = request;
     Ok(Ask::Inference(Box::new(Inference {
         route,
         is_alias,
@@ -135,7 +136,7 @@ fn ask(
         stream,
         is_logged: principal.log_prompts,
         written,
-        text_bytes,
+        prompt,
         tokens_max,
         held_to,
         room,

@@ -21,9 +21,6 @@ use crate::{gateway::Gateway, http::refusal::Refusal};
 
 /// How many bytes of a prompt are taken for one token where the upstream never said.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
-/// For a budget, which must not be passed, a token is taken for no more bytes than this. Rare writing
-/// has tokens of two bytes and less; what a prompt has besides its text (roles, names) makes up for it.
-const BYTES_PER_TOKEN_MIN: u64 = 2;
 
 /// What is asked.
 pub enum Ask {
@@ -63,8 +60,8 @@ pub struct Inference {
     pub is_logged: bool,
     /// What the first upstream would be sent; most others are sent the same.
     pub written: Written,
-    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub text_bytes: u64,
+    /// How long the prompt is, to estimate its tokens where the upstream never says.
+    pub prompt: Prompt,
     /// The most tokens that the reply may have, where the client says so.
     pub tokens_max: Option<u64>,
     /// The most tokens that the upstream is held to, where the client does not say: what is set aside of
@@ -72,6 +69,15 @@ pub struct Inference {
     pub held_to: Option<u64>,
     /// The room that the body takes; given back with it.
     pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// How long a prompt is, before anybody has counted its tokens.
+#[derive(Clone, Copy)]
+pub struct Prompt {
+    /// The bytes of its text.
+    text_bytes: u64,
+    /// The tokens that its images and sounds are taken for.
+    image_tokens: u64,
 }
 
 /// What upstreams of one dialect, that spell the model alike, are sent.
@@ -126,7 +132,7 @@ impl Inference {
     /// The tokens of the prompt, guessed from its bytes.
     #[must_use]
     pub fn prompt_estimate(&self) -> u64 {
-        self.text_bytes.div_ceil(BYTES_PER_TOKEN)
+        self.prompt.estimate()
     }
 
     /// Whether the reply is a stream of server-sent events.
@@ -160,11 +166,33 @@ impl Inference {
             tenant_limits: principal.tenant_limits,
             key_limits: principal.key_limits,
             policy: principal.policy,
-            prompt: self.prompt_estimate(),
-            prompt_max: self.text_bytes.div_ceil(BYTES_PER_TOKEN_MIN),
+            prompt: self.prompt.estimate(),
+            prompt_max: self.prompt.most(),
             completion_max,
             learns: self.targets.first().filter(|_| learns).map(|model| model.name.clone()),
         }
+    }
+}
+
+// === impl Prompt ===
+
+impl Prompt {
+    /// The prompt of a request, whose images are taken for so many tokens each.
+    pub(super) fn of(request: &Request<'_>, image_tokens: u64) -> Self {
+        let image_tokens = u64::from(request.images).saturating_mul(image_tokens);
+        Self { text_bytes: request.text_bytes, image_tokens }
+    }
+
+    /// The tokens that it probably has.
+    pub(super) fn estimate(self) -> u64 {
+        self.text_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(self.image_tokens)
+    }
+
+    /// The most that it can have, for a budget that must not be passed: a token for each byte, since a
+    /// tokenizer that knows no longer one falls back to bytes. What a template adds is less than what
+    /// JSON does, whose quotes and keys are counted.
+    fn most(self) -> u64 {
+        self.text_bytes.saturating_add(self.image_tokens)
     }
 }
 

@@ -205,9 +205,10 @@ fn requests_become_what_stands_beside_them() {
         for (case, body) in cases {
             let text = match Request::read(route, body.as_bytes()) {
                 Ok(request) => {
-                    let Request { model, stream, tokens_max, text_bytes, reply, .. } = &request;
+                    let Request { model, stream, tokens_max, text_bytes, images, reply, .. } =
+                        &request;
                     format!(
-                        "model {model}, stream {stream}, tokens_max {tokens_max:?}, text_bytes {text_bytes}\n{reply:?}\n\nollama {}\n\nopenai {}",
+                        "model {model}, stream {stream}, tokens_max {tokens_max:?}, text_bytes {text_bytes}, images {images}\n{reply:?}\n\nollama {}\n\nopenai {}",
                         sent(&request, UpstreamKind::Ollama),
                         sent(&request, UpstreamKind::OpenAi),
                     )

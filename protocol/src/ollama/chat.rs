@@ -101,7 +101,7 @@ pub(crate) enum Think {
 #[derive(Default, Serialize)]
 pub(crate) struct Options<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) num_predict: Option<i64>,
+    pub(crate) num_predict: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temperature: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]

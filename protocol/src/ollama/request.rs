@@ -6,13 +6,13 @@
 
 use std::borrow::Cow;
 
-use memchr::memmem;
 use serde_json::value::RawValue;
 
 use crate::{
     body::{Fields, Text},
     error::Code,
     json,
+    prompt::Prompt,
     route::Route,
 };
 
@@ -76,9 +76,6 @@ pub(crate) const OPTIONS: [&str; 20] = [
     "stop",
 ];
 
-/// A string of a message with images that is longer than this is taken for one of them, in bytes.
-const IMAGE_BYTES_MIN: usize = 4 * 1024;
-
 /// How many of [`OPTIONS`] are whole numbers; the numbers follow, up to `use_mmap`.
 const INTEGERS: usize = 11;
 /// Where the numbers end.
@@ -95,10 +92,8 @@ pub(crate) struct Inspected<'a> {
     /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load
     /// the model, or with `keep_alive` 0 to unload it.
     pub(crate) is_empty: bool,
-    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
-    pub(crate) tokens_max: Option<i64>,
-    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub(crate) text_bytes: u64,
+    /// The most tokens that the reply may have, where the client says so.
+    pub(crate) tokens_max: Option<u64>,
     fields: Given<'a>,
 }
 
@@ -138,7 +133,6 @@ pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyEr
         keep_alive: fields.get("keep_alive"),
         is_empty: !asked.is_some_and(|raw| json::is_filled(raw.get())),
         tokens_max,
-        text_bytes: asked.map_or(0, text_bytes),
         fields,
     })
 }
@@ -146,6 +140,27 @@ pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyEr
 // === impl Inspected ===
 
 impl<'a> Inspected<'a> {
+    /// What its prompt is made of.
+    pub(crate) fn prompt(&self, route: Route) -> Prompt<'a> {
+        let mut prompt = Prompt::default();
+        let texts: &[&str] = match route {
+            Route::OllamaChat => &["tools", "format"],
+            Route::OllamaGenerate => {
+                &["prompt", "system", "suffix", "template", "context", "format"]
+            }
+            Route::OllamaEmbed => &["input"],
+            Route::OllamaEmbeddings => &["prompt"],
+            _ => &[],
+        };
+        texts.iter().for_each(|name| prompt.text(self.fields.get(name)));
+        match route {
+            Route::OllamaChat => prompt.messages("messages", self.fields.get("messages")),
+            Route::OllamaGenerate => prompt.images(self.fields.get("images")),
+            _ => {}
+        }
+        prompt
+    }
+
     /// All of its fields.
     pub(crate) fn fields(&self) -> &Given<'a> {
         &self.fields
@@ -188,20 +203,8 @@ impl<'a> Inspected<'a> {
     }
 }
 
-/// The bytes of a value without what is an image in it: whatever is long and has no quote.
-pub(crate) fn text_bytes(raw: &RawValue) -> u64 {
-    let text = raw.get();
-    if !json::is_filled(text) {
-        return 0;
-    }
-    if text.len() < IMAGE_BYTES_MIN || memmem::find(text.as_bytes(), b"image").is_none() {
-        return text.len() as u64;
-    }
-    text.split('"').map(str::len).filter(|length| *length < IMAGE_BYTES_MIN).sum::<usize>() as u64
-}
-
 /// Checks the types of the options, and tells how many tokens may be produced.
-fn check_options(options: &RawValue) -> Result<Option<i64>, BodyError> {
+fn check_options(options: &RawValue) -> Result<Option<u64>, BodyError> {
     let fields = Fields::of_object(options, &OPTIONS, "options.")?;
     for name in &OPTIONS[..INTEGERS] {
         fields.integer(name)?;
@@ -211,7 +214,7 @@ fn check_options(options: &RawValue) -> Result<Option<i64>, BodyError> {
     }
     fields.flag("use_mmap")?;
     fields.read::<Vec<Text<'_>>>("stop", "a list of strings")?;
-    fields.integer("num_predict")
+    fields.most("num_predict")
 }
 
 #[cfg(test)]
@@ -261,9 +264,11 @@ mod tests {
         let body = format!(
             r#"{{"model":"a","messages":[{{"role":"user","content":"hello","images":["{image}"]}}]}}"#
         );
-        let counted = inspected(&body, Route::OllamaChat).text_bytes;
-        assert!((5..100).contains(&counted), "{counted}");
-        assert_eq!(inspected(r#"{"model":"a","messages":[]}"#, Route::OllamaChat).text_bytes, 0);
+        let prompt = inspected(&body, Route::OllamaChat).prompt(Route::OllamaChat);
+        assert!((5..100).contains(&prompt.text_bytes), "{}", prompt.text_bytes);
+        assert_eq!(prompt.images, 1);
+        let none = r#"{"model":"a","messages":[]}"#;
+        assert_eq!(inspected(none, Route::OllamaChat).prompt(Route::OllamaChat).text_bytes, 0);
     }
 
     fn refusal(body: &str, route: Route) -> (Code, String) {
@@ -360,7 +365,14 @@ mod tests {
             let (code, at) = refusal(&body, Route::OllamaChat);
             assert_eq!((code, at.as_str()), (Code::InvalidRequest, field), "{body}");
         }
-        let body = r#"{"model":"m","options":{"num_predict":3.0,"seed":null,"unknown":{}}}"#;
-        assert_eq!(inspected(body, Route::OllamaChat).tokens_max, Some(3));
+        let most = |number: &str| {
+            let body = format!(
+                r#"{{"model":"m","options":{{"num_predict":{number},"seed":null,"unknown":{{}}}}}}"#
+            );
+            inspected(&body, Route::OllamaChat).tokens_max
+        };
+        assert_eq!(most("3.0"), Some(3));
+        // Ollama takes each of them for no limit.
+        assert_eq!(["0", "-1", "-2", "null"].map(most), [None; 4]);
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn write(body: &Body<'_>, model: &str) -> Vec<u8> {
     put("stream", Some(body.stream.into()));
     put("stream_options", body.stream.then(|| json!({ "include_usage": true })));
     let options = &body.options;
-    put("max_tokens", options.num_predict.filter(|most| *most >= 0).map(Value::from));
+    put("max_tokens", options.num_predict.map(Value::from));
     put("temperature", options.temperature.and_then(value));
     put("top_p", options.top_p.and_then(value));
     put("top_k", options.top_k.map(Value::from));

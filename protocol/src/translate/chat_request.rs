@@ -76,9 +76,9 @@ pub(super) fn one_choice<const N: usize>(given: &Fields<'_, N>) -> Result<(), Bo
 }
 
 /// The most tokens that the reply may have, where the client says so.
-pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<i64>, BodyError> {
-    let older = given.integer("max_tokens")?;
-    Ok(given.integer("max_completion_tokens")?.or(older))
+pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<u64>, BodyError> {
+    let older = given.most("max_tokens")?;
+    Ok(given.most("max_completion_tokens")?.or(older))
 }
 
 /// Reads all of it.

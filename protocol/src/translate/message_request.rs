@@ -13,6 +13,7 @@ use crate::{
     body::{BodyError, Fields, Text},
     json::{self, read_object},
     ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
+    prompt::source_not_fetched,
 };
 
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
@@ -49,7 +50,7 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
         choice: choice(given)?,
         think: think(given)?,
         options: Options {
-            num_predict: given.integer("max_tokens")?,
+            num_predict: given.most("max_tokens")?,
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             top_k: given.integer("top_k")?,
@@ -192,8 +193,7 @@ fn image<'a>(field: &str, block: Block<'a>) -> Result<Image<'a>, BodyError> {
     let must = || BodyError::invalid(field.clone(), "an image in base64");
     let source = block.source.ok_or_else(must)?;
     if source.kind.0 == "url" {
-        let why = "Image URLs are not fetched: send the image itself in base64.";
-        return Err(BodyError::unsupported(field, why));
+        return Err(source_not_fetched(field));
     }
     let Text(uri) = source.data.filter(|_| source.kind.0 == "base64").ok_or_else(must)?;
     if is_base64(&uri) { Ok(Image { uri, start: 0 }) } else { Err(must()) }

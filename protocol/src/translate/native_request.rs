@@ -170,7 +170,7 @@ fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
     let options = Fields::<'a, { OPTIONS.len() }>::of_object(raw, &OPTIONS, "options.")?;
     let stop: Vec<Text<'a>> = options.read("stop", "a list of strings")?.unwrap_or_default();
     Ok(Options {
-        num_predict: options.integer("num_predict")?,
+        num_predict: options.most("num_predict")?,
         temperature: options.number("temperature")?,
         top_p: options.number("top_p")?,
         top_k: None,

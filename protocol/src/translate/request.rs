@@ -4,7 +4,7 @@
 //! so is what its body must be. Where both speak one dialect the body passes, but for what has to be
 //! another: the model's name, the most tokens, the wish for the usage at the end of a stream.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::{json, value::RawValue};
 
@@ -15,9 +15,10 @@ use crate::{
     json::{is_filled, write_string},
     ollama::{
         chat::{Body, Choice, Options},
-        request::{Inspected, inspect, text_bytes},
+        request::{Inspected, inspect},
     },
     openai::{chat::texts, write},
+    prompt::Prompt,
     route::{Route, UpstreamKind},
 };
 
@@ -55,10 +56,12 @@ pub struct Request<'a> {
     pub model: Cow<'a, str>,
     /// Whether the reply is to be streamed.
     pub stream: bool,
-    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
-    pub tokens_max: Option<i64>,
+    /// The most tokens that the reply may have, where the client says so: at least 1.
+    pub tokens_max: Option<u64>,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
+    /// How many images and sounds it has.
+    pub images: u32,
     /// How the client wants the reply.
     pub reply: Reply,
     /// How long the model is to stay loaded, as it stands in the body.
@@ -68,6 +71,7 @@ pub struct Request<'a> {
     pub is_empty: bool,
     body: &'a [u8],
     route: Route,
+    prompt: Prompt<'a>,
     what: What<'a>,
 }
 
@@ -126,7 +130,7 @@ impl<'a> Request<'a> {
     fn new(
         (route, body): (Route, &'a [u8]),
         model: Option<Cow<'a, str>>,
-        asked: Option<&RawValue>,
+        prompt: Prompt<'a>,
         what: What<'a>,
     ) -> Result<Self, BodyError> {
         let model = model.filter(|model| !model.trim().is_empty());
@@ -134,12 +138,14 @@ impl<'a> Request<'a> {
             model: model.ok_or_else(BodyError::model_required)?,
             stream: false,
             tokens_max: None,
-            text_bytes: asked.map_or(0, text_bytes),
+            text_bytes: prompt.text_bytes,
+            images: prompt.images,
             reply: Reply::Native(route),
             keep_alive: None,
             is_empty: false,
             body,
             route,
+            prompt,
             what,
         })
     }
@@ -147,16 +153,19 @@ impl<'a> Request<'a> {
     fn native(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
         let inspected = inspect(body, route)?;
         let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
+        let prompt = inspected.prompt(route);
         Ok(Self {
             model: inspected.model.clone(),
             stream: streams && inspected.stream.unwrap_or(true),
             tokens_max: inspected.tokens_max,
-            text_bytes: inspected.text_bytes,
+            text_bytes: prompt.text_bytes,
+            images: prompt.images,
             reply: Reply::Native(route),
             keep_alive: inspected.keep_alive,
             is_empty: inspected.is_empty,
             body,
             route,
+            prompt,
             what: What::Native(inspected),
         })
     }
@@ -164,12 +173,16 @@ impl<'a> Request<'a> {
     fn chat(body: &'a [u8]) -> Result<Self, BodyError> {
         let given = chat_request::Given::of_body(body, &chat_request::FIELDS)?;
         chat_request::one_choice(&given)?;
-        let (model, asked) = (given.string("model")?, given.get("messages"));
+        let mut prompt =
+            prompt_of(&given, &["tools", "functions", "response_format", "prediction"]);
+        prompt.text_bytes += given.unknown_bytes();
+        prompt.messages("messages", given.get("messages"));
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
             tokens_max: chat_request::tokens_max(&given)?,
             reply: Reply::Chat { include_usage: chat_request::include_usage(&given)? },
-            ..Self::new((Route::OpenAiChat, body), model, asked, What::Chat(given))?
+            ..Self::new((Route::OpenAiChat, body), model, prompt, What::Chat(given))?
         })
     }
 
@@ -183,15 +196,17 @@ impl<'a> Request<'a> {
                 return Err(BodyError::unsupported(name, why));
             }
         }
-        let prompt = prompt(&given)?;
-        let echo = given.flag("echo")?.unwrap_or(false).then(|| prompt.into_owned());
+        let asked = asked(&given)?;
+        let echo = given.flag("echo")?.unwrap_or(false).then(|| asked.into_owned());
         let include_usage = chat_request::include_usage(&given)?;
-        let (model, asked) = (given.string("model")?, given.get("prompt"));
+        let mut prompt = prompt_of(&given, &["prompt", "suffix"]);
+        prompt.text_bytes += given.unknown_bytes();
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.integer("max_tokens")?,
+            tokens_max: given.most("max_tokens")?,
             reply: Reply::Completion { include_usage, echo },
-            ..Self::new((Route::OpenAiCompletions, body), model, asked, What::Completion(given))?
+            ..Self::new((Route::OpenAiCompletions, body), model, prompt, What::Completion(given))?
         })
     }
 
@@ -215,48 +230,71 @@ impl<'a> Request<'a> {
             }
             return Err(must());
         }
+        let mut prompt = prompt_of(&given, &["input"]);
+        prompt.text_bytes += given.unknown_bytes();
         let model = given.string("model")?;
         Ok(Self {
             reply: Reply::Embedding { base64 },
-            ..Self::new((Route::OpenAiEmbeddings, body), model, asked, What::Embedding(given))?
+            ..Self::new((Route::OpenAiEmbeddings, body), model, prompt, What::Embedding(given))?
         })
     }
 
     fn response(body: &'a [u8]) -> Result<Self, BodyError> {
         let given = response_request::Given::of_body(body, &response_request::FIELDS)?;
-        let (model, asked) = (given.string("model")?, given.get("input"));
+        let mut prompt = prompt_of(&given, &["instructions", "tools", "text"]);
+        prompt.messages("input", given.get("input"));
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.integer("max_output_tokens")?,
+            tokens_max: given.most("max_output_tokens")?,
             reply: Reply::Response(Box::new(response_request::echo(&given))),
-            ..Self::new((Route::OpenAiResponses, body), model, asked, What::Response(given))?
+            ..Self::new((Route::OpenAiResponses, body), model, prompt, What::Response(given))?
         })
     }
 
     fn message(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
         let given = message_request::Given::of_body(body, &anthropic::FIELDS)?;
-        let tokens_max = given.integer("max_tokens")?;
-        if route == Route::AnthropicMessages && tokens_max.is_none_or(|most| most < 1) {
+        let tokens_max = given.most("max_tokens")?;
+        if route == Route::AnthropicMessages && tokens_max.is_none() {
             return Err(given.must("max_tokens", "a whole number of at least 1"));
         }
-        let (model, asked) = (given.string("model")?, given.get("messages"));
-        let besides = ["system", "tools"].map(|name| given.get(name).map_or(0, text_bytes));
-        let mut request = Self {
+        let mut prompt = prompt_of(&given, &["system", "tools"]);
+        prompt.messages("messages", given.get("messages"));
+        let model = given.string("model")?;
+        Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
             tokens_max,
             reply: Reply::Message,
-            ..Self::new((route, body), model, asked, What::Message(given))?
-        };
-        request.text_bytes += besides.iter().sum::<u64>();
-        Ok(request)
+            ..Self::new((route, body), model, prompt, What::Message(given))?
+        })
+    }
+
+    /// The URLs of its images that are not in the body, as the client wrote them: whatever is no `data:`
+    /// URI, of any scheme. One may come more than once, and no more than
+    /// [`REMOTE_IMAGES_MAX`](crate::prompt::REMOTE_IMAGES_MAX) are told of.
+    ///
+    /// [`Request::write`] refuses a request that has one, whoever its upstream is: who may fetch them, and
+    /// from where, is not decided here.
+    pub fn remote_images(&self) -> impl Iterator<Item = &str> {
+        self.prompt.remote()
+    }
+
+    /// The body with images in the places of their URLs, to be read in the place of the one that came.
+    /// `fetched`: for each URL of [`Request::remote_images`] a `data:` URI in base64; one that is missing
+    /// stays, and is refused.
+    #[must_use]
+    pub fn with_images(&self, fetched: &HashMap<String, String>) -> Vec<u8> {
+        self.prompt.filled(self.body, fetched)
     }
 
     /// What an upstream is to be sent.
     ///
     /// # Errors
     /// [`BodyError`] with `UnsupportedParameter` where something is asked for that cannot be had
-    /// there, and `InvalidRequest` for everything that is not as the client's API has it.
+    /// there, an image behind a URL among it, and `InvalidRequest` for everything that is not as the
+    /// client's API has it.
     pub fn write(&self, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        self.prompt.is_here()?;
         match (&self.what, target.kind) {
             (What::Native(inspected), UpstreamKind::Ollama) => Ok(Outgoing {
                 path: native_path(self.route),
@@ -317,9 +355,7 @@ impl<'a> Request<'a> {
     /// A body that is made anew.
     fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let model = self.named(target);
-        if let Some(most) = most(target.tokens_max) {
-            body.options.num_predict = Some(most);
-        }
+        body.options.num_predict = target.tokens_max.or(body.options.num_predict);
         if body.choice == Choice::Never {
             body.tools = None;
         }
@@ -344,7 +380,7 @@ impl<'a> Request<'a> {
 
     fn generate(&self, given: &Completion<'a>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let options = Options {
-            num_predict: most(target.tokens_max).or(self.tokens_max),
+            num_predict: target.tokens_max.or(self.tokens_max),
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             seed: given.integer("seed")?,
@@ -355,7 +391,7 @@ impl<'a> Request<'a> {
         };
         let mut body = json!({
             "model": self.named(target),
-            "prompt": prompt(given)?,
+            "prompt": asked(given)?,
             "stream": self.stream,
             "options": serde_json::to_value(options).unwrap_or_default(),
         });
@@ -384,8 +420,15 @@ impl<'a> Request<'a> {
     }
 }
 
+/// These fields, which are text all through.
+fn prompt_of<'a, const N: usize>(given: &Fields<'a, N>, names: &[&str]) -> Prompt<'a> {
+    let mut prompt = Prompt::default();
+    names.iter().for_each(|name| prompt.text(given.get(name)));
+    prompt
+}
+
 /// The one prompt.
-fn prompt<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
+fn asked<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
     let must = || given.must("prompt", "a string, or a list of one");
     let raw = given.get("prompt").ok_or_else(must)?;
     let mut prompts = texts(raw).ok_or_else(must)?;
@@ -417,10 +460,6 @@ fn native(model: &str, body: &Body<'_>, length: usize) -> Result<Vec<u8>, BodyEr
     // The brace that opens the rest becomes the comma after the model: the body is not copied.
     out[rest] = b',';
     Ok(out)
-}
-
-fn most(tokens_max: Option<u64>) -> Option<i64> {
-    tokens_max.and_then(|most| i64::try_from(most).ok())
 }
 
 fn quoted(text: &str) -> String {

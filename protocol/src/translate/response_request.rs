@@ -159,7 +159,7 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
         choice: choice(given.get("tool_choice"))?,
         think: effort.map(|Text(effort)| level(&effort)).transpose()?,
         options: Options {
-            num_predict: given.integer("max_output_tokens")?,
+            num_predict: given.most("max_output_tokens")?,
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             ..Options::default()
