@@ -165,7 +165,7 @@ table! {
     images.fetch, Kind::Switch, "false",
         "Fetch the images that a request names by their address; else such a request is refused.";
     images.bytes_max, Kind::Bytes(1, GIB), "10MiB", "The largest image that is fetched.";
-    images.count_max, Kind::Number(1, 1_000), "8", "Images of one request that are fetched.";
+    images.count_max, Kind::Number(1, 64), "8", "Images of one request that are fetched.";
     images.timeout, Kind::Duration(10, HOUR), "10s", "How long one image may take, all in all.";
     images.allowed_hosts, Kind::Hosts, "",
         "The hosts that images are fetched from. Default: every one whose address is public.";

@@ -24,7 +24,10 @@ use super::{body::ReplyBody, limits};
 use crate::{
     clock::request_id,
     keyring, telemetry,
-    upstream::client::{CallError, ReadError},
+    upstream::{
+        client::{CallError, ReadError},
+        images::ImageFault,
+    },
 };
 
 /// What a client is asked to wait before it tries again, where nothing more exact is known.
@@ -54,6 +57,9 @@ pub enum Refusal {
     /// The body says something that cannot be done.
     #[error("the body is not acceptable: {}", .0.code)]
     Body(BodyError),
+    /// An image of it cannot be had; where its address stands.
+    #[error("an image cannot be had: {0:?}")]
+    Image(ImageFault, Option<String>),
     /// The principal may not.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -170,6 +176,8 @@ impl Refusal {
             Self::Arrival(ArrivalFault::Broken) => Code::MalformedRequest,
             Self::Arrival(ArrivalFault::NoRoom) => Code::Overloaded,
             Self::Body(error) => error.code,
+            Self::Image(ImageFault::Room(_), _) => Code::Overloaded,
+            Self::Image(_, _) => Code::ImageUnavailable,
             Self::Denied(Denied::Cloud) => Code::CloudModelBlocked,
             Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
             Self::Denied(Denied::NotFound) => Code::ModelNotFound,
@@ -229,6 +237,12 @@ impl Refusal {
         match self {
             Self::Body(error) => {
                 Told { code, message: error.message.clone(), param: error.field.as_deref() }
+            }
+            Self::Image(ImageFault::Room(_), at) => {
+                Told { code, message: code.message().into(), param: at.as_deref() }
+            }
+            Self::Image(fault, at) => {
+                Told { code, message: fault.to_string().into(), param: at.as_deref() }
             }
             Self::Admission(tenant::Denied::Limit(refused)) => {
                 Told { code, message: limited(refused).into(), param: None }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     authorized::{Ask, Authorized, Inference, Prompt, Written, generates, spelled},
+    images,
     settled::Record,
 };
 use crate::{
@@ -126,7 +127,11 @@ fn ask(
     let is_open = generates(route) && tokens_max.is_none();
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
     let spelled = spelled(model, upstream, is_alias);
-    let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
+    let remote = images::remote(&request, (route, upstream.kind), gateway)?;
+    let written = remote
+        .is_empty()
+        .then(|| Written::new(&request, &body, upstream.kind, spelled, held_to))
+        .transpose()?;
     let Request { model: asked, stream, reply, .. } = request;
     Ok(Ask::Inference(Box::new(Inference {
         route,
@@ -136,6 +141,7 @@ fn ask(
         stream,
         is_logged: principal.log_prompts,
         written,
+        remote,
         prompt,
         tokens_max,
         held_to,

@@ -58,8 +58,10 @@ pub struct Inference {
     pub body: Bytes,
     /// Whether the body is to be kept for a while.
     pub is_logged: bool,
-    /// What the first upstream would be sent; most others are sent the same.
-    pub written: Written,
+    /// What the first upstream would be sent; most others are sent the same. None while images are missing.
+    pub written: Option<Written>,
+    /// The addresses of images that are to be fetched before it is sent anywhere.
+    pub remote: Vec<String>,
     /// How long the prompt is, to estimate its tokens where the upstream never says.
     pub prompt: Prompt,
     /// The most tokens that the reply may have, where the client says so.
@@ -147,8 +149,11 @@ impl Inference {
     /// Where something is asked for that cannot be had there.
     pub fn for_upstream(&self, model: &Model, upstream: &Upstream) -> Result<Written, Refusal> {
         let spelled = spelled(model, upstream, self.is_alias);
-        if self.written.kind == upstream.kind && self.written.model.as_deref() == spelled {
-            return Ok(self.written.clone());
+        if let Some(written) = &self.written
+            && written.kind == upstream.kind
+            && written.model.as_deref() == spelled
+        {
+            return Ok(written.clone());
         }
         let request = Request::read(self.route, &self.body).map_err(Refusal::Body)?;
         Written::new(&request, &self.body, upstream.kind, spelled, self.held_to)

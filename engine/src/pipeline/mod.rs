@@ -31,6 +31,7 @@ use crate::{
 pub mod admitted;
 pub mod authenticated;
 pub mod authorized;
+mod images;
 mod meter;
 pub mod passage;
 pub mod queued;

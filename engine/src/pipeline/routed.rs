@@ -21,6 +21,7 @@ use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference, Written},
+    images,
     passage::Passage,
     streaming::Streaming,
 };
@@ -115,12 +116,15 @@ impl Routed {
         request: RequestId,
         passage: Arc<Passage>,
     ) -> Result<Streaming, Refusal> {
-        let Self { principal, inference, cut } = self;
+        let Self { principal, mut inference, cut } = self;
         let token = cut.token();
         let trip = Trip { gateway, principal, request, passage };
         let taken = tokio::select! {
             biased;
-            taken = trip.run(&inference) => taken?,
+            taken = async {
+                images::fetch(&mut inference, &trip.gateway).await?;
+                trip.run(&inference).await
+            } => taken?,
             () = token.cancelled() => return Err(if trip.gateway.phase() >= Phase::Cutting {
                 Refusal::Stopping
             } else {

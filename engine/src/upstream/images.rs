@@ -51,10 +51,8 @@ pub struct Images {
 
 /// An image that was fetched.
 pub struct Image {
-    /// Its content type.
-    pub kind: &'static str,
-    /// The image in base64.
-    pub data: String,
+    /// The image as a `data:` URI in base64.
+    pub uri: String,
     /// The room that it takes.
     pub room: Option<OwnedSemaphorePermit>,
 }
@@ -228,7 +226,9 @@ impl Images {
         if !is_one(&bytes) {
             return Err(ImageFault::Kind);
         }
-        Ok(Image { kind, data: STANDARD.encode(&bytes), room })
+        let mut uri = format!("data:{kind};base64,");
+        STANDARD.encode_string(&bytes, &mut uri);
+        Ok(Image { uri, room })
     }
 }
 

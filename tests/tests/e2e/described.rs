@@ -37,8 +37,9 @@ fn case(path: &str) -> (Value, Stranger) {
         "/v1/messages" | "/v1/messages/count_tokens" => {
             (with(whole_chat("hi"), "max_tokens", json!(9)), Stranger::Denied)
         }
-        "/v1/completions" | "/v1/embeddings" | "/v1/responses" | "/api/generate" | "/api/embed"
+        "/v1/completions" | "/v1/embeddings" | "/api/generate" | "/api/embed"
         | "/api/embeddings" | "/api/show" => (text, Stranger::Denied),
+        "/v1/responses" => (json!({ "model": "llama3.2", "input": "hi" }), Stranger::Denied),
         "/v1/models/{id}" => (Value::Null, Stranger::Denied),
         "/v1/models" | "/api/tags" | "/api/ps" | "/api/version" => (Value::Null, Stranger::Served),
         "/api/pull"

@@ -6,6 +6,7 @@
 //! | `admin` | what operators see and change |
 //! | `auth` | who is calling |
 //! | `blocked` | paths that are blocked, however they are spelled |
+//! | `images` | images that a request names by their address
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `dialects` | every dialect of clients on every kind of upstream |
@@ -35,6 +36,7 @@ mod commands;
 mod described;
 mod dialects;
 mod failing;
+mod images;
 mod input;
 mod limits;
 mod losses;
