@@ -178,8 +178,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         tasks: tasks.clone(),
     })
     .await?;
-    let mut cache_key = [0; 32];
-    getrandom::fill(&mut cache_key).map_err(|_| BuildError::Randomness)?;
+    let cache_key = random_key()?;
     let clock = Arc::clone(&outside.clock);
     let keyring = Keyring::new(storage.clone(), clock, &config.keys, cache_key, tasks.clone());
     let certificate = match &config.server.tls {
@@ -228,6 +227,12 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, outside.metrics);
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
     Ok(Built { gateway, system, tasks, data, admin, admin_router, certificate })
+}
+
+fn random_key() -> Result<[u8; 32], BuildError> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|_| BuildError::Randomness)?;
+    Ok(key)
 }
 
 impl Built {

@@ -48,10 +48,13 @@ pub(crate) fn router(
     let admin = Admin { gateway, token: token.map(Arc::new), metrics };
     let (guarded, _) = guarded().split_for_parts();
     let (open, _) = open().split_for_parts();
-    open.merge(guarded.layer(middleware::from_fn_with_state(admin.clone(), authenticate)))
+    let wrong_method = || async { Fault::Method };
+    // Nobody is told without the token what there is.
+    let guarded = guarded
         .fallback(|| async { Fault::NoEndpoint })
-        .method_not_allowed_fallback(|| async { Fault::Method })
-        .with_state(admin)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(admin.clone(), authenticate));
+    open.method_not_allowed_fallback(wrong_method).merge(guarded).with_state(admin)
 }
 
 /// What needs the token, where there is one. What is routed is described, and the other way round.

@@ -34,8 +34,11 @@ const FETCHES_MAX: usize = 64;
 /// The longest address.
 const URL_LENGTH_MAX: usize = 2_048;
 
-/// The kinds of image that are taken, and what each begins with.
-const KINDS: [(&str, fn(&[u8]) -> bool); 4] = [
+/// Whether bytes begin as an image of a kind does.
+type Begins = fn(&[u8]) -> bool;
+
+/// The kinds of image that are taken.
+const KINDS: [(&str, Begins); 4] = [
     ("image/png", |bytes| bytes.starts_with(b"\x89PNG\r\n\x1a\n")),
     ("image/jpeg", |bytes| bytes.starts_with(b"\xff\xd8\xff")),
     ("image/webp", |bytes| bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")),

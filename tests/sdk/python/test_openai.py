@@ -24,7 +24,8 @@ class Chat(unittest.TestCase):
         self.assertEqual(reply.choices[0].message.content, SAID)
         self.assertEqual(reply.choices[0].finish_reason, "stop")
         self.assertEqual((reply.usage.prompt_tokens, reply.usage.completion_tokens), (5, 10))
-        self.assertEqual(reply.model, MODEL)
+        # A server of OpenAI's dialect names it in its own way, and that passes.
+        self.assertEqual(reply.model.removesuffix(":latest"), MODEL)
 
     def test_streamed(self):
         options = {"include_usage": True}

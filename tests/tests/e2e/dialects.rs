@@ -246,6 +246,13 @@ async fn anthropics_clients_present_their_key_and_read_errors_in_their_own_way()
     let reply = post(gateway.address, "/v1/messages", Some(&gateway.key), &unknown).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["type"]), (404, &json!("error")));
     assert_eq!(reply.json()["error"]["type"], "not_found_error");
+    // Where their SDKs look for it.
+    assert_eq!(reply.header("request-id"), reply.header("x-request-id"));
+    assert_eq!(reply.json()["request_id"], reply.header("request-id"));
+    assert_eq!(
+        with_key(&gateway.key).await.header("request-id").len(),
+        reply.header("request-id").len()
+    );
 }
 
 #[tokio::test]
