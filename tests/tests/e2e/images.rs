@@ -11,6 +11,7 @@ use tokio::{
     net::TcpListener,
     task::JoinHandle,
 };
+use tokio_util::task::TaskTracker;
 
 use crate::{chat, settings};
 
@@ -32,7 +33,8 @@ impl Web {
         let port = listener.local_addr().unwrap().port();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heads);
-        let task = tokio::spawn(async move {
+        let tasks = TaskTracker::new();
+        let task = tasks.spawn(async move {
             // One after the other: what stays open is held until the end.
             let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
