@@ -1,6 +1,6 @@
 # What people type. CI runs the same recipes.
 
-.PHONY: help demo test check fmt lint deny docs unit sdk coverage loadtest build image clean
+.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz loadtest compare build image clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ check: fmt lint deny docs ## Runs what needs no servers.
 
 fmt: ## Checks the format.
 	cargo fmt --all --check
-	rustfmt --check --edition 2024 storage/src/*/port.rs
+	rustfmt --check --edition 2024 storage/src/*/port.rs protocol/fuzz/targets/*.rs protocol/fuzz/src/lib.rs
 
 lint: ## Runs clippy and the small checks of our own.
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -32,6 +32,9 @@ deny: ## Checks licences and who depends on whom, where cargo-deny is installed.
 docs: ## Builds the documentation of the code.
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
+docs-api: ## Writes the tables of docs/API.md anew, from the tests that prove them.
+	UPDATE_DOCS=1 cargo test -p protocol --lib --locked --quiet fields
+
 unit: ## Runs the Rust tests alone (on SQLite, and on Postgres where TEST_POSTGRES_URL says one).
 	tests/run rust
 
@@ -41,8 +44,14 @@ coverage: ## Shows which lines of the rules, the limits and the identities tests
 sdk: ## Runs the real clients alone.
 	tests/run sdk
 
-loadtest: ## Puts a release build under load (100 users, 60 s) and checks that it kept its word.
+fuzz: ## Feeds each fuzz target for a minute (FUZZ_SECONDS).
+	@protocol/fuzz/run
+
+loadtest: ## Puts a release build under load (100 users, 60 s; LOCUST=1: with locust) and checks that it kept its word.
 	loadtests/run
+
+compare: ## Measures a release build beside nginx, in one table (QUICK=1, ONLY=burst, PEERS=1).
+	@COMPARE_COMMAND="make compare" loadtests/compare/run
 
 image: ## Builds the container image.
 	buildah bud -t neuronetz .

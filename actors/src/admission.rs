@@ -1,7 +1,8 @@
 //! The door of the tenants' actors: finds the one that decides, starts it on its first use.
 //!
-//! An actor that has been idle ends by itself; one that fails is started again when it is asked for
-//! next. Where a tenant's fails again and again, that tenant is refused for a while, and no other.
+//! An actor that has been idle ends by itself; one that fails is started again and goes on with what lies
+//! on its desk. Where a tenant's fails again and again, or a rule of it does, what was kept is not to be
+//! trusted: that tenant is refused for a while, and no other, and begins anew.
 
 use std::{
     collections::HashMap,
@@ -11,14 +12,14 @@ use std::{
 
 use identity::limits::Limits;
 use protocol::id::{KeyId, TenantId};
-use ractor::{ActorRef, MessagingErr, rpc::CallResult};
+use ractor::{ActorId, ActorRef, MessagingErr, concurrency, rpc::CallResult};
 
 use storage::admission::Gauges;
 
 use crate::{
     measure::{Kind, Queued},
     root,
-    tenant::{Ask, Asked, Denied, Look, Message, Of, Permit},
+    tenant::{Ask, Asked, Denied, Desk, Look, Message, Of, Permit},
 };
 
 /// How long a decision may take. It takes microseconds, or, where the ledger has to be read first, as
@@ -43,9 +44,9 @@ pub struct Handle {
     root: Arc<OnceLock<ActorRef<root::Message>>>,
 }
 
-/// The tenants' actors that are running.
+/// The desks of tenants that are active, with the actors at them.
 #[derive(Default)]
-pub(crate) struct Registry(Mutex<HashMap<TenantId, ActorRef<Message>>>);
+pub(crate) struct Registry(Mutex<HashMap<TenantId, Arc<Desk>>>);
 
 // === impl Settings ===
 
@@ -81,9 +82,9 @@ impl Handle {
             match actor.call(message, Some(DECISION_TIMEOUT)).await {
                 Ok(CallResult::Success(decided)) => return decided,
                 Ok(CallResult::Timeout) => return Err(Denied::Unavailable),
-                // It ended before it could answer: the next one begins anew.
+                // It ended before it could answer: the next one does.
                 Ok(CallResult::SenderError) | Err(MessagingErr::ChannelClosed) => {
-                    self.registry.forget(ask.tenant, &actor);
+                    self.registry.left(ask.tenant, actor.get_id());
                 }
                 Err(_) => return Err(Denied::Unavailable),
             }
@@ -93,7 +94,8 @@ impl Handle {
 
     async fn start(&self, tenant: TenantId) -> Result<ActorRef<Message>, Denied> {
         let root = self.root.get().ok_or(Denied::Unavailable)?;
-        let message = |reply| root::Message::StartTenant { tenant, reply };
+        let queued = Queued::new(Kind::Root);
+        let message = |reply| root::Message::StartTenant { tenant, reply, queued };
         match root.call(message, Some(DECISION_TIMEOUT)).await {
             Ok(CallResult::Success(Some(actor))) => Ok(actor),
             _ => Err(Denied::Unavailable),
@@ -127,7 +129,7 @@ impl Handle {
     /// The tenants whose actors are running.
     #[must_use]
     pub fn tenants(&self) -> Vec<TenantId> {
-        let mut tenants: Vec<_> = self.registry.lock().keys().copied().collect();
+        let mut tenants: Vec<_> = self.registry.running().map(|(tenant, _)| tenant).collect();
         tenants.sort_unstable();
         tenants
     }
@@ -135,13 +137,34 @@ impl Handle {
     /// How many tenants' actors are running.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.registry.lock().len()
+        self.registry.running().count()
+    }
+
+    /// Waits until all has been told to the others that is to be told.
+    pub(crate) async fn flush(&self) {
+        let asked: Vec<_> = (self.registry.running())
+            .map(|(_, actor)| {
+                let (reply, told) = concurrency::oneshot();
+                let _ = actor.cast(Message::Flush(reply.into()));
+                told
+            })
+            .collect();
+        for told in asked {
+            let _ = told.await;
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn poison(&self, tenant: TenantId) {
         if let Some(actor) = self.registry.find(tenant) {
             let _ = actor.cast(Message::Poison);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_rule(&self, tenant: TenantId) {
+        if let Some(actor) = self.registry.find(tenant) {
+            let _ = actor.cast(Message::Break);
         }
     }
 }
@@ -156,36 +179,45 @@ async fn look(actor: &ActorRef<Message>, of: Option<Box<Of>>) -> Option<Look> {
 // === impl Registry ===
 
 impl Registry {
+    /// The actor of a tenant, where it runs.
     pub(crate) fn find(&self, tenant: TenantId) -> Option<ActorRef<Message>> {
-        self.lock().get(&tenant).cloned()
+        self.lock().get(&tenant)?.actor()
     }
 
-    pub(crate) fn publish(&self, tenant: TenantId, actor: ActorRef<Message>) {
-        self.lock().insert(tenant, actor);
+    /// The desk of a tenant; where there is none, that one.
+    pub(crate) fn desk(&self, tenant: TenantId, new: impl FnOnce() -> Desk) -> Arc<Desk> {
+        Arc::clone(self.lock().entry(tenant).or_insert_with(|| Arc::new(new())))
     }
 
-    /// The actor of a tenant is no more, unless another one has taken its place.
-    pub(crate) fn forget(&self, tenant: TenantId, actor: &ActorRef<Message>) {
-        let mut actors = self.lock();
-        if actors.get(&tenant).is_some_and(|current| current.get_id() == actor.get_id()) {
-            actors.remove(&tenant);
+    /// An actor is no more, unless another one has taken its place. What it leaves stays.
+    pub(crate) fn left(&self, tenant: TenantId, who: ActorId) {
+        if let Some(desk) = self.lock().get(&tenant) {
+            desk.left(who);
         }
     }
 
-    /// The tenant whose actor this was, which is no more.
-    pub(crate) fn forget_cell(&self, who: &ractor::ActorCell) -> Option<TenantId> {
-        let mut actors = self.lock();
-        let found = actors.iter().find(|(_, actor)| actor.get_id() == who.get_id());
-        let tenant = *found?.0;
-        actors.remove(&tenant);
-        Some(tenant)
+    /// An actor has ended with nothing left to do; the desk goes with it, unless another one sits there.
+    pub(crate) fn ended(&self, tenant: TenantId, who: ActorId) {
+        let mut desks = self.lock();
+        let Some(desk) = desks.get(&tenant) else { return };
+        desk.left(who);
+        if desk.actor().is_none() {
+            desks.remove(&tenant);
+        }
     }
 
-    pub(crate) fn take_all(&self) -> Vec<ActorRef<Message>> {
-        std::mem::take(&mut *self.lock()).into_values().collect()
+    /// Takes the desk of a tenant away.
+    pub(crate) fn take(&self, tenant: TenantId) -> Option<Arc<Desk>> {
+        self.lock().remove(&tenant)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, ActorRef<Message>>> {
+    fn running(&self) -> impl Iterator<Item = (TenantId, ActorRef<Message>)> + use<> {
+        let desks = self.lock();
+        let running = desks.iter().filter_map(|(tenant, desk)| Some((*tenant, desk.actor()?)));
+        running.collect::<Vec<_>>().into_iter()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Desk>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

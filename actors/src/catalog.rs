@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use metrics::gauge;
 use protocol::{name::ModelName, telemetry as names};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::upstreams::Upstream;
+use storage::upstreams::{Upstream, UpstreamKind};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     address::Address,
-    measure::{Handling, Kind},
+    measure::{Handling, Kind, Queued},
     ports::DiscoveredModel,
 };
 
@@ -72,9 +72,9 @@ pub(crate) struct Catalog;
 
 pub(crate) enum Message {
     /// An upstream has said which models it has.
-    Discovered { upstream: Arc<Upstream>, models: Vec<DiscoveredModel> },
+    Discovered { upstream: Arc<Upstream>, models: Vec<DiscoveredModel>, queued: Queued },
     /// An upstream is no longer one.
-    Removed { name: String },
+    Removed { name: String, queued: Queued },
     #[cfg(test)]
     Poison,
 }
@@ -124,7 +124,8 @@ impl Handle {
     }
 
     pub(crate) fn discovered(&self, upstream: Arc<Upstream>, models: Vec<DiscoveredModel>) {
-        self.address.cast(Message::Discovered { upstream, models });
+        let queued = Queued::new(Kind::Catalog);
+        self.address.cast(Message::Discovered { upstream, models, queued });
     }
 
     #[cfg(test)]
@@ -133,7 +134,7 @@ impl Handle {
     }
 
     pub(crate) fn removed(&self, name: String) {
-        self.address.cast(Message::Removed { name });
+        self.address.cast(Message::Removed { name, queued: Queued::new(Kind::Catalog) });
     }
 }
 
@@ -145,6 +146,26 @@ impl Model {
     pub fn reported(&self, upstream: &Upstream) -> &str {
         let at = self.upstreams.iter().position(|other| other.name == upstream.name);
         at.and_then(|at| self.reported.get(at)).map_or(self.name.as_str(), |name| name)
+    }
+
+    /// Its name as clients are told it: the canonical one, or where only servers of OpenAI's dialect
+    /// have the model, as they spell it.
+    #[must_use]
+    pub fn listed(&self) -> &str {
+        let is_foreign = self.upstreams.iter().all(|one| one.kind == UpstreamKind::OpenAi);
+        self.reported.first().filter(|_| is_foreign).map_or(self.name.as_str(), |name| name)
+    }
+
+    /// The model with those of its upstreams only; none where it has none of them.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&Upstream) -> bool) -> Option<Self> {
+        let served = self.upstreams.iter().zip(&self.reported);
+        let kept = served.filter(|(upstream, _)| keep(upstream));
+        let (upstreams, reported): (Vec<_>, Vec<_>) =
+            kept.map(|(upstream, name)| (Arc::clone(upstream), Arc::clone(name))).unzip();
+        let (name, entry) = (self.name.clone(), Arc::clone(&self.entry));
+        let only = Self { name, upstreams, reported, entry, modified_at: self.modified_at };
+        (!only.upstreams.is_empty()).then_some(only)
     }
 }
 
@@ -162,6 +183,12 @@ impl Snapshot {
                     entry: Arc::clone(&found.entry),
                     modified_at: found.modified_at,
                 });
+                let is_foreign = |other: &Arc<Upstream>| other.kind == UpstreamKind::OpenAi;
+                if !is_foreign(&source.upstream) && model.upstreams.iter().all(is_foreign) {
+                    // An Ollama server knows more of it.
+                    model.entry = Arc::clone(&found.entry);
+                    model.modified_at = found.modified_at;
+                }
                 if model.upstreams.iter().all(|other| other.name != source.upstream.name) {
                     model.upstreams.push(Arc::clone(&source.upstream));
                     model.reported.push(found.reported.as_str().into());
@@ -208,7 +235,8 @@ impl Actor for Catalog {
         let _handling = Handling::begin(Kind::Catalog);
         let mut sources = state.snapshot.borrow().sources.clone();
         match message {
-            Message::Discovered { upstream, models } => {
+            Message::Discovered { upstream, models, queued } => {
+                drop(queued);
                 let source = Source {
                     upstream: Arc::clone(&upstream),
                     models: models.into(),
@@ -216,7 +244,8 @@ impl Actor for Catalog {
                 };
                 sources.insert(upstream.name.clone(), source);
             }
-            Message::Removed { name } => {
+            Message::Removed { name, queued } => {
+                drop(queued);
                 sources.remove(&name);
             }
             #[cfg(test)]

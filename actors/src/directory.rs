@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    measure::{Kind, Queued},
     ports::ProbeError,
     root,
     upstream::{self, Load, Look, Waiting},
@@ -138,11 +139,19 @@ impl Directory {
         upstream::look(&actor).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn poison(&self, name: &str) {
+        if let Some(view) = self.views.lock().get(name) {
+            let _ = view.actor.cast(upstream::Message::Poison);
+        }
+    }
+
     /// From now on these are the upstreams: new ones are polled, others forgotten, changed ones
     /// begun anew.
     pub async fn set(&self, upstreams: Vec<Record>) {
         let Some(root) = self.root.get() else { return };
-        let message = |reply| root::Message::SetUpstreams { upstreams, reply };
+        let queued = Queued::new(Kind::Root);
+        let message = |reply| root::Message::SetUpstreams { upstreams, reply, queued };
         if !matches!(root.call(message, Some(SET_TIMEOUT)).await, Ok(result) if result.is_success())
         {
             tracing::error!("the list of upstreams could not be changed");

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! An actor never awaits I/O in its handler: it sends the work out as a task and hears of the result
-//! in a message. Callers see handles and never ractor; what must outlive a crash (events that wait,
-//! what is known of models) is kept beside the actor, so that a restarted one goes on with it.
+//! in a message. Callers see handles and never ractor; what must outlive a crash (what limits count,
+//! events that wait, what is known of models) is kept beside the actor, so that a restarted one goes on
+//! with it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use ractor::Actor;
 use storage::{
     audit::Audit, ledger::Ledger, prompts::Prompts, tenants::Tenants, upstreams::Upstream,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{join, sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
 mod address;
@@ -144,14 +145,20 @@ impl System {
         }
     }
 
-    /// Stops from the leaves up: nothing polls or sweeps any more, then what happened is stored.
+    /// Stops from the leaves up: nothing polls or sweeps any more, then what happened is stored, and
+    /// other replicas are told what is over.
     pub async fn stop(self, deadline: Duration) -> Stopped {
-        let rest = |reply| root::Message::StopAllButAudit { reply };
-        let _ = self.root.call(rest, Some(STOP_TIMEOUT)).await;
-        let unstored = match timeout(deadline, self.handles.audit.flush()).await {
-            Ok(()) => 0,
-            Err(_) => self.handles.audit.state().waiting,
-        };
+        let leaves = |reply| root::Message::StopLeaves { reply };
+        let _ = self.root.call(leaves, Some(STOP_TIMEOUT)).await;
+        let Handles { admission, audit, .. } = &self.handles;
+        let (told, stored) =
+            join!(timeout(deadline, admission.flush()), timeout(deadline, audit.flush()));
+        if told.is_err() {
+            tracing::warn!(
+                "other replicas could not be told what is over; they notice by themselves"
+            );
+        }
+        let unstored = if stored.is_ok() { 0 } else { audit.state().waiting };
         self.root.stop_children(None);
         let _ = self.root.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
         Stopped { unstored }

@@ -1,7 +1,7 @@
 //! What is measured of every actor alike, and the randomness that spreads their clocks.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -21,12 +21,31 @@ pub(crate) enum Kind {
     Sweeper,
 }
 
-/// The kinds whose mailboxes requests fill, with the messages that wait in all of them together.
-static QUEUED: [(Kind, AtomicUsize); 3] = [
-    (Kind::Tenant, AtomicUsize::new(0)),
-    (Kind::Upstream, AtomicUsize::new(0)),
-    (Kind::Audit, AtomicUsize::new(0)),
-];
+/// What is measured of all actors of one kind together, in this process.
+struct Measured {
+    waiting: AtomicUsize,
+    handled: AtomicU64,
+    handling_nanos: AtomicU64,
+    restarts: AtomicU64,
+}
+
+/// The same at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Measures {
+    /// The kind.
+    pub kind: &'static str,
+    /// Messages that wait in their mailboxes.
+    pub waiting: usize,
+    /// Messages that were handled.
+    pub handled: u64,
+    /// How long one took on average.
+    pub handling_mean: Duration,
+    /// How often one was started again.
+    pub restarts: u64,
+}
+
+/// In the order of [`Kind`].
+static MEASURED: [Measured; Kind::ALL.len()] = [const { Measured::new() }; Kind::ALL.len()];
 
 /// Goes along with a message: it waits in a mailbox until this is dropped.
 #[derive(Debug)]
@@ -41,6 +60,13 @@ pub(crate) struct Handling {
 // === impl Kind ===
 
 impl Kind {
+    const ALL: [Self; 6] =
+        [Self::Root, Self::Tenant, Self::Upstream, Self::Audit, Self::Catalog, Self::Sweeper];
+
+    fn measured(self) -> Option<&'static Measured> {
+        MEASURED.get(self as usize)
+    }
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -53,40 +79,62 @@ impl Kind {
     }
 }
 
+// === impl Measured ===
+
+impl Measured {
+    const fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            handled: AtomicU64::new(0),
+            handling_nanos: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+        }
+    }
+
+    fn at(&self, kind: Kind) -> Measures {
+        let handled = self.handled.load(Ordering::Relaxed);
+        let nanos = self.handling_nanos.load(Ordering::Relaxed);
+        Measures {
+            kind: kind.as_str(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            handled,
+            handling_mean: Duration::from_nanos(nanos.checked_div(handled).unwrap_or(0)),
+            restarts: self.restarts.load(Ordering::Relaxed),
+        }
+    }
+}
+
 // === impl Queued ===
 
 impl Queued {
     pub(crate) fn new(kind: Kind) -> Self {
-        let queued = Self(kind);
-        if let Some(count) = queued.count() {
-            count.fetch_add(1, Ordering::Relaxed);
+        if let Some(measured) = kind.measured() {
+            measured.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        queued
-    }
-
-    fn count(&self) -> Option<&'static AtomicUsize> {
-        QUEUED.iter().find(|(kind, _)| *kind == self.0).map(|(_, count)| count)
+        Self(kind)
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        if let Some(count) = self.count() {
-            count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(measured) = self.0.measured() {
+            measured.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-/// How many messages of requests wait in the mailboxes of each kind of actor, in this process.
+/// What is measured of each kind of actor, in this process.
 #[must_use]
-pub fn mailboxes() -> Vec<(&'static str, usize)> {
-    QUEUED.iter().map(|(kind, count)| (kind.as_str(), count.load(Ordering::Relaxed))).collect()
+pub fn kinds() -> Vec<Measures> {
+    Kind::ALL.iter().filter_map(|kind| Some(kind.measured()?.at(*kind))).collect()
 }
 
-/// Publishes [`mailboxes`] as a metric: whoever reads the metrics calls this before.
-pub fn publish_mailboxes() {
-    for (actor, depth) in mailboxes() {
-        gauge!(names::ACTOR_MAILBOX_DEPTH, "actor" => actor).set(depth as f64);
+/// Publishes [`kinds`] as metrics: whoever reads the metrics calls this before. What never happened
+/// is said, too.
+pub fn publish() {
+    for Measures { kind: actor, waiting, restarts, .. } in kinds() {
+        gauge!(names::ACTOR_MAILBOX_DEPTH, "actor" => actor).set(waiting as f64);
+        counter!(names::ACTOR_RESTARTS_TOTAL, "actor" => actor).absolute(restarts);
     }
 }
 
@@ -101,14 +149,21 @@ impl Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        histogram!(names::ACTOR_HANDLING_SECONDS, "actor" => self.actor.as_str())
-            .record(self.begun.elapsed());
+        let took = self.begun.elapsed();
+        histogram!(names::ACTOR_HANDLING_SECONDS, "actor" => self.actor.as_str()).record(took);
+        if let Some(measured) = self.actor.measured() {
+            let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            measured.handled.fetch_add(1, Ordering::Relaxed);
+            measured.handling_nanos.fetch_add(nanos, Ordering::Relaxed);
+        }
     }
 }
 
 /// An actor of that kind is started again.
 pub(crate) fn restarted(actor: Kind) {
-    counter!(names::ACTOR_RESTARTS_TOTAL, "actor" => actor.as_str()).increment(1);
+    if let Some(measured) = actor.measured() {
+        measured.restarts.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A limit said no, or (`observe`) would have.
@@ -139,11 +194,25 @@ mod tests {
 
     #[test]
     fn what_waits_is_counted_until_it_is_dropped() {
-        let depth = || mailboxes().iter().find(|(kind, _)| *kind == "audit").map(|(_, n)| *n);
-        let before = depth();
-        let waits: Vec<_> = (0..3).map(|_| Queued::new(Kind::Audit)).collect();
-        assert!(depth() >= before.map(|before| before + 3));
-        drop(waits);
-        drop(Queued::new(Kind::Sweeper));
+        for kind in Kind::ALL {
+            assert_eq!(kinds()[kind as usize].kind, kind.as_str());
+            let depth = || kinds()[kind as usize].waiting;
+            // Other tests of the process may have messages waiting, too.
+            let waits: Vec<_> = (0..1_000).map(|_| Queued::new(kind)).collect();
+            assert!(depth() >= 1_000);
+            drop(waits);
+            assert!(depth() < 1_000);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_handled_is_counted_with_its_time() {
+        let begun = Handling::begin(Kind::Sweeper);
+        let before = kinds()[Kind::Sweeper as usize];
+        tokio::time::advance(Duration::from_secs(1_000)).await;
+        drop(begun);
+        let after = kinds()[Kind::Sweeper as usize];
+        assert!(after.handled > before.handled);
+        assert!(after.handling_mean > Duration::ZERO);
     }
 }

@@ -6,7 +6,9 @@ use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
 const RESTARTS_MAX: u32 = 5;
-const WINDOW: Duration = Duration::from_secs(60);
+/// Longer than a window of requests counts what was taken: whoever begins anew after it lets nobody in
+/// twice.
+const WINDOW: Duration = Duration::from_secs(61);
 
 /// The restarts that a child has left.
 pub(crate) struct Restarts {
@@ -28,7 +30,16 @@ impl Restarts {
             *self = Self::new();
         }
         self.spent += 1;
-        if self.are_spent() { Err(cause) } else { Ok(()) }
+        if self.spent > RESTARTS_MAX {
+            self.exhaust();
+            return Err(cause);
+        }
+        Ok(())
+    }
+
+    /// There are none left, from now on for a while.
+    pub(crate) fn exhaust(&mut self) {
+        *self = Self { window_start: Instant::now(), spent: RESTARTS_MAX + 1 };
     }
 
     /// Whether there were too many.

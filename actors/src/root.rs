@@ -6,7 +6,9 @@ use std::{
 };
 
 use protocol::id::TenantId;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
 use storage::upstreams::Upstream as Record;
 use tokio::{sync::watch, time::Instant};
 
@@ -21,7 +23,7 @@ use crate::{
     restart::Restarts,
     shared::Shared,
     sweeper::{self, Sweeper},
-    tenant::{self, Tenant},
+    tenant::{self, Desk, Tenant},
     upstream::{self, Upstream},
 };
 
@@ -29,11 +31,15 @@ pub(crate) struct Root;
 
 pub(crate) enum Message {
     /// From now on these are the upstreams.
-    SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()> },
+    SetUpstreams { upstreams: Vec<Record>, reply: RpcReplyPort<()>, queued: Queued },
     /// The actor of a tenant, started where there is none; none where it fails again and again.
-    StartTenant { tenant: TenantId, reply: RpcReplyPort<Option<ActorRef<tenant::Message>>> },
-    /// The beginning of the end: only the audit goes on.
-    StopAllButAudit { reply: RpcReplyPort<()> },
+    StartTenant {
+        tenant: TenantId,
+        reply: RpcReplyPort<Option<ActorRef<tenant::Message>>>,
+        queued: Queued,
+    },
+    /// The beginning of the end: only those go on that have something to tell, tenants and the audit.
+    StopLeaves { reply: RpcReplyPort<()> },
 }
 
 pub(crate) struct Arguments {
@@ -66,6 +72,7 @@ pub(crate) struct State {
     failed: watch::Sender<Option<String>>,
     sweeper: Option<ActorRef<sweeper::Message>>,
     upstreams: BTreeMap<String, Running>,
+    tenants: HashMap<ActorId, TenantId>,
     restarts: BTreeMap<&'static str, Restarts>,
     /// Of the tenants whose actors have failed lately.
     tenant_restarts: HashMap<TenantId, Restarts>,
@@ -134,6 +141,7 @@ impl Actor for Root {
             failed,
             sweeper: None,
             upstreams: BTreeMap::new(),
+            tenants: HashMap::new(),
             restarts: BTreeMap::new(),
             tenant_restarts: HashMap::new(),
         };
@@ -152,15 +160,17 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         let _handling = measure::Handling::begin(Kind::Root);
         match message {
-            Message::SetUpstreams { upstreams, reply } => {
+            Message::SetUpstreams { upstreams, reply, queued } => {
+                drop(queued);
                 state.set_upstreams(upstreams, &myself.get_cell()).await?;
                 let _ = reply.send(());
             }
-            Message::StartTenant { tenant, reply } => {
+            Message::StartTenant { tenant, reply, queued } => {
+                drop(queued);
                 let _ = reply.send(state.tenant(tenant, &myself.get_cell()).await);
             }
-            Message::StopAllButAudit { reply } => {
-                state.stop_all_but_audit().await;
+            Message::StopLeaves { reply } => {
+                state.stop_leaves().await;
                 let _ = reply.send(());
             }
         }
@@ -186,7 +196,9 @@ impl Actor for Root {
             // A child that ends on purpose is no reason to end its supervisor, which is what ractor
             // does unless told otherwise.
             SupervisionEvent::ActorTerminated(who, ..) => {
-                state.children.tenants.forget_cell(&who);
+                if let Some(tenant) = state.tenants.remove(&who.get_id()) {
+                    state.children.tenants.ended(tenant, who.get_id());
+                }
                 Ok(())
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
@@ -204,11 +216,8 @@ impl State {
         me: &ActorCell,
     ) -> Result<(), ActorProcessingErr> {
         tracing::error!(%cause, "an actor failed; it is started again");
-        if let Some(tenant) = self.children.tenants.forget_cell(who) {
-            measure::restarted(Kind::Tenant);
-            // What is left of its restarts decides when it is asked for next.
-            let restarts = self.tenant_restarts.entry(tenant).or_insert_with(Restarts::new);
-            let _ = restarts.spend(cause);
+        if let Some(tenant) = self.tenants.remove(&who.get_id()) {
+            self.restart_tenant(tenant, who.get_id(), cause, me).await;
             return Ok(());
         }
         let kind = if self.children.audit.1.is(who) {
@@ -248,6 +257,37 @@ impl State {
         Ok(())
     }
 
+    /// What the actor of a tenant left is gone on with at once, since it is to be said who is under way.
+    /// Where it fails again and again, or a rule has failed, it may be that which is wrong: once that
+    /// is past, the tenant begins anew.
+    async fn restart_tenant(
+        &mut self,
+        tenant: TenantId,
+        who: ActorId,
+        cause: ActorProcessingErr,
+        me: &ActorCell,
+    ) {
+        measure::restarted(Kind::Tenant);
+        self.children.tenants.left(tenant, who);
+        let desk = self.desk(tenant);
+        let restarts = self.tenant_restarts.entry(tenant).or_insert_with(Restarts::new);
+        if desk.is_broken() {
+            restarts.exhaust();
+        }
+        if restarts.spend(cause).is_ok() {
+            let _ = self.tenant(tenant, me).await;
+        } else if let Some(desk) = self.children.tenants.take(tenant)
+            && let Some(actor) = desk.actor()
+        {
+            actor.stop(None);
+        }
+    }
+
+    fn desk(&self, tenant: TenantId) -> Arc<Desk> {
+        let Children { tenants, shared, .. } = &self.children;
+        tenants.desk(tenant, || Desk::new(shared.clone()))
+    }
+
     /// The actor of a tenant. One that has failed too often is not started until that is past; the
     /// others have nothing to do with it.
     async fn tenant(
@@ -262,13 +302,14 @@ impl State {
         if self.tenant_restarts.get(&tenant).is_some_and(Restarts::are_spent) {
             return None;
         }
+        let desk = self.desk(tenant);
         let arguments = tenant::Arguments {
             tenant,
+            desk: Arc::clone(&desk),
             epoch: self.children.epoch,
             clock: Arc::clone(&self.arguments.clock),
             ledger: Arc::clone(&self.arguments.ledger),
             audit: self.children.audit_handle.clone(),
-            shared: self.children.shared.clone(),
             replica: self.children.replica,
             next: Arc::clone(&self.children.next_request),
             tasks: self.arguments.tasks.clone(),
@@ -278,7 +319,8 @@ impl State {
         let (actor, _) = started
             .inspect_err(|error| tracing::error!(%error, "a tenant's actor does not start"))
             .ok()?;
-        self.children.tenants.publish(tenant, actor.clone());
+        self.tenants.insert(actor.get_id(), tenant);
+        desk.publish(actor.clone());
         Some(actor)
     }
 
@@ -365,15 +407,12 @@ impl State {
         Ok(())
     }
 
-    async fn stop_all_but_audit(&mut self) {
+    async fn stop_leaves(&mut self) {
         if let Some(sweeper) = self.sweeper.take() {
             let _ = sweeper.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
         }
         for (_, running) in std::mem::take(&mut self.upstreams) {
             let _ = running.actor.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
-        }
-        for tenant in self.children.tenants.take_all() {
-            tenant.stop(None);
         }
         if let Some(catalog) = self.children.catalog.1.current() {
             let _ = catalog.stop_and_wait(None, Some(STOP_TIMEOUT)).await;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    measure::{Handling, Kind},
+    measure::{Handling, Kind, Queued},
     ports::Clock,
 };
 
@@ -46,9 +46,9 @@ pub(crate) enum Round {
 
 pub(crate) enum Message {
     /// It is time for a round.
-    Tick(Round),
+    Tick(Round, Queued),
     /// A round has ended, with so many rows removed.
-    Swept(Round, Result<u64, storage::Error>),
+    Swept(Round, Result<u64, storage::Error>, Queued),
 }
 
 /// What the actor needs to start, and to start again.
@@ -87,8 +87,8 @@ impl Actor for Sweeper {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<Arguments, ActorProcessingErr> {
-        let _ = myself.cast(Message::Tick(Round::Audit));
-        let _ = myself.cast(Message::Tick(Round::Prompts));
+        let _ = myself.cast(tick(Round::Audit));
+        let _ = myself.cast(tick(Round::Prompts));
         Ok(arguments)
     }
 
@@ -100,17 +100,20 @@ impl Actor for Sweeper {
     ) -> Result<(), ActorProcessingErr> {
         let _handling = Handling::begin(Kind::Sweeper);
         match message {
-            Message::Tick(round) => {
+            Message::Tick(round, queued) => {
+                drop(queued);
                 let arguments = state.clone();
                 state.tasks.spawn(async move {
                     let swept = match round {
                         Round::Audit => arguments.sweep_audit().await,
                         Round::Prompts => arguments.sweep_prompts().await,
                     };
-                    let _ = myself.cast(Message::Swept(round, swept));
+                    let queued = Queued::new(Kind::Sweeper);
+                    let _ = myself.cast(Message::Swept(round, swept, queued));
                 });
             }
-            Message::Swept(round, Ok(removed)) => {
+            Message::Swept(round, Ok(removed), queued) => {
+                drop(queued);
                 let (what, interval) = match round {
                     Round::Audit => ("audit events", state.settings.interval),
                     Round::Prompts => ("prompts", state.settings.interval_prompts),
@@ -118,15 +121,20 @@ impl Actor for Sweeper {
                 if removed > 0 {
                     tracing::info!(removed, what, "what was old was removed");
                 }
-                myself.send_after(interval, move || Message::Tick(round));
+                myself.send_after(interval, move || tick(round));
             }
-            Message::Swept(round, Err(error)) => {
+            Message::Swept(round, Err(error), queued) => {
+                drop(queued);
                 tracing::warn!(%error, "retention could not be kept; it is tried again");
-                myself.send_after(state.settings.interval_failed, move || Message::Tick(round));
+                myself.send_after(state.settings.interval_failed, move || tick(round));
             }
         }
         Ok(())
     }
+}
+
+fn tick(round: Round) -> Message {
+    Message::Tick(round, Queued::new(Kind::Sweeper))
 }
 
 // === impl Arguments ===

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use identity::api_key::{PresentedKey, mint};
 use protocol::{
+    levers::Levers,
     name::ModelName,
     ollama::stream::NativeStream,
     openai::stream::PassedStream,
@@ -61,7 +62,8 @@ fn requests(criterion: &mut Criterion) {
             bencher.iter(|| Request::read(Route::OllamaChat, black_box(body.as_bytes())).is_ok());
         });
         for kind in UpstreamKind::ALL {
-            let target = Target { kind: *kind, model: Some("m"), tokens_max: None };
+            let target =
+                Target { kind: *kind, model: Some("m"), tokens_max: None, levers: &Levers::OPEN };
             group.bench_function(format!("chat_to_{kind}/{words}_words"), |bencher| {
                 bencher.iter(|| {
                     let request = Request::read(Route::OpenAiChat, black_box(body.as_bytes()));

@@ -29,24 +29,38 @@ async fn follow(gateway: &Arc<Gateway>) -> storage::Result<()> {
     let mut feed = gateway.storage.changes.feed().await?;
     loop {
         for change in feed.next().await? {
-            apply(gateway, change).await;
+            apply(gateway, change).await?;
         }
         gateway.keyring.set_hears_changes(true);
     }
 }
 
-async fn apply(gateway: &Arc<Gateway>, change: Change) {
+/// Fails where it is not known which streams are to be cut: then everything is asked for again.
+async fn apply(gateway: &Arc<Gateway>, change: Change) -> storage::Result<()> {
     gateway.keyring.changed(change).await;
     match change {
         Change::Revoked { key, cut: true } => gateway.cuts.cut(key),
         Change::Upstreams => read_upstreams(gateway).await,
         Change::Models => read_aliases(gateway).await,
         Change::Everything => {
+            cut_what_was_missed(gateway).await?;
             read_upstreams(gateway).await;
             read_aliases(gateway).await;
         }
         Change::Revoked { cut: false, .. } | Change::Tenant(_) | Change::Key(_) => {}
     }
+    Ok(())
+}
+
+/// Cuts what was to be cut while nobody listened.
+async fn cut_what_was_missed(gateway: &Gateway) -> storage::Result<()> {
+    if gateway.cuts.is_empty() {
+        return Ok(());
+    }
+    for key in gateway.storage.revocations.cut_keys().await? {
+        gateway.cuts.cut(key);
+    }
+    Ok(())
 }
 
 async fn read_upstreams(gateway: &Gateway) {

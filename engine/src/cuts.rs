@@ -1,4 +1,7 @@
-//! The streams in flight of each key, so that a revocation can cut them.
+//! The requests in flight of each key, so that a revocation can cut them.
+//!
+//! A request is in here from the moment at which its key is known, before that key is proven for the last
+//! time: what is revoked before is refused, and what is revoked after is cut.
 
 use std::{
     collections::HashMap,
@@ -8,14 +11,14 @@ use std::{
 use protocol::id::KeyId;
 use tokio_util::sync::CancellationToken;
 
-/// One token per key that has streams in flight.
+/// One token per key that has requests in flight.
 pub struct Cuts {
     /// Cancelled when the gateway gives up on everything.
     all: CancellationToken,
     keys: Mutex<HashMap<KeyId, Streams>>,
 }
 
-/// A stream that can be cut; no longer when this is dropped.
+/// A request that can be cut; no longer when this is dropped.
 pub struct Cut {
     key: KeyId,
     token: CancellationToken,
@@ -30,13 +33,13 @@ struct Streams {
 // === impl Cuts ===
 
 impl Cuts {
-    /// No streams yet. `all` cuts every one of them.
+    /// No requests yet. `all` cuts every one of them.
     #[must_use]
     pub fn new(all: CancellationToken) -> Arc<Self> {
         Arc::new(Self { all, keys: Mutex::default() })
     }
 
-    /// A stream of this key has begun.
+    /// A request of this key has begun.
     #[must_use]
     pub fn enter(self: &Arc<Self>, key: KeyId) -> Cut {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +49,13 @@ impl Cuts {
         Cut { key, token: streams.token.clone(), cuts: Arc::clone(self) }
     }
 
-    /// Cuts the streams in flight of this key.
+    /// Whether any are in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Cuts the requests in flight of this key.
     pub fn cut(&self, key: KeyId) {
         let streams = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if let Some(streams) = streams {
@@ -58,7 +67,7 @@ impl Cuts {
 // === impl Cut ===
 
 impl Cut {
-    /// Cancelled when the stream is to end.
+    /// Cancelled when the request is to end.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
         self.token.clone()

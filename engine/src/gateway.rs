@@ -39,7 +39,7 @@ use crate::{
     phase::{Life, Phase},
     prompts::Prompts,
     telemetry::Series,
-    upstream::{client::Client, probe::Probe},
+    upstream::{client::Client, images::Images, probe::Probe},
 };
 
 /// How long the start waits for the upstreams to name their models.
@@ -59,12 +59,14 @@ pub struct Gateway {
     pub(crate) upstream: config::Upstream,
     pub(crate) allow_cloud_models: bool,
     pub(crate) completion_tokens_default: u64,
+    pub(crate) image_tokens_default: u64,
     /// The upstreams of the configuration.
     pub(crate) configured: Vec<Upstream>,
     pub(crate) storage: Storage,
     pub(crate) keyring: Keyring,
     pub(crate) handles: Handles,
     pub(crate) client: Arc<Client>,
+    pub(crate) images: Images,
     pub(crate) bodies: arrival::Limits,
     pub(crate) cuts: Arc<Cuts>,
     pub(crate) aliases: Aliases,
@@ -147,7 +149,6 @@ pub struct Effective<'a> {
     snapshot: Arc<Snapshot>,
     aliases: BTreeMap<ModelName, Arc<[ModelName]>>,
     principal: &'a Principal,
-    allow_cloud: bool,
 }
 
 // === impl Built ===
@@ -176,8 +177,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         tasks: tasks.clone(),
     })
     .await?;
-    let mut cache_key = [0; 32];
-    getrandom::fill(&mut cache_key).map_err(|_| BuildError::Randomness)?;
+    let cache_key = random_key()?;
     let clock = Arc::clone(&outside.clock);
     let keyring = Keyring::new(storage.clone(), clock, &config.keys, cache_key, tasks.clone());
     let certificate = match &config.server.tls {
@@ -210,11 +210,13 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         upstream: config.upstream,
         allow_cloud_models: config.catalog.allow_cloud_models,
         completion_tokens_default: config.limits.completion_tokens_default,
+        image_tokens_default: config.limits.image_tokens_default,
         configured,
         storage,
         keyring,
         handles: system.handles.clone(),
         client,
+        images: Images::new(config.images, tasks.clone())?,
         cuts: Cuts::new(life.cutting().clone()),
         life,
         clock: outside.clock,
@@ -224,6 +226,12 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, outside.metrics);
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
     Ok(Built { gateway, system, tasks, data, admin, admin_router, certificate })
+}
+
+fn random_key() -> Result<[u8; 32], BuildError> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|_| BuildError::Randomness)?;
+    Ok(key)
 }
 
 impl Built {
@@ -388,7 +396,7 @@ impl Gateway {
     ) -> Result<Effective<'a>, Unavailable> {
         let snapshot = self.handles.catalog.current()?;
         let aliases = self.aliases.of(principal.tenant);
-        Ok(Effective { snapshot, aliases, principal, allow_cloud: self.allow_cloud_models })
+        Ok(Effective { snapshot, aliases, principal })
     }
 
     /// The models that a name means, where this principal may use them, in the order in which they
@@ -414,10 +422,14 @@ impl Gateway {
 
     /// The model of that name, where this principal may use it.
     fn permitted(&self, principal: &Principal, name: &ModelName) -> Result<Arc<Model>, Refusal> {
-        // Who may not is told so, whether or not it is known which models there are.
-        authorize::model(&principal.models, name, self.allow_cloud_models)?;
-        let snapshot = self.handles.catalog.current()?;
-        snapshot.find(name).cloned().ok_or(Refusal::Denied(authorize::Denied::NotFound))
+        let snapshot = self.handles.catalog.current();
+        let found = snapshot.as_ref().ok().and_then(|snapshot| snapshot.find(name).cloned());
+        // Where no cloud is allowed, nobody that has one is asked for its models of that name: a model that
+        // is there runs on a server of its own. Who may not use it is told so, whether or not it is there.
+        let is_here = self.allow_cloud_models || found.is_some();
+        authorize::model(&principal.models, name, is_here)?;
+        snapshot?;
+        found.ok_or(Refusal::Denied(authorize::Denied::NotFound))
     }
 
     /// The upstreams that answered their last poll.
@@ -445,8 +457,6 @@ impl Effective<'_> {
 
     /// By name.
     pub(crate) fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.snapshot.models().filter(|model| {
-            authorize::model(&self.principal.models, &model.name, self.allow_cloud).is_ok()
-        })
+        self.snapshot.models().filter(|model| self.principal.models.allows(&model.name))
     }
 }

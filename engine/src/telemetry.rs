@@ -9,9 +9,13 @@ use std::{
     time::Duration,
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use protocol::{error::Code, telemetry as names, usage::Usage};
+use protocol::{
+    error::Code,
+    telemetry::{self as names, Kind, METRICS, Metric},
+    usage::Usage,
+};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
 use crate::config;
@@ -54,6 +58,13 @@ pub fn install() -> Result<PrometheusHandle, NotInstalled> {
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| NotInstalled)?;
+    for Metric { name, kind, help } in METRICS {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, *help),
+        }
+    }
     Ok(handle)
 }
 
@@ -117,12 +128,24 @@ impl Ended<'_> {
 
 /// Publishes what is counted elsewhere: whoever reads the metrics calls this before.
 pub(crate) fn publish(handles: &actors::Handles) {
-    actors::measure::publish_mailboxes();
-    let running =
-        [("tenant", handles.admission.running()), ("upstream", handles.upstreams.views().len())];
-    for (actor, count) in running {
+    actors::measure::publish();
+    // So that what is not there now is said, too.
+    gauge!(names::STREAMS_OPEN).increment(0.0);
+    for (actor, count) in running(handles) {
         gauge!(names::ACTORS_RUNNING, "actor" => actor).set(count as f64);
     }
+}
+
+/// How many actors of each kind run.
+pub(crate) fn running(handles: &actors::Handles) -> [(&'static str, usize); 6] {
+    [
+        ("root", 1),
+        ("tenant", handles.admission.running()),
+        ("upstream", handles.upstreams.views().len()),
+        ("audit", 1),
+        ("catalog", 1),
+        ("sweeper", 1),
+    ]
 }
 
 /// What the gateway itself took until the head of an answer.

@@ -2,8 +2,6 @@
 //!
 //! Source: <https://docs.anthropic.com/en/api/messages>.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,6 +53,7 @@ pub(crate) struct Block<'a> {
     pub(crate) input: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) tool_use_id: Option<Text<'a>>,
+    pub(crate) is_error: Option<bool>,
     #[serde(borrow)]
     pub(crate) content: Option<&'a RawValue>,
 }
@@ -75,9 +74,10 @@ pub(crate) struct Tool<'a> {
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) description: Option<Cow<'a, str>>,
+    pub(crate) description: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) input_schema: Option<&'a RawValue>,
+    pub(crate) strict: Option<bool>,
 }
 
 /// A word, and what belongs to it (`tool_choice`, `thinking`).
@@ -87,4 +87,5 @@ pub(crate) struct Switch<'a> {
     pub(crate) kind: Text<'a>,
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
+    pub(crate) disable_parallel_tool_use: Option<bool>,
 }

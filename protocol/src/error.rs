@@ -101,6 +101,9 @@ catalogue! {
     UnsupportedParameter = "unsupported_parameter", 400, Client, "invalid_request_error", false,
         "A parameter cannot be honoured.",
         "Leave out what `param` names, or ask a model whose server has it.";
+    ImageUnavailable = "image_unavailable", 400, Client, "invalid_request_error", false,
+        "The image at that address cannot be had.",
+        "Send the image itself, as a `data:` URI or in base64.";
     UpstreamRejected = "upstream_rejected", 400, Client, "invalid_request_error", false,
         "The model server does not accept this request for this model.",
         "Ask for less, or another model: it may not see, think, call tools or embed, or the prompt is too long for it.";
@@ -116,6 +119,9 @@ catalogue! {
     KeyRevoked = "key_revoked", 401, Client, "invalid_request_error", false,
         "The API key has been revoked.",
         "Ask the operator for a new key.";
+    OperatorUnproven = "operator_unproven", 401, Client, "invalid_request_error", false,
+        "It was not proven that an operator asks.",
+        "On the admin listener: send `admin.token` as `Authorization: Bearer …`.";
     TenantSuspended = "tenant_suspended", 403, Client, "permission_error", false,
         "The tenant of this API key is suspended.",
         "Ask the operator.";
@@ -125,12 +131,21 @@ catalogue! {
     ModelNotAllowed = "model_not_allowed", 403, Client, "permission_error", false,
         "This API key may not use that model.",
         "Ask the operator to allow the model, or use one of `GET /v1/models`.";
+    OptionNotAllowed = "option_not_allowed", 403, Client, "permission_error", false,
+        "This API key may not ask that of a model server.",
+        "Leave out what `param` names, or ask the operator (`tenant set --may-unload`, `--options`, `--num-ctx-max`).";
     CloudModelBlocked = "cloud_model_blocked", 403, Client, "permission_error", false,
         "Cloud models are not allowed on this gateway.",
         "Use a model that runs here.";
+    ChangesForbidden = "changes_forbidden", 403, Client, "permission_error", false,
+        "Nobody may change anything here: no operator's token is configured.",
+        "On the admin listener: configure `admin.token`, and send it.";
     NotFound = "not_found", 404, Client, "invalid_request_error", false,
         "There is no such endpoint.",
         "Compare the path with the list in the README.";
+    NoSuchObject = "no_such_object", 404, Client, "invalid_request_error", false,
+        "There is nothing of that name.",
+        "On the admin listener: look at the id or the name in the path.";
     ModelNotFound = "model_not_found", 404, Client, "invalid_request_error", false,
         "The model does not exist.",
         "Use one of `GET /v1/models`.";
@@ -140,6 +155,9 @@ catalogue! {
     RequestTimeout = "request_timeout", 408, Client, "invalid_request_error", true,
         "The request did not arrive in time.",
         "Send faster, or less.";
+    AlreadyThere = "already_there", 409, Client, "invalid_request_error", false,
+        "There is something of that name already.",
+        "On the admin listener: choose another name.";
     RequestTooLarge = "request_too_large", 413, Client, "invalid_request_error", false,
         "The body is larger than the gateway accepts.",
         "Send less; the operator may raise `server.body_bytes_max`.";
@@ -149,6 +167,9 @@ catalogue! {
     UnsupportedEncoding = "unsupported_encoding", 415, Client, "invalid_request_error", false,
         "The gateway does not accept compressed bodies.",
         "Send the body uncompressed.";
+    InvalidSetting = "invalid_setting", 422, Client, "invalid_request_error", false,
+        "What was asked for cannot be.",
+        "On the admin listener: correct what the message names.";
     TooManyAttempts = "too_many_attempts", 429, Client, "rate_limit_error", true,
         "Too many keys with this prefix are being verified.",
         "Wait for `retry-after`; look for a client with a wrong key.";
@@ -176,6 +197,9 @@ catalogue! {
     UpstreamUnavailable = "upstream_unavailable", 503, Upstream, "server_error", true,
         "No model server can be reached for that model.",
         "Try again; operators: `neuronetz upstream check`.";
+    DatabaseUnavailable = "database_unavailable", 503, Gateway, "server_error", true,
+        "The database cannot be used right now.",
+        "On the admin listener: try again; look after the database.";
     IdentityUnavailable = "identity_unavailable", 503, Gateway, "server_error", true,
         "The API key cannot be checked right now.",
         "Try again; operators look after the database.";
@@ -229,7 +253,8 @@ const REFERENCE_HEAD: &str = "\
 
 Every refusal has one of these codes. On `/v1` it stands in `error.code`, beside the message, OpenAI's
 `type` and the field that is meant (`param`); on `/v1/messages` in Anthropic's shape, with the code beside
-its `type`; on `/api` only the message is told, as Ollama's clients want it. Every answer has an
+its `type`; on `/api` only the message is told, as Ollama's clients want it; on the admin listener the code
+stands beside it. Every answer has an
 `x-request-id`, by which the operator finds it in the log and in the audit. No word of a model server ever
 stands in one.
 

@@ -5,13 +5,21 @@
 
 use std::borrow::Cow;
 
-use bytes::BufMut;
-use memchr::{memchr, memchr2};
+use bytes::{BufMut, BytesMut};
+use memchr::{memchr, memchr2, memchr2_iter};
+
+use crate::body::Text;
 
 /// How deep arrays and objects may be nested: what `serde_json` itself reads.
 pub(crate) const DEPTH_MAX: usize = 128;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// A place in a JSON text that has been found valid; in one that is not, what is read may end early.
+pub(crate) struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
 
 /// Whether arrays and objects are nested beyond [`DEPTH_MAX`]. The text need not be valid.
 ///
@@ -65,34 +73,81 @@ pub(crate) fn write_string(text: &str, out: &mut impl BufMut) {
 }
 
 /// Writes a JSON string, given with its quotes and escapes, as it is; `None` where `raw` is no
-/// string, or one that stands for no text.
-///
-/// Half a surrogate pair (`"\ud83d"`) is let through by the parser that only skips strings, and
-/// makes clients fail: strings with surrogates in them are read and written anew.
+/// string.
 pub(crate) fn splice_string(raw: &str, out: &mut impl BufMut) -> Option<()> {
     if !raw.starts_with('"') {
         return None;
     }
-    if has_surrogates(raw) {
-        write_string(&serde_json::from_str::<String>(raw).ok()?, out);
-    } else {
-        out.put_slice(raw.as_bytes());
-    }
+    out.put_slice(mended(raw).as_bytes());
     Some(())
 }
 
-/// Writes a JSON array on one line; `None` where `raw` is none, or has a string in it that stands
-/// for no text.
+/// Writes a JSON array on one line; `None` where `raw` is none, or is nested too deep for the parsers of
+/// clients.
 pub(crate) fn splice_list(raw: &str, out: &mut impl BufMut) -> Option<()> {
-    if !raw.starts_with('[') {
+    if !raw.starts_with('[') || is_too_deep(raw) {
         return None;
     }
-    if has_surrogates(raw) {
-        // Only a parser that builds the strings looks at their surrogates.
-        serde_json::from_str::<serde_json::Value>(raw).ok()?;
-    }
-    out.put_slice(compact(raw).as_bytes());
+    out.put_slice(compact(&mended(raw)).as_bytes());
     Some(())
+}
+
+/// The text that a JSON string stands for; `None` where `raw` is none.
+pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
+    let read = serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text);
+    read.or_else(|_| serde_json::from_str(&mended(raw)).map(Cow::Owned)).ok()
+}
+
+/// A JSON text with U+FFFD for each half of a surrogate pair that stands alone (`"\ud83d"`).
+///
+/// The parser that only skips strings lets them through, and they make clients fail. Go and the browsers
+/// read them so.
+pub(crate) fn mended(raw: &str) -> Cow<'_, str> {
+    if !has_surrogates(raw) {
+        return Cow::Borrowed(raw);
+    }
+    let bytes = raw.as_bytes();
+    let mut out = String::with_capacity(raw.len());
+    let (mut copied, mut at) = (0, 0);
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\\', rest)) {
+        at += found;
+        let length = match (surrogate(bytes, at), surrogate(bytes, at + 6)) {
+            (Some(Half::High), Some(Half::Low)) => 12,
+            (Some(_), _) => {
+                out.push_str(&raw[copied..at]);
+                out.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            (None, _) => 2,
+        };
+        at += length;
+    }
+    out.push_str(&raw[copied..]);
+    Cow::Owned(out)
+}
+
+/// Escapes what some clients take for the end of a line (U+0085, U+2028, U+2029) in JSON that was
+/// written behind `from`, where it can stand in strings only.
+pub(crate) fn escape_line_ends(out: &mut BytesMut, from: usize) {
+    let is_one = |bytes: &[u8]| matches!(bytes, [0xc2, 0x85, ..] | [0xe2, 0x80, 0xa8 | 0xa9, ..]);
+    if !memchr2_iter(0xc2, 0xe2, &out[from..]).any(|at| is_one(&out[from + at..])) {
+        return;
+    }
+    let written = out.split_off(from);
+    let mut copied = 0;
+    for at in memchr2_iter(0xc2, 0xe2, &written) {
+        let (escape, length): (&[u8], _) = match &written[at..] {
+            [0xc2, 0x85, ..] => (b"\\u0085", 2),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            _ => continue,
+        };
+        out.extend_from_slice(&written[copied..at]);
+        out.extend_from_slice(escape);
+        copied = at + length;
+    }
+    out.extend_from_slice(&written[copied..]);
 }
 
 /// Whether a JSON text is a string with something in it, or an array with something in it.
@@ -138,11 +193,132 @@ fn write_escaped(text: &str, out: &mut impl BufMut) {
     out.put_slice(&bytes[copied..]);
 }
 
+// === impl Cursor ===
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// What the next token begins with.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        self.at += blanks.count();
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Passes over the next value, and gives its text.
+    pub(crate) fn value(&mut self) -> &'a str {
+        self.spanned(Self::skip)
+    }
+
+    /// The text of what is read.
+    pub(crate) fn spanned(&mut self, read: impl FnOnce(&mut Self)) -> &'a str {
+        self.peek();
+        let start = self.at;
+        read(self);
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    /// Reads the items of a list, of which `read` must take one at a time; passes over what is none.
+    pub(crate) fn items(&mut self, mut read: impl FnMut(&mut Self, usize)) {
+        if !self.take(b'[') {
+            return self.skip();
+        }
+        let mut index = 0;
+        while !self.take(b']') {
+            let start = self.at;
+            read(self, index);
+            self.take(b',');
+            if self.at == start {
+                return;
+            }
+            index += 1;
+        }
+    }
+
+    /// Reads the members of an object, of which `read` must take the value; passes over what is none.
+    pub(crate) fn members(&mut self, mut read: impl FnMut(&mut Self, Cow<'a, str>)) {
+        if !self.take(b'{') {
+            return self.skip();
+        }
+        while !self.take(b'}') {
+            let start = self.at;
+            let key = self.value();
+            self.take(b':');
+            read(self, unquoted(key));
+            self.take(b',');
+            if self.at == start {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let is_next = self.peek() == Some(byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
+    fn skip(&mut self) {
+        let bytes = self.text.as_bytes();
+        let mut depth = 0_usize;
+        while let Some(byte) = bytes.get(self.at) {
+            match byte {
+                b',' | b':' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return,
+                b'"' => self.at = string_end(bytes, self.at + 1),
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                    continue;
+                }
+                b'}' | b']' => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                _ => {
+                    self.at += 1;
+                    continue;
+                }
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The text of a JSON string that stands for some; else nothing.
+fn unquoted(raw: &str) -> Cow<'_, str> {
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')).unwrap_or_default();
+    if memchr(b'\\', inner.as_bytes()).is_none() {
+        return Cow::Borrowed(inner);
+    }
+    Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
+}
+
 /// Whether some string has an escape for a surrogate in it.
 fn has_surrogates(raw: &str) -> bool {
     let bytes = raw.as_bytes();
     memchr(b'\\', bytes).is_some()
         && bytes.windows(3).any(|escape| matches!(escape, [b'\\', b'u', b'd' | b'D']))
+}
+
+/// A half of a surrogate pair.
+#[derive(Clone, Copy)]
+enum Half {
+    High,
+    Low,
+}
+
+/// The half whose escape stands there.
+fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
+    match bytes.get(at..at + 4)? {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B'] => Some(Half::High),
+        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F'] => Some(Half::Low),
+        _ => None,
+    }
 }
 
 /// The index after the quote that ends a string, whose text begins at `at`.
@@ -180,16 +356,54 @@ mod tests {
     }
 
     #[test]
-    fn a_half_surrogate_pair_is_not_spliced() {
+    fn a_half_of_a_surrogate_pair_is_mended() {
         let mut out = Vec::new();
         assert_eq!(splice_string(r#""\ud83d\ude00 \n \u003c""#, &mut out), Some(()));
-        assert_eq!(out, "\"😀 \\n <\"".as_bytes());
-        assert_eq!(splice_string(r#""\uD83D""#, &mut out), None);
+        assert_eq!(out, br#""\ud83d\ude00 \n \u003c""#);
+        for (half, text) in [
+            (r#""\uD83D""#, "\u{fffd}"),
+            (r#""a\ude00b""#, "a\u{fffd}b"),
+            (r#""\ud83d\ud83d\ude00\n""#, "\u{fffd}😀\n"),
+            (r#""\ude00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\\ud83d""#, "\\ud83d"),
+            (r#""\\\ud83d é""#, "\\\u{fffd} é"),
+        ] {
+            out.clear();
+            assert_eq!(splice_string(half, &mut out), Some(()));
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text, "{half}");
+            assert_eq!(text_of(half).as_deref(), Some(text));
+        }
         assert_eq!(splice_string("null", &mut out), None);
-        assert_eq!(splice_list(r#"["\ud83d"]"#, &mut out), None);
+        assert_eq!(text_of("5"), None);
+        out.clear();
+        assert_eq!(splice_list(r#"["\ud83d"]"#, &mut out), Some(()));
+        assert_eq!(out, br#"["\ufffd"]"#);
         out.clear();
         assert_eq!(splice_list("[\r\"\\ud83d\\ude00\", 1]", &mut out), Some(()));
         assert_eq!(out, br#"["\ud83d\ude00",1]"#);
+    }
+
+    #[test]
+    fn a_cursor_reads_lists_and_objects_and_passes_over_the_rest() {
+        let text = r#" [ {"a": [1,{"b":"]"}] ,"\u0062":"x\"" }, -1.5e3 , "t" , null, [] ] "#;
+        let mut seen = Vec::new();
+        Cursor::new(text).items(|cursor, index| {
+            if cursor.peek() == Some(b'{') {
+                cursor.members(|cursor, key| seen.push(format!("{key}={}", cursor.value())));
+            } else {
+                seen.push(format!("{index}={}", cursor.value()));
+            }
+        });
+        let expected =
+            [r#"a=[1,{"b":"]"}]"#, r#"b="x\"""#, "1=-1.5e3", r#"2="t""#, "3=null", "4=[]"];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_may_end_a_line_is_escaped_behind_a_place() {
+        let mut out = BytesMut::from("\u{2028}\"é \u{85} \u{2028}\u{2029} €\"");
+        escape_line_ends(&mut out, 3);
+        assert_eq!(&out[..], "\u{2028}\"é \\u0085 \\u2028\\u2029 €\"".as_bytes());
     }
 
     #[test]
@@ -200,6 +414,15 @@ mod tests {
         }
         assert_eq!(read_object::<One>(" {\"a\":1}").map(|one| one.a), Some(1));
         assert!(read_object::<One>("[1]").is_none());
+    }
+
+    #[test]
+    fn a_list_that_is_nested_too_deep_is_not_spliced() {
+        let nested = |levels| "[".repeat(levels) + &"]".repeat(levels);
+        let mut out = Vec::new();
+        assert_eq!(splice_list(&nested(DEPTH_MAX + 1), &mut out), None);
+        assert!(out.is_empty());
+        assert_eq!(splice_list(&nested(DEPTH_MAX), &mut out), Some(()));
     }
 
     proptest! {
@@ -214,9 +437,17 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a]{0,40}") {
+        fn a_mended_text_is_read(text in "(\\\\u[dD][89cC]00|\\\\n|\\\\u0041|a|é){0,12}") {
+            let raw = format!("\"{text}\"");
+            prop_assert!(serde_json::from_str::<String>(&mended(&raw)).is_ok());
+        }
+
+        #[test]
+        fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a,:é]{0,40}") {
             is_too_deep(&text);
             compact(&text);
+            mended(&text);
+            Cursor::new(&text).items(|cursor, _| cursor.members(|cursor, _| _ = cursor.value()));
         }
     }
 }

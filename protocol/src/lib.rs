@@ -13,7 +13,9 @@
 //! | [`ndjson`] | lines out of chunks |
 //! | [`sse`] | server-sent events, written and read |
 //! | `body` | the fields of a request body, each found once |
+//! | [`levers`] | what a request can ask of a model server at the cost of others |
 //! | `json` | JSON as text: escaping, splicing, depth |
+//! | [`prompt`] | what a prompt is made of: text, images, images behind URLs |
 //! | `anthropic` | Anthropic's dialect: requests |
 //! | [`ollama`] | Ollama's dialect: inspected requests, reply lines, filtered lists |
 //! | [`openai`] | OpenAI's dialect: requests, models, errors |
@@ -27,11 +29,13 @@ pub mod error;
 mod golden;
 pub mod id;
 mod json;
+pub mod levers;
 pub mod name;
 pub mod ndjson;
 pub mod ollama;
 pub mod openai;
 pub mod outcome;
+pub mod prompt;
 pub mod route;
 pub mod secret;
 pub mod sse;

@@ -3,7 +3,10 @@
 //! `llama3`, `LLAMA3:latest`, `library/llama3`, `registry.ollama.ai/library/llama3:latest` and
 //! `llama3:local` are one model to Ollama. Policy that compares what the client wrote would let a
 //! second spelling past an allow-list, so every name is made canonical before anybody looks at it.
-//! What Ollama would not read as a name is refused here.
+//!
+//! Servers of OpenAI's dialect call their models as they like: `accounts/x/models/y`, `/models/a.gguf`,
+//! `ft:gpt-4o:org::id`. What Ollama would not read as a name is such an id, taken to the letter: no
+//! spelling of it is another name, and none of it is ever a name of Ollama's.
 
 use std::{fmt, sync::Arc};
 
@@ -19,6 +22,9 @@ const HOST_LENGTH_MAX: usize = 350;
 /// The longest other part, in bytes (Ollama's limit).
 const PART_LENGTH_MAX: usize = 80;
 
+/// The longest id that is no name of Ollama's, in bytes.
+const ID_LENGTH_MAX: usize = 512;
+
 const CLOUD: &str = "cloud";
 const LOCAL: &str = "local";
 const CLOUD_ENDING: &str = "-cloud";
@@ -26,14 +32,15 @@ const CLOUD_ENDING: &str = "-cloud";
 /// A canonical model name: what Ollama would understand, so that policy sees what it will see.
 ///
 /// Registry, namespace and tag defaults are left out or filled in the same way for every spelling
-/// (`Llama3`, `library/llama3:latest`, ` llama3 ` are all `llama3:latest`), compared without case.
+/// (`Llama3`, `library/llama3:latest`, ` llama3 ` are all `llama3:latest`), compared without case. What is
+/// no name to Ollama is the id of a model elsewhere, as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ModelName(Arc<str>);
 
 /// A text that is no model name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a model name: [host/][namespace/]model[:tag] with letters, digits, `_`, `-` and `.`")]
+#[error("not a model name: up to 512 bytes without blanks and control characters")]
 pub struct InvalidModelName;
 
 /// Where the last part of a name says that the model runs.
@@ -62,7 +69,24 @@ struct Parts<'a> {
 // === impl ModelName ===
 
 impl ModelName {
-    /// The canonical form of what a client, an operator or an upstream wrote.
+    /// The name that a client, an operator or a server of OpenAI's dialect wrote: a name of Ollama's in its
+    /// canonical form, else an id as it is.
+    ///
+    /// Which of both it is follows from the text alone, so that no id equals a name.
+    ///
+    /// # Errors
+    /// [`InvalidModelName`] where it is empty or too long, or has blanks or control characters in it.
+    pub fn read(text: &str) -> Result<Self, InvalidModelName> {
+        if let Ok(name) = Self::parse(text) {
+            return Ok(name);
+        }
+        let id = text.trim();
+        let is_plain = |letter: char| !letter.is_whitespace() && !letter.is_control();
+        let is_id = !id.is_empty() && id.len() <= ID_LENGTH_MAX && id.chars().all(is_plain);
+        if is_id { Ok(Self(id.into())) } else { Err(InvalidModelName) }
+    }
+
+    /// The canonical form of a name of Ollama's.
     ///
     /// It is the shortest form with a tag (`llama3:latest`, `ns/m:tag`, `host/ns/m:tag`) in lower
     /// case. `:local` is dropped; `m:8b:cloud` is `m:8b-cloud`, and `m:latest-cloud` is `m:cloud`.
@@ -290,6 +314,34 @@ mod tests {
         assert_eq!(canonical(&format!("{host}h/ns/m")), None);
     }
 
+    #[test]
+    fn what_is_no_name_to_ollama_is_an_id_to_the_letter() {
+        for id in [
+            "/models/llama.gguf",
+            "accounts/X/models/Y",
+            "ft:gpt-4o:org::id",
+            "meta.llama/Llama-3",
+            "@cf/meta/llama-3",
+            "n.s/m:latest",
+            "n.s/m",
+            "mödel",
+            "llama\u{212a}",
+        ] {
+            let name = ModelName::read(id).unwrap();
+            assert_eq!(name.as_str(), id);
+            assert_ne!(ModelName::read(&id.to_ascii_uppercase()), Ok(name), "{id}");
+        }
+        for (text, expected) in [("GPT-4o", "gpt-4o:latest"), (" Qwen/Qwen3 ", "qwen/qwen3:latest")]
+        {
+            assert_eq!(ModelName::read(text).unwrap().as_str(), expected);
+        }
+        let long = "/".repeat(ID_LENGTH_MAX);
+        assert!(ModelName::read(&long).is_ok());
+        for bad in ["", " ", "a b", "a\u{a0}b", "a\0", "a\nb", &format!("{long}/")] {
+            assert!(ModelName::read(bad).is_err(), "{bad:?}");
+        }
+    }
+
     fn random_case(text: &str, bits: u64) -> String {
         let flip = |(at, c): (usize, char)| {
             if bits >> (at % 64) & 1 == 1 { c.to_ascii_uppercase() } else { c }
@@ -302,6 +354,16 @@ mod tests {
         fn a_canonical_name_is_its_own_canonical_form(text in "[a-z./:_A-Z0-9 -]{0,24}|.{0,12}") {
             if let Ok(name) = ModelName::parse(&text) {
                 prop_assert_eq!(ModelName::parse(name.as_str()), Ok(name));
+            }
+        }
+
+        #[test]
+        fn an_id_is_itself_and_never_a_name(text in "[a-z./:_A-Z0-9@ -]{0,24}|.{0,12}") {
+            if let Ok(name) = ModelName::read(&text) {
+                prop_assert_eq!(ModelName::read(name.as_str()), Ok(name.clone()));
+                let is_name = ModelName::parse(&text);
+                prop_assert_eq!(ModelName::parse(name.as_str()), is_name.clone());
+                prop_assert!(is_name.is_ok() || name.as_str() == text.trim());
             }
         }
 

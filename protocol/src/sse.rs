@@ -107,11 +107,15 @@ impl Events {
         if self.is_too_long { Err(TooLong) } else { Ok(None) }
     }
 
-    /// What stands there when the stream has ended: an event without the blank line that ends it.
+    /// What stands there when the stream has ended: an event without the blank line that ends it, unless
+    /// it is too long.
     pub fn finish(&mut self) -> Option<Event> {
         self.line.extend_from_slice(&std::mem::take(&mut self.chunk));
         let line = self.line.split().freeze();
         let line = self.unmarked(line);
+        if self.data.len() + line.len() > self.event_max {
+            return None;
+        }
         self.field(&line);
         self.dispatch()
     }
@@ -238,6 +242,18 @@ mod tests {
         let mut events = Events::new(12);
         events.push(Bytes::from_static(b": a comment without end"));
         assert_eq!(events.next_event(), Err(TooLong));
+    }
+
+    #[test]
+    fn the_last_event_keeps_within_the_limit_too() {
+        for (text, last) in
+            [("data: 123456\ndata: 7", None), ("data: 1234\ndata: 7", Some("1234\n7"))]
+        {
+            let mut events = Events::new(12);
+            events.push(Bytes::from(text));
+            assert_eq!(events.next_event(), Ok(None));
+            assert_eq!(events.finish().map(|event| event.data), last.map(Bytes::from));
+        }
     }
 
     proptest! {

@@ -145,7 +145,7 @@ impl ModelList {
     }
 
     fn parse(texts: &[String]) -> Result<Self, BoxDynError> {
-        let names = texts.iter().map(|text| ModelName::parse(text));
+        let names = texts.iter().map(|text| ModelName::read(text));
         Ok(Self(names.collect::<Result<_, _>>()?))
     }
 }

@@ -1,6 +1,17 @@
-//! Databases and servers that live as long as a test.
+//! Databases and servers that live as long as a test, and a way to them that can be made slow.
+
+use std::{net::SocketAddr, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+};
 use uuid::Uuid;
 
 use crate::Result;
@@ -56,6 +67,24 @@ impl Scratch {
     /// As [`Scratch::on`].
     pub async fn run(&self, statement: &str) -> Result<()> {
         execute(&self.url, statement.to_owned()).await
+    }
+
+    /// Ends the connections that listen to changes, and runs a statement before they are back.
+    ///
+    /// # Errors
+    /// As [`Scratch::on`].
+    pub async fn run_unheard(&self, statement: &str) -> Result<()> {
+        // A connection that listens has just begun to, or was asked whether it is there. One that is
+        // terminated is waited for.
+        let terminate = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND (query LIKE 'LISTEN %' OR query = 'SELECT 1')";
+        let mut connection = PgConnection::connect(&self.url).await?;
+        let terminated = sqlx::query(terminate).execute(&mut connection).await?;
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        connection.close().await?;
+        assert!(terminated.rows_affected() > 0, "nobody listened");
+        Ok(())
     }
 
     async fn allow_connections(&self, allow: bool) -> Result<()> {
@@ -180,5 +209,60 @@ impl ScratchRedis {
 impl Drop for ScratchRedis {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A way to a server on the loopback interface that can be made slow; gone with this.
+pub struct SlowWay {
+    /// Where it begins.
+    pub address: SocketAddr,
+    delay: watch::Sender<Option<Duration>>,
+    _carrying: JoinSet<()>,
+}
+
+// === impl SlowWay ===
+
+impl SlowWay {
+    /// Opens one that delays nothing.
+    ///
+    /// # Panics
+    /// Where it cannot be opened.
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
+        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+        let (delay, delayed) = watch::channel(Some(Duration::ZERO));
+        let mut carrying = JoinSet::new();
+        carrying.spawn(async move {
+            let mut ways = JoinSet::new();
+            while let Ok((from, _)) = listener.accept().await {
+                let Ok(to) = TcpStream::connect(server).await else { continue };
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (from.into_split(), to.into_split());
+                ways.spawn(carry(from_client, to_server, delayed.clone()));
+                ways.spawn(carry(from_server, to_client, delayed.clone()));
+            }
+        });
+        Self { address, delay, _carrying: carrying }
+    }
+
+    /// From now on everything takes so much longer, each way; none: nothing comes through.
+    pub fn delay(&self, delay: Option<Duration>) {
+        self.delay.send_replace(delay);
+    }
+}
+
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut delayed: watch::Receiver<Option<Duration>>,
+) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        let delay = delayed.wait_for(Option::is_some).await.ok().and_then(|delay| *delay);
+        let Some(delay) = delay else { return };
+        tokio::time::sleep(delay).await;
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
     }
 }

@@ -63,12 +63,16 @@ pub(crate) async fn on_sqlite(test: impl AsyncFnOnce(&Place)) {
     test(&Place { url: format!("sqlite:{}", path.display()) }).await;
 }
 
+/// The Postgres that tests have.
+#[expect(clippy::disallowed_methods, reason = "where the test server is can be said only here")]
+pub(crate) fn server() -> String {
+    std::env::var("TEST_POSTGRES_URL")
+        .expect("TEST_POSTGRES_URL is not set: run `make test`, or see tests/services")
+}
+
 /// Runs a test on a database of its own, which is dropped also where the test fails.
 pub(crate) async fn on_postgres(test: impl AsyncFnOnce(&Place)) {
-    #[expect(clippy::disallowed_methods, reason = "where the test server is can be said only here")]
-    let server = std::env::var("TEST_POSTGRES_URL")
-        .expect("TEST_POSTGRES_URL is not set: run `make test`, or see tests/services");
-    let scratch = Scratch::on(&server).await.unwrap();
+    let scratch = Scratch::on(&server()).await.unwrap();
     test(&Place { url: scratch.url.clone() }).await;
 }
 
@@ -106,7 +110,7 @@ pub(crate) fn noon() -> Timestamp {
 }
 
 pub(crate) fn model(name: &str) -> ModelName {
-    ModelName::parse(name).unwrap()
+    ModelName::read(name).unwrap()
 }
 
 pub(crate) fn only(names: &[&str]) -> ModelRule {

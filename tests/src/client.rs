@@ -1,11 +1,16 @@
 //! A client of few words: one connection a request, over hyper or as raw bytes.
+//!
+//! Whatever it reads, head and body, must not hold a word of the model server's: the scripted Ollama
+//! marks each of its errors.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use scripted_ollama::MARKER;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,6 +30,21 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Reads the whole of it.
+    async fn read(response: Response<Incoming>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap_or_else(|e| panic!("{e}")).to_bytes();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
+    fn without_marker(self) -> Self {
+        for (name, value) in &self.headers {
+            without_marker(&format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+        }
+        without_marker(&self.text());
+        self
+    }
+
     /// The body as text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -60,6 +80,14 @@ impl Reply {
 /// # Panics
 /// Where there is no reply.
 pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
+    send_trusted(address, request).await.without_marker()
+}
+
+/// The same, for who may hear the model server's own words.
+///
+/// # Panics
+/// Where there is no reply.
+pub async fn send_trusted(address: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     soon("a reply", async {
         let stream = TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{e}"));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -67,9 +95,7 @@ pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
             .unwrap_or_else(|e| panic!("{e}"));
         let reply = async move {
             let response = sender.send_request(request).await.unwrap_or_else(|e| panic!("{e}"));
-            let (parts, body) = response.into_parts();
-            let body = body.collect().await.unwrap_or_else(|e| panic!("{e}")).to_bytes();
-            Reply { status: parts.status, headers: parts.headers, body }
+            Reply::read(response).await
         };
         // The connection is driven beside the reply and dropped with it.
         tokio::pin!(reply, connection);
@@ -137,9 +163,15 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
             let _ = reading.read_to_end(&mut reply).await;
         };
         tokio::join!(write, read);
-        String::from_utf8_lossy(&reply).into_owned()
+        without_marker(&String::from_utf8_lossy(&reply))
     })
     .await
+}
+
+/// What was read, which must not hold a word of the model server's.
+fn without_marker(read: &str) -> String {
+    assert!(!read.contains(MARKER), "a client was told an upstream's words: {read}");
+    read.to_owned()
 }
 
 /// A reply that is read bit by bit; the connection closes when this is dropped.
@@ -173,15 +205,23 @@ impl Open {
         Self { stream, read: Vec::new() }
     }
 
-    /// Reads until the reply holds a text; returns all of it so far.
+    /// Sends more.
+    ///
+    /// # Panics
+    /// Where the connection is closed.
+    pub async fn more(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Reads until the reply holds a text so many times; returns all of it so far.
     ///
     /// # Panics
     /// Where it ends before.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub async fn until_times(&mut self, text: &str, times: usize) -> String {
         soon(text, async {
             loop {
-                let said = String::from_utf8_lossy(&self.read).into_owned();
-                if said.contains(text) {
+                let said = without_marker(&String::from_utf8_lossy(&self.read));
+                if said.matches(text).count() >= times {
                     return said;
                 }
                 let count = self.stream.read_buf(&mut self.read).await;
@@ -191,11 +231,19 @@ impl Open {
         .await
     }
 
+    /// Reads until the reply holds a text; returns all of it so far.
+    ///
+    /// # Panics
+    /// Where it ends before.
+    pub async fn until(&mut self, text: &str) -> String {
+        self.until_times(text, 1).await
+    }
+
     /// Reads to the end; returns all of it. A reset is an end, too.
     pub async fn end(mut self) -> String {
         soon("the end of the reply", async {
             let _ = self.stream.read_to_end(&mut self.read).await;
-            String::from_utf8_lossy(&self.read).into_owned()
+            without_marker(&String::from_utf8_lossy(&self.read))
         })
         .await
     }
@@ -233,9 +281,7 @@ impl Kept {
             self.sender.ready().await.unwrap_or_else(|e| panic!("{e}"));
             let request = request(Method::POST, path, Some(key), body.to_string().into());
             let sent = self.sender.send_request(request).await;
-            let (parts, body) = sent.unwrap_or_else(|e| panic!("{e}")).into_parts();
-            let body = body.collect().await.unwrap_or_else(|e| panic!("{e}")).to_bytes();
-            Reply { status: parts.status, headers: parts.headers, body }
+            Reply::read(sent.unwrap_or_else(|e| panic!("{e}"))).await
         })
         .await
     }
@@ -244,5 +290,21 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scripted_ollama::{Script, Scripted};
+
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "a client was told an upstream's words")]
+    async fn an_upstreams_words_fail_the_test_that_reads_them() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ollama = Scripted::start(Script::default(), loopback).await.unwrap();
+        let body = serde_json::json!({ "model": "no-such-model", "messages": [] });
+        post(ollama.address(), "/api/chat", None, &body).await;
     }
 }

@@ -28,6 +28,9 @@ pub struct Budget {
     settled: u64,
     /// Set aside for those of the current period that are under way.
     reserved: u64,
+    /// The period of which it was last said how much is used, and what has been used of that one since.
+    told: Span,
+    counted: u64,
     /// All that is under way, whichever period it belongs to.
     under_way: HashMap<u64, UnderWay>,
     next: u64,
@@ -66,12 +69,15 @@ impl Budget {
     /// A budget of which so much has been used in the period that `now` is in.
     #[must_use]
     pub fn new(limit: u64, period: LimitPeriod, settled: u64, now: Timestamp) -> Self {
+        let current = Span::of(period, now);
         Self {
             limit,
             period,
-            current: Span::of(period, now),
+            current,
             settled,
             reserved: 0,
+            told: current,
+            counted: settled,
             under_way: HashMap::new(),
             next: 0,
             latest: now,
@@ -89,6 +95,7 @@ impl Budget {
         self.latest = self.latest.max(now);
         self.period = period;
         self.begin(settled);
+        (self.told, self.counted) = (self.current, settled);
     }
 
     /// How many tokens there are in a period.
@@ -103,10 +110,11 @@ impl Budget {
         self.period
     }
 
-    /// What has been settled in the period in which the last thing happened.
+    /// What has been settled of the period of which it was last said how much is used, whether or not it
+    /// is over: as the ledger, which writes a request into the period in which it began.
     #[must_use]
     pub fn counted(&self) -> u64 {
-        self.settled
+        self.counted
     }
 
     /// When the period that a moment is in began; none for all time, which never did.
@@ -187,6 +195,9 @@ impl Budget {
         if self.current.holds(under_way.began) {
             self.reserved = self.reserved.saturating_sub(under_way.tokens);
             self.settled = self.settled.saturating_add(used);
+        }
+        if self.told.holds(under_way.began) {
+            self.counted = self.counted.saturating_add(used);
         }
     }
 
@@ -289,6 +300,20 @@ mod tests {
             budget.settle(new, 10, after);
             assert_eq!(budget.remaining(after), 90);
         }
+    }
+
+    #[test]
+    fn what_was_counted_of_a_day_is_told_after_its_end() {
+        let (before, after) = (at("2026-11-30T23:59:59Z"), at("2026-12-01T00:00:01Z"));
+        let mut budget = Budget::new(100, LimitPeriod::Day, 40, before);
+        let (one, two) = (budget.reserve(20, before).unwrap(), budget.reserve(20, before).unwrap());
+        budget.settle(one, 20, before);
+        // Somebody looks, and the other one ends, after midnight.
+        assert_eq!((budget.remaining(after), budget.counted()), (100, 60));
+        budget.settle(two, 5, after);
+        assert_eq!((budget.settled(after), budget.counted()), (0, 65));
+        budget.set_period(LimitPeriod::Day, 3, after);
+        assert_eq!(budget.counted(), 3);
     }
 
     #[test]

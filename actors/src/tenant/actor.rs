@@ -1,7 +1,7 @@
 //! The actor: it decides, or has it decided.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use identity::limits::{Budget, Limits};
+use identity::limits::Budget;
 use jiff::Timestamp;
-use protocol::{id::KeyId, id::TenantId, name::ModelName};
+use protocol::{id::KeyId, id::TenantId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::{
     admission::{Admit, Admitted, Answer, Member, Operation, Standing, Unknown, Usage},
@@ -21,17 +21,17 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Asked, Denied, Look, Meter, Of, Permit,
-    line::{Batch, Concern, Line, LookAsked},
-    seen::Seen,
+    Asked, Denied, Look, Of, Permit,
+    desk::{Desk, Ended, Keeper},
+    line::{Concern, LookAsked},
     usage::Reader,
 };
 use crate::{
     audit,
     measure::{self, Handling, Kind, Queued},
     ports::Clock,
-    rules::{account::Now, book::Book, moment::Moment},
-    shared::{NoAnswer, Shared},
+    rules::{account::Now, moment::Moment},
+    shared::NoAnswer,
 };
 
 /// How often keys that have been idle are forgotten.
@@ -50,13 +50,10 @@ pub(crate) struct Tenant;
 #[derive(Debug)]
 pub(crate) enum Message {
     Admit(Box<Asked>),
-    Settle {
-        key: KeyId,
-        member: Member,
-        used: u64,
-        learned: Option<Box<(ModelName, u64)>>,
-        queued: Queued,
-    },
+    /// This is a new instance: what lies on the desk is gone on with.
+    GoOn,
+    /// Requests are over, which lie on the desk.
+    Ended(Queued),
     /// One that is under way asks for more.
     TopUp {
         member: Member,
@@ -70,11 +67,8 @@ pub(crate) enum Message {
         key: Option<KeyId>,
         usage: Option<Usage>,
     },
-    /// A batch is back.
-    Exchanged {
-        batch: Batch,
-        answered: Result<Vec<Answer>, NoAnswer>,
-    },
+    /// A batch is back, which lies on the desk.
+    Exchanged,
     /// What could not be told is to be told again.
     TellAgain,
     /// Time to say who is under way.
@@ -86,8 +80,13 @@ pub(crate) enum Message {
     },
     /// Time to forget who has been idle, and to end where that is everybody.
     Tidy,
+    /// It is to be said when all has been told that is to be told.
+    Flush(RpcReplyPort<()>),
     #[cfg(test)]
     Poison,
+    /// A rule fails in the middle of its work.
+    #[cfg(test)]
+    Break,
 }
 
 /// What the actor needs to start.
@@ -95,6 +94,8 @@ pub(crate) enum Message {
 pub(crate) struct Arguments {
     /// Whose it is.
     pub(crate) tenant: TenantId,
+    /// What the last instance has left.
+    pub(crate) desk: Arc<Desk>,
     /// The beginning of the time of all tenants.
     pub(crate) epoch: Instant,
     /// The clock on the wall.
@@ -103,8 +104,6 @@ pub(crate) struct Arguments {
     pub(crate) ledger: Arc<dyn Ledger>,
     /// What is to be stored before the ledger is read.
     pub(crate) audit: audit::Handle,
-    /// What many replicas share; none: this one is alone.
-    pub(crate) shared: Option<Shared>,
     /// A number of this process's own.
     pub(crate) replica: u64,
     /// The number of the next request, of all tenants.
@@ -115,17 +114,8 @@ pub(crate) struct Arguments {
     pub(crate) idle_after: Duration,
 }
 
-/// Who keeps what the limits count.
-enum Keeper {
-    Own(Box<Book>),
-    Shared(Line),
-}
-
 pub(crate) struct State {
     arguments: Arguments,
-    keeper: Keeper,
-    tenant_limits: Limits,
-    seen: HashMap<KeyId, Seen>,
     asked_at: Instant,
     /// Whose usage is being read: a key's, or (none) the tenant's.
     reading: HashSet<Option<KeyId>>,
@@ -135,6 +125,8 @@ pub(crate) struct State {
     beats: bool,
     /// Whether a [`Message::TellAgain`] is.
     tells: bool,
+    /// Who wants to know when all has been told.
+    flushing: Vec<RpcReplyPort<()>>,
 }
 
 // === impl Tenant ===
@@ -150,20 +142,14 @@ impl Actor for Tenant {
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_after(TIDY_EVERY, || Message::Tidy);
-        let keeper = match &arguments.shared {
-            None => Keeper::Own(Box::default()),
-            Some(shared) => Keeper::Shared(Line::new(shared.clone())),
-        };
         Ok(State {
             arguments,
-            keeper,
-            tenant_limits: Limits::default(),
-            seen: HashMap::new(),
             asked_at: Instant::now(),
             reading: HashSet::new(),
             waiting: Vec::new(),
             beats: false,
             tells: false,
+            flushing: Vec::new(),
         })
     }
 
@@ -179,25 +165,25 @@ impl Actor for Tenant {
                 drop(asked.queued.take());
                 state.admit(asked, &myself);
             }
-            Message::Settle { key, member, used, learned, queued } => {
+            Message::GoOn => {
+                state.exchanged(&myself);
+                state.hear_ended(&myself);
+                state.watch_beats(&myself);
+                state.send();
+            }
+            Message::Ended(queued) => {
                 drop(queued);
-                if let Some(learned) = learned {
-                    state.learn(key, *learned);
-                }
-                state.submit(Operation::Settle { member, used }, Concern::Nobody, &myself);
+                state.hear_ended(&myself);
             }
             Message::TopUp { member, key, more, reply, queued } => {
                 drop(queued);
-                let tenant_limits = state.tenant_limits;
-                let key_limits = state.seen.get(&key).map(|seen| seen.limits).unwrap_or_default();
-                let top_up = Operation::TopUp { member, more, tenant_limits, key_limits };
-                state.submit(top_up, Concern::More(reply), &myself);
+                state.top_up((member, key), more, reply, &myself);
             }
             Message::Usage { key, usage } => state.hear_usage(key, usage, &myself),
-            Message::Exchanged { batch, answered } => state.exchanged(batch, answered, &myself),
+            Message::Exchanged => state.exchanged(&myself),
             Message::TellAgain => {
                 state.tells = false;
-                state.send(&myself);
+                state.send();
             }
             Message::Beat => state.beat(&myself),
             Message::Look { of, reply } => state.look(of, reply, &myself),
@@ -208,8 +194,17 @@ impl Actor for Tenant {
                     myself.send_after(TIDY_EVERY, || Message::Tidy);
                 }
             }
+            Message::Flush(reply) => {
+                state.flushing.push(reply);
+                state.tell_flushed();
+            }
             #[cfg(test)]
             Message::Poison => return Err("poisoned".into()),
+            #[cfg(test)]
+            Message::Break => {
+                let _kept = state.arguments.desk.kept();
+                panic!("a rule fails");
+            }
         }
         Ok(())
     }
@@ -221,11 +216,10 @@ impl State {
     fn admit(&mut self, asked: Box<Asked>, myself: &ActorRef<Message>) {
         let ask = &asked.ask;
         self.asked_at = Instant::now();
-        self.tenant_limits = ask.tenant_limits;
-        let (limits, asked_at) = (ask.key_limits, self.asked_at);
-        let seen = self.seen.entry(ask.key).or_insert_with(|| Seen::new(limits, asked_at));
-        (seen.limits, seen.asked_at) = (limits, asked_at);
-        let completion = seen.expect(&asked.ask);
+        let mut kept = self.arguments.desk.kept();
+        let seen = kept.ask(ask.key, ask.tenant_limits, ask.key_limits, self.asked_at);
+        let completion = seen.expect(ask);
+        drop(kept);
         let number = self.arguments.next.fetch_add(1, Ordering::Relaxed);
         let admit = Operation::Admit(Admit {
             member: Member { replica: self.arguments.replica, number },
@@ -237,49 +231,83 @@ impl State {
         self.submit(admit, Concern::Asked(asked), myself);
     }
 
+    /// Who is under way gets more by the limits as they are now.
+    fn top_up(
+        &mut self,
+        (member, key): (Member, KeyId),
+        more: u64,
+        reply: RpcReplyPort<bool>,
+        myself: &ActorRef<Message>,
+    ) {
+        let limits = self.arguments.desk.kept().limits_of(key);
+        let Some((tenant_limits, key_limits)) = limits else {
+            // Nothing is known of it: where nobody can say, the answer is no.
+            let _ = reply.send(false);
+            return;
+        };
+        let top_up = Operation::TopUp { member, more, tenant_limits, key_limits };
+        self.submit(top_up, Concern::More(reply), myself);
+    }
+
+    fn hear_ended(&mut self, myself: &ActorRef<Message>) {
+        let desk = Arc::clone(&self.arguments.desk);
+        while let Some(Ended { member, key, used, learned }) = desk.next_ended() {
+            desk.kept().over(key, learned);
+            let operation = match used {
+                Some(used) => Operation::Settle { member, used },
+                None => Operation::Cancel { member },
+            };
+            self.submit(operation, Concern::Nobody, myself);
+        }
+    }
+
     /// Does an operation, or has it done.
     fn submit(&mut self, operation: Operation, concern: Concern, myself: &ActorRef<Message>) {
         let now = self.now();
-        match &mut self.keeper {
+        let mut kept = self.arguments.desk.kept();
+        match &mut kept.keeper {
             Keeper::Own(book) => {
                 let answer = book.run(&operation, now);
+                drop(kept);
                 self.answered(&operation, concern, answer, myself);
             }
             Keeper::Shared(line) => {
                 line.push(operation, concern);
-                self.send(myself);
+                drop(kept);
+                self.send();
             }
         }
     }
 
     /// Sends what waits, unless an exchange is under way.
-    fn send(&mut self, myself: &ActorRef<Message>) {
-        let Keeper::Shared(line) = &mut self.keeper else { return };
+    fn send(&mut self) {
+        let mut kept = self.arguments.desk.kept();
+        let Keeper::Shared(line) = &mut kept.keeper else { return };
         let Some(batch) = line.next() else { return };
-        let (shared, tenant) = (line.shared.clone(), self.arguments.tenant);
-        let myself = myself.clone();
+        let shared = line.shared.clone();
+        drop(kept);
+        let (desk, tenant) = (Arc::clone(&self.arguments.desk), self.arguments.tenant);
         self.arguments.tasks.spawn(async move {
             let (operations, concerns): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let answered = shared.exchange(tenant, &operations).await;
-            let batch = operations.into_iter().zip(concerns).collect();
-            let _ = myself.cast(Message::Exchanged { batch, answered });
+            desk.came_back(operations.into_iter().zip(concerns).collect(), answered);
         });
     }
 
-    fn exchanged(
-        &mut self,
-        batch: Batch,
-        answered: Result<Vec<Answer>, NoAnswer>,
-        myself: &ActorRef<Message>,
-    ) {
-        let Keeper::Shared(line) = &mut self.keeper else { return };
+    fn exchanged(&mut self, myself: &ActorRef<Message>) {
+        let desk = Arc::clone(&self.arguments.desk);
+        let mut kept = desk.kept();
+        let Keeper::Shared(line) = &mut kept.keeper else { return };
+        let Some((batch, answered)) = line.take_back() else { return };
         match answered {
             Ok(answers) => {
-                for (operation, concern, answer) in line.answered(batch, answers) {
+                let answered = line.answered(batch, answers);
+                drop(kept);
+                for (operation, concern, answer) in answered {
                     self.answered(&operation, concern, answer, myself);
                 }
                 self.watch_beats(myself);
-                self.send(myself);
+                self.send();
             }
             Err(why) => {
                 if let NoAnswer::Lost(error) = &why {
@@ -289,7 +317,16 @@ impl State {
                     self.tells = true;
                     myself.send_after(TELL_AGAIN, || Message::TellAgain);
                 }
+                drop(kept);
             }
+        }
+        self.tell_flushed();
+    }
+
+    /// Whoever wants to know is told that all has been told, where that is so.
+    fn tell_flushed(&mut self) {
+        if self.arguments.desk.kept().keeper.is_told() {
+            self.flushing.drain(..).for_each(|reply| drop(reply.send(())));
         }
     }
 
@@ -328,28 +365,14 @@ impl State {
         let decided = match answer {
             Answer::Admitted(admitted) => {
                 let Admitted { gauges, observed, .. } = *admitted;
+                // First of all: it gives back what was taken, whatever happens now.
+                let desk = &self.arguments.desk;
+                desk.kept().let_in(admit.key);
+                let permit = Permit::new(Arc::clone(desk), admit, &asked.ask, gauges);
                 for (scope, limit) in observed {
                     measure::refusal(scope, limit, "observe");
                 }
-                let set_aside = admit.need.tokens_max.saturating_sub(asked.ask.prompt_max);
-                let (member, key) = (admit.member, admit.key);
-                let is_metered = asked.ask.is_metered();
-                Ok(Permit {
-                    actor: myself.clone(),
-                    member,
-                    key,
-                    used: 0,
-                    learns: asked.ask.learns.clone().filter(|_| is_metered),
-                    learned: None,
-                    gauges,
-                    meter: is_metered.then(|| Meter {
-                        set_aside,
-                        exhausted: asked.ask.policy.exhausted,
-                        actor: myself.clone(),
-                        member,
-                        key,
-                    }),
-                })
+                Ok(permit)
             }
             Answer::Refused(refused) => {
                 measure::refusal(refused.scope, refused.by.what, "enforce");
@@ -411,24 +434,18 @@ impl State {
         }
     }
 
-    fn learn(&mut self, key: KeyId, (model, tokens): (ModelName, u64)) {
-        if let Some(seen) = self.seen.get_mut(&key) {
-            seen.learn(model, tokens);
-        }
-    }
-
     fn beat(&mut self, myself: &ActorRef<Message>) {
         self.beats = false;
-        if let Keeper::Shared(line) = &mut self.keeper {
+        if let Keeper::Shared(line) = &mut self.arguments.desk.kept().keeper {
             line.beat();
-            self.watch_beats(myself);
-            self.send(myself);
         }
+        self.watch_beats(myself);
+        self.send();
     }
 
     fn watch_beats(&mut self, myself: &ActorRef<Message>) {
-        let Keeper::Shared(line) = &self.keeper else { return };
-        if line.holds() && !self.beats {
+        let has_to = self.arguments.desk.kept().keeper.has_to_beat();
+        if has_to && !self.beats {
             self.beats = true;
             myself.send_after(BEAT_EVERY, || Message::Beat);
         }
@@ -440,14 +457,13 @@ impl State {
         reply: RpcReplyPort<Option<Look>>,
         myself: &ActorRef<Message>,
     ) {
+        let kept = self.arguments.desk.kept();
         let (tenant_limits, keys) = match of {
             Some(of) => (of.tenant_limits, vec![(of.key, of.key_limits)]),
-            None => (self.tenant_limits, self.lately()),
+            None => (kept.tenant_limits, kept.lately(SHOWN_MAX)),
         };
-        let in_line = match &self.keeper {
-            Keeper::Own(_) => 0,
-            Keeper::Shared(line) => line.waiting(),
-        };
+        let in_line = kept.keeper.waiting();
+        drop(kept);
         let unknown = Standing::default();
         let look = Look {
             limits: tenant_limits,
@@ -459,25 +475,16 @@ impl State {
         self.submit(Operation::Look { tenant_limits, keys }, asked, myself);
     }
 
-    /// The keys that asked last.
-    fn lately(&self) -> Vec<(KeyId, Limits)> {
-        let mut keys: Vec<_> = self.seen.iter().map(|(key, seen)| (seen.asked_at, *key)).collect();
-        keys.sort_unstable_by_key(|(asked_at, _)| std::cmp::Reverse(*asked_at));
-        keys.truncate(SHOWN_MAX);
-        keys.iter().map(|(_, key)| (*key, self.seen[key].limits)).collect()
-    }
-
     /// Whether nobody would miss this actor.
     fn tidy(&mut self) -> bool {
         let now = self.now();
         let idle_after = self.arguments.idle_after;
-        self.seen.retain(|_, seen| seen.asked_at.elapsed() < idle_after);
-        self.seen.shrink_to(self.seen.len() * 2);
         let reading = &self.reading;
-        let is_idle = match &mut self.keeper {
-            Keeper::Own(book) => book.tidy(now, |key| reading.contains(&Some(key))),
-            Keeper::Shared(line) => line.is_idle(),
-        };
+        let is_idle = self.arguments.desk.kept().tidy(
+            now,
+            |seen| seen.asked_at.elapsed() >= idle_after,
+            |key| reading.contains(&Some(key)),
+        );
         let rests = self.asked_at.elapsed() >= idle_after;
         is_idle && rests && self.reading.is_empty() && self.waiting.is_empty()
     }

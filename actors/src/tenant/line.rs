@@ -45,8 +45,12 @@ pub(super) struct Line {
     pub(super) shared: Shared,
     waiting: VecDeque<(Operation, Concern)>,
     is_out: bool,
+    /// A batch that is back, until somebody looks at it.
+    back: Option<(Batch, Result<Vec<Answer>, NoAnswer>)>,
     /// What each request holds that this replica has let in.
     held: HashMap<Member, String>,
+    /// Whether it was said who is under way since it was heard that what was counted is not known.
+    is_said: bool,
 }
 
 // === impl Concern ===
@@ -77,7 +81,14 @@ impl Concern {
 
 impl Line {
     pub(super) fn new(shared: Shared) -> Self {
-        Self { shared, waiting: VecDeque::new(), is_out: false, held: HashMap::new() }
+        Self {
+            shared,
+            waiting: VecDeque::new(),
+            is_out: false,
+            back: None,
+            held: HashMap::new(),
+            is_said: false,
+        }
     }
 
     pub(super) fn push(&mut self, operation: Operation, concern: Concern) {
@@ -100,32 +111,48 @@ impl Line {
         self.is_out.then_some(batch)
     }
 
-    /// The batch is back, with its answers: those that concern somebody, in their order.
+    /// The batch is back.
+    pub(super) fn came_back(&mut self, batch: Batch, answered: Result<Vec<Answer>, NoAnswer>) {
+        self.back = Some((batch, answered));
+    }
+
+    /// The batch that is back, once.
+    pub(super) fn take_back(&mut self) -> Option<(Batch, Result<Vec<Answer>, NoAnswer>)> {
+        self.back.take()
+    }
+
+    /// What the batch that is back answers, in its order.
     pub(super) fn answered(
         &mut self,
         batch: Batch,
         answers: Vec<Answer>,
     ) -> impl Iterator<Item = (Operation, Concern, Answer)> + use<> {
         self.is_out = false;
+        let mut missing = Vec::new();
         for ((operation, _), answer) in batch.iter().zip(&answers) {
             match (operation, answer) {
                 (Operation::Admit(admit), Answer::Admitted(admitted)) => {
                     self.held.insert(admit.member, admitted.held.clone());
                 }
+                // What was counted may have been forgotten, and with it who is under way: that is said
+                // before anybody is let in on what the ledger says.
+                (Operation::Admit(_), Answer::Unknown(_)) if !self.is_said => {
+                    self.is_said = true;
+                    self.beat();
+                }
+                (Operation::SetUsage(_), _) => self.is_said = false,
                 (Operation::Settle { member, .. } | Operation::Cancel { member }, _) => {
                     self.held.remove(member);
                 }
-                (Operation::Beat { .. }, Answer::Missing(members)) => {
-                    for member in members {
-                        // What was forgotten is told again.
-                        if let Some(held) = self.held.get(member) {
-                            let (member, held) = (*member, held.clone());
-                            let register = Operation::Register { member, held };
-                            self.waiting.push_back((register, Concern::Nobody));
-                        }
-                    }
-                }
+                (Operation::Beat { .. }, Answer::Missing(members)) => missing.extend(members),
                 _ => {}
+            }
+        }
+        // What was forgotten is told again, before all that is told of it.
+        for member in missing {
+            if let Some(held) = self.held.get(member) {
+                let register = Operation::Register { member: *member, held: held.clone() };
+                self.waiting.push_front((register, Concern::Nobody));
             }
         }
         batch
@@ -136,7 +163,7 @@ impl Line {
 
     /// The batch is back without answers. Says whether something is to be told again.
     pub(super) fn lost(&mut self, batch: Batch, why: &NoAnswer) -> bool {
-        self.is_out = false;
+        (self.is_out, self.is_said) = (false, false);
         let mut again = VecDeque::new();
         for (operation, concern) in batch {
             match operation {
@@ -181,7 +208,12 @@ impl Line {
 
     /// Whether nothing is held and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_out && self.waiting.is_empty() && self.held.is_empty()
+        self.is_told() && self.held.is_empty()
+    }
+
+    /// Whether all has been told.
+    pub(super) fn is_told(&self) -> bool {
+        !self.is_out && self.waiting.is_empty()
     }
 
     /// Whether requests are under way.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod.rs` | what is asked and answered |
 //! | `actor.rs` | the actor: it decides, or has it decided |
+//! | `desk.rs` | what outlives it: what was let in, and what is to be told of it |
 //! | `line.rs` | where replicas share what is decided: what waits to be told to all, in its order |
 //! | `seen.rs` | what is remembered of a key: how long its replies are |
 //! | `usage.rs` | how much of a budget is used, from the ledger |
@@ -18,7 +19,7 @@
 //! read, and where it cannot be read nobody can say: the answer is no. Callers are bounded by their
 //! places in the audit, which each takes before it asks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use identity::{
     limits::Limits,
@@ -28,17 +29,21 @@ use protocol::{
     id::{KeyId, TenantId},
     name::ModelName,
 };
-use ractor::{ActorRef, RpcReplyPort, concurrency};
-use storage::admission::{Gauges, Member, Need, Refused, Standing};
+use ractor::{RpcReplyPort, concurrency};
+use storage::admission::{Admit, Gauges, Member, Need, Refused, Standing};
 
 use crate::measure::{Kind, Queued};
 
 mod actor;
+mod desk;
 mod line;
 mod seen;
 mod usage;
 
+use desk::Ended;
+
 pub(crate) use actor::{Arguments, Message, Tenant};
+pub(crate) use desk::Desk;
 
 /// How long a request counts as under way on other replicas without being heard of.
 pub const LIVES_FOR: Duration = Duration::from_secs(20);
@@ -82,10 +87,11 @@ pub enum Denied {
 #[derive(Debug)]
 #[must_use = "a permit that is dropped is given back"]
 pub struct Permit {
-    actor: ActorRef<Message>,
+    desk: Arc<Desk>,
     member: Member,
     key: KeyId,
-    used: u64,
+    /// None: it never was.
+    used: Option<u64>,
     learns: Option<ModelName>,
     learned: Option<u64>,
     /// How the limits stood after it was let in.
@@ -101,7 +107,7 @@ pub struct Meter {
     pub set_aside: u64,
     /// What becomes of it where there is no more.
     pub exhausted: Exhausted,
-    actor: ActorRef<Message>,
+    desk: Arc<Desk>,
     member: Member,
     key: KeyId,
 }
@@ -153,9 +159,36 @@ impl Ask {
 // === impl Permit ===
 
 impl Permit {
+    fn new(desk: Arc<Desk>, admit: &Admit, ask: &Ask, gauges: Gauges) -> Self {
+        let (member, key) = (admit.member, admit.key);
+        let is_metered = ask.is_metered();
+        Self {
+            desk: Arc::clone(&desk),
+            member,
+            key,
+            used: Some(0),
+            learns: ask.learns.clone().filter(|_| is_metered),
+            learned: None,
+            gauges,
+            meter: is_metered.then(|| Meter {
+                set_aside: admit.need.tokens_max.saturating_sub(ask.prompt_max),
+                exhausted: ask.policy.exhausted,
+                desk,
+                member,
+                key,
+            }),
+        }
+    }
+
     /// Says what was really used; it takes the place of what was expected when the permit is dropped.
     pub fn settle(&mut self, tokens: u64) {
-        self.used = tokens;
+        self.used = Some(tokens);
+    }
+
+    /// Says that it never was: when the permit is dropped, all that it took is given back, also of the
+    /// windows.
+    pub fn cancel(&mut self) {
+        self.used = None;
     }
 
     /// Says how long a reply was that came to its own end.
@@ -173,18 +206,16 @@ impl Meter {
         let (reply, answer) = concurrency::oneshot();
         let Self { member, key, .. } = *self;
         let queued = Queued::new(Kind::Tenant);
-        let _ = self.actor.cast(Message::TopUp { member, key, more, reply: reply.into(), queued });
+        self.desk.cast(Message::TopUp { member, key, more, reply: reply.into(), queued });
         Asking(answer)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // An actor that is gone has forgotten all of it already.
         let Self { key, member, used, .. } = *self;
         let learned = self.learns.take().zip(self.learned).map(Box::new);
-        let queued = Queued::new(Kind::Tenant);
-        let _ = self.actor.cast(Message::Settle { key, member, used, learned, queued });
+        self.desk.end(Ended { member, key, used, learned });
     }
 }
 

@@ -14,6 +14,8 @@ const LEARNED_MAX: usize = 8;
 pub(super) struct Seen {
     pub(super) limits: Limits,
     pub(super) asked_at: Instant,
+    /// Requests that were let in and are not over: as long as there are any, their limits are kept.
+    pub(super) under_way: usize,
     learned: Vec<(ModelName, Learned)>,
 }
 
@@ -21,7 +23,7 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn new(limits: Limits, asked_at: Instant) -> Self {
-        Self { limits, asked_at, learned: Vec::new() }
+        Self { limits, asked_at, under_way: 0, learned: Vec::new() }
     }
 
     /// How many tokens are set aside for a reply.

@@ -62,8 +62,10 @@ async fn a_crash_of_the_catalog_forgets_nothing() {
     let stage = Stage::new(Settings::default(), &["one"]).await;
     stage.system.handles.upstreams.first_answers(Duration::from_secs(5)).await;
     eventually("the models", || stage.models().is_ok()).await;
+    let before = restarts_of("catalog");
     stage.system.handles.catalog.poison();
     sleep(Duration::from_millis(50)).await;
+    assert_eq!(restarts_of("catalog"), before + 1);
     assert_eq!(stage.models().unwrap().len(), 1);
     stage.servers.set("one", Some(&["llama3", "qwen3:8b"]));
     eventually("what comes after", || stage.models().unwrap().len() == 2).await;

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use identity::limits::{Budget, LimitPeriod, Limits};
 use jiff::Timestamp;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use protocol::{
     id::{KeyId, RequestId, TenantId},
     name::ModelName,
@@ -40,8 +41,11 @@ use crate::{
 };
 
 mod admission;
+mod agreement;
 mod audit;
 mod catalog;
+mod crash;
+mod redis;
 mod shared;
 mod sweeper;
 mod upstream;
@@ -62,8 +66,9 @@ struct Stored {
     prompts_swept: Vec<Timestamp>,
     prepared: usize,
     used: u64,
-    /// Before the first midnight.
+    /// In the first day, which ends some time after this; none: noon.
     used_before: u64,
+    first_day: Option<Timestamp>,
     used_by_key: u64,
     asked: Vec<LedgerQuery>,
 }
@@ -189,7 +194,8 @@ impl Ledger for Database {
             }
             stored.asked.push(query);
             let used = if query.key.is_some() { stored.used_by_key } else { stored.used };
-            let today = query.since.is_none_or(|since| since <= noon());
+            let first_day = stored.first_day.unwrap_or_else(noon);
+            let today = query.since.is_none_or(|since| since <= first_day);
             let used = if today { used + stored.used_before } else { used };
             let of = String::new();
             Ok(vec![LedgerSum { of, requests: 1, prompt: used, completion: 0, estimated: 0 }])
@@ -327,6 +333,22 @@ fn places(places_max: usize) -> Settings {
     let mut settings = Settings::default();
     settings.audit.places_max = places_max;
     settings
+}
+
+/// How often actors of that kind were started again, as the metrics say.
+fn restarts_of(kind: &str) -> u64 {
+    let recorder = DebuggingRecorder::new();
+    let counted = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, crate::measure::publish);
+    let mut all = counted.snapshot().into_vec().into_iter();
+    let found = all.find(|(key, ..)| {
+        key.key().name() == protocol::telemetry::ACTOR_RESTARTS_TOTAL
+            && key.key().labels().any(|label| label.value() == kind)
+    });
+    match found {
+        Some((.., DebugValue::Counter(count))) => count,
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

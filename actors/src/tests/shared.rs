@@ -220,3 +220,72 @@ async fn who_is_there_is_not_counted_twice() {
     let Some(Answer::Looked(standings)) = answers.unwrap().pop() else { panic!("no look") };
     assert_eq!(standings[0].under_way, 1);
 }
+
+/// Lets five in on one replica and stops it when they are over; says how many another one lets in then.
+async fn after_a_stop(common: &Arc<Common>, deadline: Duration) -> usize {
+    let [one, two] = replicas(common).await;
+    let ask = || ask(1, 1, at_once(5), Limits::default());
+    let admission = &one.system.handles.admission;
+    let held = join_all((0..5).map(|_| admission.admit(ask()))).await;
+    assert!(
+        held.iter().all(Result::is_ok) && two.system.handles.admission.admit(ask()).await.is_err()
+    );
+    drop(held);
+    one.system.stop(deadline).await;
+    common.is_away.store(false, Ordering::Relaxed);
+    let admission = &two.system.handles.admission;
+    let all = join_all((0..5).map(|_| admission.admit(ask()))).await;
+    all.iter().filter(|one| one.is_ok()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_tells_the_others_what_is_over() {
+    let common = Common::new();
+    assert_eq!(after_a_stop(&common, Duration::from_secs(3)).await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_nobody_longer_than_it_may() {
+    let common = Common::new();
+    let [one, two] = replicas(&common).await;
+    let ask = || ask(1, 1, at_once(1), Limits::default());
+    let held = one.system.handles.admission.admit(ask()).await.unwrap();
+    common.is_away.store(true, Ordering::Relaxed);
+    drop(held);
+    let began = Instant::now();
+    one.system.stop(Duration::from_secs(3)).await;
+    let took = began.elapsed();
+    assert!((3_000..3_500).contains(&took.as_millis()), "{took:?}");
+    // Nobody was told; it is noticed by others when nothing is heard of it.
+    common.is_away.store(false, Ordering::Relaxed);
+    assert!(two.system.handles.admission.admit(ask()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shared_outlives_the_actor() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let [one, two] = [0, 1].map(|at| &stages[at].system.handles.admission);
+    let ask = || ask(1, 1, at_once(3), Limits::default());
+    let (held, over) = (one.admit(ask()).await.unwrap(), one.admit(ask()).await.unwrap());
+    let tenant = ask().tenant;
+    // One is asked for while the answer of another exchange is on its way, and one is over.
+    let asked = one.admit(ask());
+    let fails = async {
+        sleep(Duration::from_micros(500)).await;
+        one.poison(tenant);
+        drop(over);
+    };
+    let (asked, ()) = futures_util::future::join(asked, fails).await;
+    let asked = asked.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    let beats =
+        common.asked(|one| matches!(one, Operation::Beat { members } if members.len() == 2));
+    assert!(beats >= 4, "{beats}");
+    let (third, fourth) = (two.admit(ask()).await, two.admit(ask()).await);
+    assert!(third.is_ok() && fourth.is_err(), "{third:?} {fourth:?}");
+    drop((held, asked, third));
+    sleep(Duration::from_millis(10)).await;
+    let all = join_all((0..3).map(|_| two.admit(ask()))).await;
+    assert!(all.iter().all(Result::is_ok));
+}

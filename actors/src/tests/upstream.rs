@@ -104,3 +104,49 @@ async fn another_number_of_slots_counts_at_once() {
     stage.system.handles.upstreams.set(vec![more]).await;
     assert_eq!(waiting.turn().await.unwrap().place, Some(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_actor_of_an_upstream_knew_is_gone_with_it() {
+    let (stage, all) = stage(&["one"]).await;
+    let under_way = [stage.turn(&all).await, stage.turn(&all).await];
+    let (_, mut waiting) = stage.ask(&all, 2).unwrap();
+    stage.system.handles.upstreams.poison("one");
+    assert_eq!(waiting.turn().await.unwrap_err(), NotNow::Open(None));
+    // The next one knows nothing of those that are under way.
+    let again = [stage.turn(&all).await, stage.turn(&all).await];
+    drop(under_way);
+    sleep(Duration::from_millis(1)).await;
+    let look = stage.system.handles.upstreams.look("one").await.unwrap();
+    assert_eq!((look.taken, look.waiting.len()), (2, 0));
+    drop(again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_two_are_drawn_and_the_less_busy_one_is_taken() {
+    fastrand::seed(16);
+    let mut settings = Settings::default();
+    settings.poll.lane.slots = Some(100);
+    let stage = Stage::new(settings, &["busy", "half", "idle"]).await;
+    let upstreams = &stage.system.handles.upstreams;
+    eventually("all to answer", || upstreams.up().len() == 3).await;
+    let all = upstreams.up();
+    let mut held = Vec::new();
+    for (which, count) in [(0, 6), (1, 3)] {
+        for _ in 0..count {
+            held.push(stage.turn(&all[which..=which]).await);
+        }
+    }
+    let mut taken = BTreeMap::new();
+    for _ in 0..600 {
+        let (name, turn) = stage.turn(&all).await;
+        *taken.entry(name).or_insert(0) += 1;
+        drop(turn);
+        // Until it is said that it is over.
+        sleep(Duration::from_millis(1)).await;
+    }
+    // Of three pairs two have the idle one in them, and the third leaves the half busy one. Were one
+    // drawn alone, each would get 200; were the best taken, the idle one would get all.
+    assert!(!taken.contains_key("busy"), "{taken:?}");
+    assert!((350..=450).contains(&taken["idle"]), "{taken:?}");
+    assert!((150..=250).contains(&taken["half"]), "{taken:?}");
+}

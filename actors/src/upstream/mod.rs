@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use protocol::{id::TenantId, telemetry as names};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::upstreams::Upstream as Record;
@@ -109,6 +109,8 @@ pub(crate) enum Message {
     Stand { ticket: u64, reply: RpcReplyPort<Option<Standing>> },
     /// What there is to know.
     Look { reply: RpcReplyPort<Look> },
+    #[cfg(test)]
+    Poison,
 }
 
 /// What the actor needs to start, and to start again.
@@ -127,12 +129,20 @@ pub(crate) struct State {
     arguments: Arguments,
     lane: Lane<TenantId, Waiter>,
     load: Arc<Load>,
+    gauges: Gauges,
     polling: bool,
     failures: u32,
     /// The places of those who wait, as they were when they asked.
     places: HashMap<u64, usize>,
     /// Whether an [`Message::Expire`] is on its way.
     expires: bool,
+}
+
+/// What is published of it.
+struct Gauges {
+    slots_taken: Gauge,
+    queue_depth: Gauge,
+    breaker: Gauge,
 }
 
 #[derive(Debug)]
@@ -214,10 +224,12 @@ impl Actor for Upstream {
         let load = Arc::new(Load::new(arguments.epoch));
         arguments.views.publish(&arguments.record, myself.clone(), Arc::clone(&load));
         let _ = myself.cast(Message::Poll);
+        let gauges = Gauges::of(&arguments.record.name);
         let state = State {
             arguments,
             lane,
             load,
+            gauges,
             places: HashMap::new(),
             polling: false,
             failures: 0,
@@ -279,9 +291,24 @@ impl Actor for Upstream {
             Message::Look { reply } => {
                 let _ = reply.send(state.look(now));
             }
+            #[cfg(test)]
+            Message::Poison => return Err("poisoned".into()),
         }
         state.publish();
         Ok(())
+    }
+}
+
+// === impl Gauges ===
+
+impl Gauges {
+    fn of(upstream: &str) -> Self {
+        let name = || upstream.to_owned();
+        Self {
+            slots_taken: gauge!(names::UPSTREAM_SLOTS_TAKEN, "upstream" => name()),
+            queue_depth: gauge!(names::QUEUE_DEPTH, "upstream" => name()),
+            breaker: gauge!(names::BREAKER_STATE, "upstream" => name()),
+        }
     }
 }
 
@@ -358,13 +385,10 @@ impl State {
             breaker::View::HalfOpen => (CLOSED, 1),
             breaker::View::Open { until } => (until.millis(), 2),
         };
-        let name = || self.arguments.record.name.clone();
-        gauge!(names::UPSTREAM_SLOTS_TAKEN, "upstream" => name()).set(count as f64);
-        gauge!(names::QUEUE_DEPTH, "upstream" => name()).set(self.lane.waiting() as f64);
-        if open_until.swap(until, Ordering::Relaxed) != until || state == 1 {
-            let name = self.arguments.record.name.clone();
-            gauge!(names::BREAKER_STATE, "upstream" => name).set(f64::from(state));
-        }
+        open_until.store(until, Ordering::Relaxed);
+        self.gauges.slots_taken.set(count as f64);
+        self.gauges.queue_depth.set(self.lane.waiting() as f64);
+        self.gauges.breaker.set(f64::from(state));
     }
 
     fn poll(&mut self, myself: &ActorRef<Message>) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 use actors::{measure, rules::breaker, tenant::Look};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures_util::{Stream, StreamExt as _, stream};
@@ -16,8 +16,11 @@ use storage::admission::{Gauge, Standing};
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Admin, fault::Fault};
-use crate::gateway::Gateway;
+use super::{
+    Admin,
+    fault::{Asked, Fault, Named},
+};
+use crate::{gateway::Gateway, telemetry};
 
 /// From one event of the stream to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,8 +33,8 @@ pub(crate) struct Snapshot {
     /// When it was so, in UTC.
     #[schema(value_type = String)]
     pub(crate) at: Timestamp,
-    /// Messages of requests that wait in mailboxes, by kind of actor.
-    pub(crate) mailboxes: BTreeMap<String, usize>,
+    /// What is measured of the actors, by their kind.
+    pub(crate) kinds: BTreeMap<String, KindState>,
     /// How many tenants' actors run.
     pub(crate) tenants_running: usize,
     /// The tenants that are active; at most a hundred.
@@ -42,6 +45,21 @@ pub(crate) struct Snapshot {
     pub(crate) audit: AuditState,
     /// The catalog.
     pub(crate) catalog: CatalogState,
+}
+
+/// What is measured of all actors of one kind together.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct KindState {
+    /// How many run.
+    pub(crate) running: usize,
+    /// Messages that wait in their mailboxes.
+    pub(crate) waiting: usize,
+    /// Messages that were handled since the start.
+    pub(crate) handled: u64,
+    /// Microseconds that one took, on average.
+    pub(crate) handling_mean_us: f64,
+    /// How often one failed and was started again.
+    pub(crate) restarts: u64,
 }
 
 /// One tenant that is active.
@@ -142,6 +160,8 @@ pub(crate) struct ActorView {
     id: String,
     /// The tenant's name, where the database says it.
     name: Option<String>,
+    /// What is measured of all of its kind together.
+    of_its_kind: KindState,
 }
 
 /// Which actors the stream shows. Default: all.
@@ -156,48 +176,72 @@ pub(crate) struct Only {
 pub(super) async fn list(State(admin): State<Admin>) -> Json<Vec<ActorView>> {
     let gateway = &admin.gateway;
     let mut names = Names::default();
-    let mut actors = Vec::new();
+    let kinds = kinds(gateway);
+    let view = |kind: &'static str, id, name| {
+        let of_its_kind = kinds.get(kind).copied().unwrap_or_default();
+        ActorView { kind, id, name, of_its_kind }
+    };
+    let mut actors = vec![view("root", "root".to_owned(), None)];
     for tenant in gateway.handles.admission.tenants() {
         let name = names.of(gateway, tenant).await;
-        actors.push(ActorView { kind: "tenant", id: tenant.to_string(), name });
+        actors.push(view("tenant", tenant.to_string(), name));
     }
-    for view in gateway.handles.upstreams.views() {
-        actors.push(ActorView { kind: "upstream", id: view.name, name: None });
+    for upstream in gateway.handles.upstreams.views() {
+        actors.push(view("upstream", upstream.name, None));
     }
-    for kind in ["audit", "catalog"] {
-        actors.push(ActorView { kind, id: kind.to_owned(), name: None });
+    for kind in ["audit", "catalog", "sweeper"] {
+        actors.push(view(kind, kind.to_owned(), None));
     }
     Json(actors)
 }
 
-/// One actor: `tenant` by name or id, `upstream` by name, `audit/audit`, `catalog/catalog`.
+/// What one actor knows.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum ActorState {
+    /// Of a tenant.
+    Tenant(TenantState),
+    /// Of an upstream.
+    Upstream(UpstreamState),
+    /// Of the audit.
+    Audit(AuditState),
+    /// Of the catalog.
+    Catalog(CatalogState),
+    /// Of one that has no more to say than its kind.
+    Kind(KindState),
+}
+
+/// One actor: `tenant` by name or id (with its keys, which have no actors of their own), `upstream` by
+/// name, and `root/root`, `audit/audit`, `catalog/catalog`, `sweeper/sweeper`.
 #[utoipa::path(
     get,
     path = "/admin/v1/actors/{kind}/{id}",
     params(("kind" = String, Path), ("id" = String, Path)),
     responses(
-        (status = 200, description = "a TenantState, UpstreamState, AuditState or CatalogState"),
-        (status = 404, description = "no such actor runs"),
+        (status = 200, body = ActorState),
+        (status = 404, description = "No such actor runs."),
     )
 )]
 pub(super) async fn one(
     State(admin): State<Admin>,
-    Path((kind, id)): Path<(String, String)>,
-) -> Result<Json<serde_json::Value>, Fault> {
+    Named((kind, id)): Named<(String, String)>,
+) -> Result<Json<ActorState>, Fault> {
     let gateway = &admin.gateway;
     let none = || Fault::NotFound(format!("no actor of kind {kind:?} and id {id:?} runs"));
-    let value = match kind.as_str() {
+    Ok(Json(match kind.as_str() {
         "tenant" => {
             let (id, name) = tenant(gateway, &id).await.ok_or_else(none)?;
             let look = gateway.handles.admission.look(id).await.ok_or_else(none)?;
-            serde_json::to_value(TenantState::new(id, name, &look))
+            ActorState::Tenant(TenantState::new(id, name, &look))
         }
-        "upstream" => serde_json::to_value(upstream(gateway, &id).await.ok_or_else(none)?),
-        "audit" => serde_json::to_value(audit(gateway)),
-        "catalog" => serde_json::to_value(catalog(gateway)),
+        "upstream" => ActorState::Upstream(upstream(gateway, &id).await.ok_or_else(none)?),
+        "audit" => ActorState::Audit(audit(gateway)),
+        "catalog" => ActorState::Catalog(catalog(gateway)),
+        "root" | "sweeper" => {
+            ActorState::Kind(kinds(gateway).remove(kind.as_str()).ok_or_else(none)?)
+        }
         _ => return Err(none()),
-    };
-    value.map(Json).map_err(|_| Fault::Internal)
+    }))
 }
 
 /// All of them, once a second, as server-sent events whose data is a `Snapshot`.
@@ -205,11 +249,14 @@ pub(super) async fn one(
     get,
     path = "/admin/v1/actors/stream",
     params(Only),
-    responses((status = 200, content_type = "text/event-stream", body = Snapshot))
+    responses(
+        (status = 200, content_type = "text/event-stream", body = Snapshot),
+        (status = 404, description = "There is no such tenant."),
+    )
 )]
 pub(super) async fn events(
     State(admin): State<Admin>,
-    Query(Only { tenant: only }): Query<Only>,
+    Asked(Only { tenant: only }): Asked<Only>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Fault> {
     let gateway = Arc::clone(&admin.gateway);
     let only = match only {
@@ -251,16 +298,28 @@ async fn snapshot(gateway: &Gateway, only: Option<TenantId>, names: &mut Names) 
     for view in gateway.handles.upstreams.views() {
         upstreams.extend(upstream(gateway, &view.name).await);
     }
-    let mailboxes = measure::mailboxes().into_iter();
     Snapshot {
         at: gateway.clock.now(),
-        mailboxes: mailboxes.map(|(kind, depth)| (kind.to_owned(), depth)).collect(),
+        kinds: kinds(gateway).into_iter().map(|(kind, state)| (kind.to_owned(), state)).collect(),
         tenants_running: running.len(),
         tenants,
         upstreams,
         audit: audit(gateway),
         catalog: catalog(gateway),
     }
+}
+
+/// What is measured of each kind of actor.
+fn kinds(gateway: &Gateway) -> BTreeMap<&'static str, KindState> {
+    let running = BTreeMap::from(telemetry::running(&gateway.handles));
+    let state = |measures: measure::Measures| KindState {
+        running: running.get(measures.kind).copied().unwrap_or_default(),
+        waiting: measures.waiting,
+        handled: measures.handled,
+        handling_mean_us: measures.handling_mean.as_secs_f64() * 1e6,
+        restarts: measures.restarts,
+    };
+    measure::kinds().into_iter().map(|measures| (measures.kind, state(measures))).collect()
 }
 
 /// A tenant by name or id.

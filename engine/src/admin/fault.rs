@@ -2,10 +2,13 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    extract::{FromRequestParts, Path, Query},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use protocol::error::Code;
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::ToSchema;
 
 use crate::party::PartyError;
 
@@ -20,11 +23,28 @@ pub(super) enum Fault {
     Unauthorized,
     /// Nobody may change anything here.
     NoToken,
+    /// No such endpoint.
+    NoEndpoint,
+    /// Another method is wanted.
+    Method,
     /// The database.
     Storage(storage::Error),
-    /// Something of ours.
-    Internal,
 }
+
+/// What an operator is told.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Told {
+    /// For people.
+    error: String,
+    /// One of those in docs/ERRORS.md.
+    code: &'static str,
+}
+
+/// What the path names, read; what cannot be read is not there.
+pub(super) struct Named<T>(pub(super) T);
+
+/// What the query asks for, read.
+pub(super) struct Asked<T>(pub(super) T);
 
 impl From<PartyError> for Fault {
     fn from(error: PartyError) -> Self {
@@ -36,33 +56,65 @@ impl From<PartyError> for Fault {
     }
 }
 
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let read = Path::from_request_parts(parts, state).await;
+        read.map(|Path(named)| Self(named))
+            .map_err(|_| Fault::NotFound("the path is not readable".to_owned()))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let read = Query::from_request_parts(parts, state).await;
+        read.map(|Query(asked)| Self(asked))
+            .map_err(|rejection| Fault::Invalid(rejection.body_text()))
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// The code of this fault. No wildcard arm.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::NotFound(_) | Self::Storage(storage::Error::NotFound(_)) => Code::NoSuchObject,
+            Self::Invalid(_) => Code::InvalidSetting,
+            Self::Unauthorized => Code::OperatorUnproven,
+            Self::NoToken => Code::ChangesForbidden,
+            Self::NoEndpoint => Code::NotFound,
+            Self::Method => Code::MethodNotAllowed,
+            Self::Storage(storage::Error::Conflict(_)) => Code::AlreadyThere,
+            Self::Storage(_) => Code::DatabaseUnavailable,
+        }
+    }
+}
+
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let (status, message) = match self {
-            Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
-            Self::Invalid(message) => (StatusCode::UNPROCESSABLE_ENTITY, message),
-            Self::Unauthorized => {
-                let message = "give the operator's token: Authorization: Bearer …".to_owned();
-                (StatusCode::UNAUTHORIZED, message)
-            }
-            Self::NoToken => {
-                let message = "changes need `admin.token` to be configured".to_owned();
-                (StatusCode::FORBIDDEN, message)
-            }
-            Self::Storage(storage::Error::NotFound(what)) => {
-                (StatusCode::NOT_FOUND, format!("there is no such {what}"))
-            }
+        let code = self.code();
+        let error = match self {
+            Self::NotFound(message) | Self::Invalid(message) => message,
+            Self::Unauthorized => "give the operator's token: Authorization: Bearer …".to_owned(),
+            Self::NoToken => "changes need `admin.token` to be configured".to_owned(),
+            Self::NoEndpoint | Self::Method => code.message().to_owned(),
+            Self::Storage(storage::Error::NotFound(what)) => format!("there is no such {what}"),
             Self::Storage(storage::Error::Conflict(what)) => {
-                (StatusCode::CONFLICT, format!("the {what} is there already"))
+                format!("the {what} is there already")
             }
             Self::Storage(error) => {
                 tracing::warn!(%error, "an operator's request failed");
-                (StatusCode::SERVICE_UNAVAILABLE, "the database cannot be used".to_owned())
+                "the database cannot be used".to_owned()
             }
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "it failed".to_owned()),
         };
+        let status =
+            StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let challenge = (status == StatusCode::UNAUTHORIZED).then_some("Bearer");
-        let mut response = (status, Json(json!({ "error": message }))).into_response();
+        let mut response = (status, Json(Told { error, code: code.as_str() })).into_response();
         if let Some(Ok(value)) = challenge.map(str::parse) {
             response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, value);
         }

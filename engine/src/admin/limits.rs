@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
 };
 use serde::Deserialize;
 use storage::{
@@ -11,7 +11,10 @@ use storage::{
 };
 use utoipa::ToSchema;
 
-use super::{Admin, fault::Fault};
+use super::{
+    Admin,
+    fault::{Fault, Named},
+};
 use crate::party::{BudgetView, LimitsView, Party};
 
 /// Limits that take the place of the ones before; what is not given has no limit. The budget stays.
@@ -54,11 +57,11 @@ async fn party(admin: &Admin, scope: &str, named: &str) -> Result<Party, Fault> 
     get,
     path = "/admin/v1/{scope}/{id}/limits",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
-    responses((status = 200, body = LimitsView), (status = 404))
+    responses((status = 200, body = LimitsView), (status = 404, description = "There is no such tenant or key."))
 )]
 pub(super) async fn show(
     State(admin): State<Admin>,
-    Path((scope, id)): Path<(String, String)>,
+    Named((scope, id)): Named<(String, String)>,
 ) -> Result<Json<LimitsView>, Fault> {
     Ok(Json(party(&admin, &scope, &id).await?.limits().into()))
 }
@@ -69,11 +72,11 @@ pub(super) async fn show(
     path = "/admin/v1/{scope}/{id}/limits",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
     request_body = NewLimits,
-    responses((status = 200, body = LimitsView), (status = 404), (status = 422))
+    responses((status = 200, body = LimitsView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn set(
     State(admin): State<Admin>,
-    Path((scope, id)): Path<(String, String)>,
+    Named((scope, id)): Named<(String, String)>,
     body: Result<Json<NewLimits>, JsonRejection>,
 ) -> Result<Json<LimitsView>, Fault> {
     let NewLimits { rpm, tpm, concurrency, observed } = read(body)?;
@@ -90,11 +93,11 @@ pub(super) async fn set(
     get,
     path = "/admin/v1/{scope}/{id}/budget",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
-    responses((status = 200, body = BudgetView), (status = 404))
+    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."))
 )]
 pub(super) async fn budget(
     State(admin): State<Admin>,
-    Path((scope, id)): Path<(String, String)>,
+    Named((scope, id)): Named<(String, String)>,
 ) -> Result<Json<BudgetView>, Fault> {
     let party = party(&admin, &scope, &id).await?;
     Ok(Json(party.budget(&admin.gateway.storage).await?))
@@ -106,11 +109,11 @@ pub(super) async fn budget(
     path = "/admin/v1/{scope}/{id}/budget",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
     request_body = NewBudget,
-    responses((status = 200, body = BudgetView), (status = 404), (status = 422))
+    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn set_budget(
     State(admin): State<Admin>,
-    Path((scope, id)): Path<(String, String)>,
+    Named((scope, id)): Named<(String, String)>,
     body: Result<Json<NewBudget>, JsonRejection>,
 ) -> Result<Json<BudgetView>, Fault> {
     let NewBudget { tokens, period } = read(body)?;
@@ -130,11 +133,11 @@ pub(super) async fn set_budget(
         ("id" = String, Path),
         ("action" = String, Path, description = "reset or reconcile"),
     ),
-    responses((status = 200, body = BudgetView), (status = 404), (status = 422))
+    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn correct(
     State(admin): State<Admin>,
-    Path((scope, id, action)): Path<(String, String, String)>,
+    Named((scope, id, action)): Named<(String, String, String)>,
 ) -> Result<Json<BudgetView>, Fault> {
     let storage = &admin.gateway.storage;
     let party = party(&admin, &scope, &id).await?;

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`actors`] | `/admin/v1/actors…`: what each actor knows, once or every second |
 //! | [`limits`] | `/admin/v1/{tenants,keys}/{id}/{limits,budget}` |
+//! | [`description`] | the OpenAPI documents of both listeners
 //! | [`fault`] | what an operator is told when something cannot be done |
 
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::secret::Secret;
-use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::fault::Fault;
 use crate::{api::health, gateway::Gateway, telemetry};
 
 pub(crate) mod actors;
+pub(crate) mod description;
 mod fault;
 mod limits;
 
@@ -38,29 +39,6 @@ struct Admin {
     metrics: PrometheusHandle,
 }
 
-/// The description of the admin API.
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Neuronetz, admin API", description = "For those who run the gateway."),
-    paths(
-        actors::list,
-        actors::one,
-        actors::events,
-        limits::show,
-        limits::set,
-        limits::budget,
-        limits::set_budget,
-        limits::correct,
-    ),
-    components(schemas(
-        actors::TenantState,
-        actors::UpstreamState,
-        actors::AuditState,
-        actors::CatalogState,
-    ))
-)]
-struct Description;
-
 /// The routes of the admin listener.
 pub(crate) fn router(
     gateway: Arc<Gateway>,
@@ -68,29 +46,60 @@ pub(crate) fn router(
     metrics: PrometheusHandle,
 ) -> Router {
     let admin = Admin { gateway, token: token.map(Arc::new), metrics };
-    let guarded = Router::new()
-        .route("/metrics", get(metrics_text))
-        .route("/admin/v1/openapi.json", get(|| async { Json(Description::openapi()) }))
-        .route("/admin/v1/actors", get(actors::list))
-        .route("/admin/v1/actors/stream", get(actors::events))
-        .route("/admin/v1/actors/{kind}/{id}", get(actors::one))
-        .route("/admin/v1/{scope}/{id}/limits", get(limits::show).put(limits::set))
-        .route("/admin/v1/{scope}/{id}/budget", get(limits::budget).put(limits::set_budget))
-        .route("/admin/v1/{scope}/{id}/budget/{action}", post(limits::correct))
+    let (guarded, _) = guarded().split_for_parts();
+    let (open, _) = open().split_for_parts();
+    let wrong_method = || async { Fault::Method };
+    // Nobody is told without the token what there is.
+    let guarded = guarded
+        .fallback(|| async { Fault::NoEndpoint })
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), authenticate));
-    Router::new()
-        .route("/healthz", get(|| async { Json(health::live()) }))
-        .route("/readyz", get(ready))
-        .merge(guarded)
-        .with_state(admin)
+    open.method_not_allowed_fallback(wrong_method).merge(guarded).with_state(admin)
 }
 
+/// What needs the token, where there is one. What is routed is described, and the other way round.
+fn guarded() -> OpenApiRouter<Admin> {
+    OpenApiRouter::with_openapi(description::head())
+        .routes(routes!(description::of_admin))
+        .routes(routes!(description::of_data))
+        .routes(routes!(metrics_text))
+        .routes(routes!(actors::list))
+        .routes(routes!(actors::events))
+        .routes(routes!(actors::one))
+        .routes(routes!(limits::show, limits::set))
+        .routes(routes!(limits::budget, limits::set_budget))
+        .routes(routes!(limits::correct))
+}
+
+/// What needs nothing.
+fn open() -> OpenApiRouter<Admin> {
+    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready))
+}
+
+/// The process answers.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = health::Live)))]
+async fn live() -> Json<health::Live> {
+    Json(health::live())
+}
+
+/// What the gateway can do, part by part.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses((status = 200, body = health::Ready), (status = 503, body = health::Ready))
+)]
 async fn ready(State(admin): State<Admin>) -> Response {
     let ready = health::ready(&admin.gateway).await;
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready)).into_response()
 }
 
+/// What is counted, as Prometheus reads it.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, content_type = "text/plain", body = String))
+)]
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
     telemetry::publish(&admin.gateway.handles);
     admin.metrics.run_upkeep();

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{gateway::Gateway, phase::Phase};
 
@@ -10,13 +11,13 @@ use crate::{gateway::Gateway, phase::Phase};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The process answers.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Live {
     status: &'static str,
 }
 
 /// What the gateway can do, part by part.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Ready {
     /// Whether it can serve.
     pub ready: bool,
@@ -30,13 +31,13 @@ pub struct Ready {
     upstreams: Vec<UpstreamPart>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AuditPart {
     status: &'static str,
     waiting: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct UpstreamPart {
     name: String,
     status: &'static str,

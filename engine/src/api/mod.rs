@@ -2,6 +2,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | [`description`] | the OpenAPI document of all of it
 //! | [`health`] | `/healthz`, `/readyz` |
 //! | [`models`] | `/api/tags`, `/v1/models`, `/v1/models/{id}`: the principal's effective models |
 //! | [`server`] | `/api/ps`, `/api/version`: what the upstreams say, filtered |
@@ -19,6 +20,7 @@ use crate::{
     pipeline::{authorized::Ask, received::Received, routed::Here},
 };
 
+pub mod description;
 pub mod health;
 pub mod models;
 pub mod server;
@@ -69,6 +71,7 @@ pub(crate) async fn answer(
             Ok(response)
         }
         Ask::Version => Ok(whole(server::version(gateway, request).await?)),
+        Ask::Answered(reply) => Ok(whole(reply)),
         // Routed to an upstream before this is asked.
         Ask::Inference(_) => Err(Refusal::UpstreamReply),
     }

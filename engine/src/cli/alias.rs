@@ -79,7 +79,7 @@ pub(super) async fn run(
 }
 
 fn named(name: &str) -> Result<ModelName, Failure> {
-    ModelName::parse(name).map_err(|_| Failure::Usage(format!("{name:?} is no name of a model")))
+    ModelName::read(name).map_err(|_| Failure::Usage(format!("{name:?} is no name of a model")))
 }
 
 // === impl View ===

@@ -7,7 +7,11 @@ use identity::{
     policy::{Exhausted, Policy, Reserve, WEIGHT_MAX},
 };
 use jiff::Timestamp;
-use protocol::{id::TenantId, name::ModelName};
+use protocol::{
+    id::TenantId,
+    levers::{Levers, LoadOptions},
+    name::ModelName,
+};
 use storage::{Storage, limits::Limits};
 
 use super::failure::Failure;
@@ -72,6 +76,36 @@ pub(super) struct PolicyFlags {
     /// What becomes of a stream that needs more than is left.
     #[arg(long, value_enum)]
     exhausted: Option<ExhaustedWord>,
+    #[command(flatten)]
+    levers: LeverFlags,
+}
+
+/// What a tenant may ask of model servers at the cost of others.
+#[derive(Args)]
+struct LeverFlags {
+    /// The longest `keep_alive`, as 30m, or `none`; a longer one is held to it.
+    #[arg(long, value_parser = keep_alive, value_name = "SPAN")]
+    keep_alive_max: Option<KeepAliveMax>,
+    /// Whether it may have models unloaded, at once or sooner than by themselves.
+    #[arg(long, value_name = "true|false")]
+    may_unload: Option<bool>,
+    /// The largest `num_ctx`, or `none`; a larger one is held to it, and 0 forbids the option.
+    #[arg(long, value_parser = limit, value_name = "N")]
+    num_ctx_max: Option<Limit>,
+    /// Which options it may choose.
+    #[arg(long, value_enum)]
+    options: Option<OptionsWord>,
+    /// Whether `/api/show` tells it prompts, templates and modelfiles.
+    #[arg(long, value_name = "true|false")]
+    trusted_show: Option<bool>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptionsWord {
+    /// All, also those that a model is loaded with (num_gpu, num_thread, …).
+    All,
+    /// Those of one request, and num_ctx.
+    Safe,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -105,6 +139,10 @@ pub(super) enum Period {
 #[derive(Clone, Copy)]
 struct Limit(Option<u64>);
 
+/// The longest `keep_alive`, or none.
+#[derive(Clone, Copy)]
+struct KeepAliveMax(Option<std::time::Duration>);
+
 /// A moment: `2026-11-23T12:00:00Z`, or how long before (or after) now, as `24h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
@@ -122,7 +160,7 @@ impl Models {
         }
         let Some(names) = &self.models else { return Ok(None) };
         let parse = |name: &String| {
-            ModelName::parse(name)
+            ModelName::read(name)
                 .map_err(|_| Failure::Usage(format!("{name:?} is no name of a model")))
         };
         let names = names.iter().filter(|name| !name.trim().is_empty());
@@ -197,7 +235,10 @@ impl Named {
 impl PolicyFlags {
     /// Whether any was given.
     pub(super) fn is_given(&self) -> bool {
-        self.weight.is_some() || self.reserve.is_some() || self.exhausted.is_some()
+        self.weight.is_some()
+            || self.reserve.is_some()
+            || self.exhausted.is_some()
+            || self.levers.is_given()
     }
 
     /// The policy with what was given in its place.
@@ -214,6 +255,35 @@ impl PolicyFlags {
             weight: self.weight.unwrap_or(policy.weight),
             reserve: reserve.unwrap_or(policy.reserve),
             exhausted: exhausted.unwrap_or(policy.exhausted),
+            levers: self.levers.over(policy.levers),
+        }
+    }
+}
+
+// === impl LeverFlags ===
+
+impl LeverFlags {
+    fn is_given(&self) -> bool {
+        self.keep_alive_max.is_some()
+            || self.may_unload.is_some()
+            || self.num_ctx_max.is_some()
+            || self.options.is_some()
+            || self.trusted_show.is_some()
+    }
+
+    fn over(&self, levers: Levers) -> Levers {
+        let options = self.options.map(|word| match word {
+            OptionsWord::All => LoadOptions::All,
+            OptionsWord::Safe => LoadOptions::Safe,
+        });
+        Levers {
+            keep_alive_max: self
+                .keep_alive_max
+                .map_or(levers.keep_alive_max, |KeepAliveMax(most)| most),
+            may_unload: self.may_unload.unwrap_or(levers.may_unload),
+            num_ctx_max: self.num_ctx_max.map_or(levers.num_ctx_max, |Limit(most)| most),
+            options: options.unwrap_or(levers.options),
+            trusted_show: self.trusted_show.unwrap_or(levers.trusted_show),
         }
     }
 }
@@ -230,6 +300,17 @@ pub(super) fn retention(text: &str) -> Result<Retention, String> {
 /// How long something is kept; none: as long as everybody's.
 #[derive(Clone, Copy)]
 pub(super) struct Retention(pub(super) Option<std::time::Duration>);
+
+/// Whole seconds: what is stored is what holds.
+fn keep_alive(text: &str) -> Result<KeepAliveMax, String> {
+    if text == "none" {
+        return Ok(KeepAliveMax(None));
+    }
+    let parsed = humantime::parse_duration(text).ok();
+    let whole = parsed.filter(|span| !span.is_zero() && span.subsec_nanos() == 0);
+    let most = whole.ok_or_else(|| "give 30m, or none".to_owned())?;
+    Ok(KeepAliveMax(Some(most)))
+}
 
 fn limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
@@ -305,6 +386,22 @@ pub(super) fn models_text(rule: &ModelRule) -> String {
         ModelRule::Only(names) if names.is_empty() => "none".to_owned(),
         ModelRule::Only(names) => names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(","),
     }
+}
+
+/// What a tenant may ask at the cost of others, as people read it.
+pub(super) fn levers_text(levers: &Levers) -> String {
+    let Levers { keep_alive_max, may_unload, num_ctx_max, options, trusted_show } = levers;
+    let mut parts = Vec::new();
+    if let Some(most) = keep_alive_max {
+        parts.push(format!("keep_alive {}", humantime::format_duration(*most)));
+    }
+    if let Some(most) = num_ctx_max {
+        parts.push(format!("num_ctx {most}"));
+    }
+    parts.push(format!("{} options", options.as_str()));
+    parts.extend(may_unload.then(|| "unloads".to_owned()));
+    parts.extend(trusted_show.then(|| "shows all".to_owned()));
+    parts.join(", ")
 }
 
 /// A rule as JSON: `{"allow_all_models":true,"models":[]}`.

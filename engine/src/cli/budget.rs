@@ -30,7 +30,8 @@ pub(super) enum Command {
         #[command(flatten)]
         whose: Whose,
     },
-    /// Has every gateway count anew what the ledger says was used.
+    /// Has every gateway count anew what the ledger says was used, with the next request that it
+    /// concerns. By how much it had counted wrongly, it logs then, and counts in its metrics.
     Reconcile {
         #[command(flatten)]
         whose: Whose,

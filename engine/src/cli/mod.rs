@@ -102,6 +102,8 @@ enum Command {
     Usage(usage::Arguments),
     /// Shows every limit, slot, queue and breaker live in the terminal.
     Top(top::Arguments),
+    /// Prints the OpenAPI document of a listener.
+    Openapi(setup::Openapi),
     /// Prints completions for a shell.
     Completions(setup::Completions),
     /// Prints the manual page.
@@ -182,6 +184,7 @@ impl Context<'_> {
                 usage::run(&self.storage().await?, arguments, &mut self.out).await
             }
             Command::Top(arguments) => top::run(&self.config()?, arguments, &mut self.out).await,
+            Command::Openapi(arguments) => setup::openapi(&arguments, &mut self.out),
             Command::Completions(arguments) => setup::completions(&arguments, &mut self.out),
             Command::Man => setup::man(&mut self.out),
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use identity::authorize;
 use jiff::Timestamp;
 use protocol::name::ModelName;
 use serde::Serialize;
@@ -52,10 +51,7 @@ pub(super) async fn run(
         Some(named) => Some(Party::tenant(storage, &named).await?.models),
         None => None,
     };
-    let allowed = |name: &ModelName| {
-        let cloud = config.catalog.allow_cloud_models;
-        rule.as_ref().is_none_or(|rule| authorize::model(rule, name, cloud).is_ok())
-    };
+    let allowed = |name: &ModelName| rule.as_ref().is_none_or(|rule| rule.allows(name));
     let answers = upstream::ask(config, upstream::all(storage, config).await?).await?;
     let asked = answers.len();
     let mut silent = Vec::new();

@@ -1,4 +1,4 @@
-//! `neuronetz check-config`, `migrate`, `healthcheck`, `completions`, `man`
+//! `neuronetz check-config`, `migrate`, `healthcheck`, `openapi`, `completions`, `man`
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Cli, Context, failure::Failure, output::Out};
 use crate::{
+    admin, api,
     clock::request_id,
     config::{Config, table},
     upstream::{
@@ -40,6 +41,20 @@ pub(super) struct Healthcheck {
 }
 
 #[derive(Args)]
+pub(super) struct Openapi {
+    /// Of which listener.
+    listener: Listener,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Listener {
+    /// What clients speak.
+    Data,
+    /// What operators speak.
+    Admin,
+}
+
+#[derive(Args)]
 pub(super) struct Completions {
     /// For which shell.
     shell: clap_complete::Shell,
@@ -62,6 +77,14 @@ pub(super) fn check_config(
         None => "The configuration in the environment is right; no file was named.".to_owned(),
     };
     Ok(context.out.said(&text, &json!({ "ok": true, "file": file }))?)
+}
+
+pub(super) fn openapi(arguments: &Openapi, out: &mut Out<'_>) -> Result<(), Failure> {
+    let document = match arguments.listener {
+        Listener::Data => api::description::document(),
+        Listener::Admin => admin::description::document(),
+    };
+    Ok(out.text(&format!("{document:#}\n"))?)
 }
 
 pub(super) async fn migrate(context: &mut Context<'_>) -> Result<(), Failure> {

@@ -12,7 +12,8 @@ use storage::{
 
 use super::{
     arguments::{
-        LimitFlags, Models, ModelsView, PolicyFlags, Retention, limits_text, models_text, retention,
+        LimitFlags, Models, ModelsView, PolicyFlags, Retention, levers_text, limits_text,
+        models_text, retention,
     },
     failure::Failure,
     output::{Out, Row},
@@ -125,7 +126,8 @@ pub(super) async fn run(
             let says = limits.is_given() || policy.is_given() || audit_retention.is_some();
             if new_name.is_none() && models.is_none() && !says {
                 let what = "say what to set: --name, --models, --allow-all-models, --weight, \
-                            --reserve, --exhausted, --audit-retention or a limit";
+                            --reserve, --exhausted, --keep-alive-max, --may-unload, --num-ctx-max, \
+                            --options, --trusted-show, --audit-retention or a limit";
                 return Err(Failure::Usage(what.to_owned()));
             }
             let tenant = Party::tenant(storage, &name).await?;
@@ -193,7 +195,7 @@ impl From<Tenant> for View {
 
 impl Row for View {
     const COLUMNS: &'static [&'static str] =
-        &["NAME", "STATUS", "MODELS", "LIMITS", "WEIGHT", "RESERVE", "CREATED", "ID"];
+        &["NAME", "STATUS", "MODELS", "LIMITS", "WEIGHT", "RESERVE", "MAY ASK", "CREATED", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -203,6 +205,7 @@ impl Row for View {
             self.limits_text.clone(),
             self.policy.weight.to_string(),
             self.policy.reserve.as_str().to_owned(),
+            levers_text(&self.policy.levers),
             super::output::date(self.created_at),
             self.id.clone(),
         ]

@@ -21,7 +21,7 @@ use tokio::{net::TcpStream, sync::mpsc, task::spawn_blocking, time::timeout};
 
 use super::{failure::Failure, output::Out, setup::admin_address};
 use crate::{
-    admin::actors::{GaugeState, LimitsState, Snapshot},
+    admin::actors::{GaugeState, KindState, LimitsState, Snapshot},
     config::Config,
 };
 
@@ -210,7 +210,7 @@ impl Screen {
         };
         let upstreams = u16::try_from(snapshot.upstreams.len()).unwrap_or(u16::MAX).min(8) + 3;
         let [head, servers, tenants, keys, foot] = Layout::vertical([
-            Constraint::Length(2),
+            Constraint::Length(4),
             Constraint::Length(upstreams),
             Constraint::Fill(2),
             Constraint::Fill(1),
@@ -230,8 +230,15 @@ impl Screen {
 }
 
 fn heading(snapshot: &Snapshot) -> Text<'_> {
-    let waiting: Vec<_> =
-        snapshot.mailboxes.iter().map(|(kind, depth)| format!("{kind} {depth}")).collect();
+    let each = |say: &dyn Fn(&KindState) -> Option<String>| {
+        let said =
+            snapshot.kinds.iter().filter_map(|(kind, of)| Some(format!("{kind} {}", say(of)?)));
+        said.collect::<Vec<_>>().join(", ")
+    };
+    let waiting = each(&|of| Some(of.waiting.to_string()));
+    let handling = each(&|of| Some(format!("{:.0} µs", of.handling_mean_us)));
+    let restarts = each(&|of| (of.restarts > 0).then(|| of.restarts.to_string()));
+    let restarts = if restarts.is_empty() { "none".green() } else { restarts.red() };
     let audit = &snapshot.audit;
     let storing = if audit.failing { "cannot be stored".red() } else { "stored".green() };
     let models = snapshot.catalog.models.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
@@ -242,10 +249,13 @@ fn heading(snapshot: &Snapshot) -> Text<'_> {
             format!("   {} tenants active   {models} models", snapshot.tenants_running).into(),
         ]),
         Line::from(vec![
-            format!(" mailboxes: {}   audit: {} wait, ", waiting.join(", "), audit.waiting).into(),
-            format!("{} ", audit.stored).into(),
+            format!(" audit: {} wait, {} ", audit.waiting, audit.stored).into(),
             storing,
+            "   restarts of actors: ".into(),
+            restarts,
         ]),
+        Line::from(format!(" mailboxes: {waiting}")),
+        Line::from(format!(" handling: {handling}")),
     ])
 }
 
@@ -352,7 +362,14 @@ mod tests {
 
     const SNAPSHOT: &str = r#"{
         "at": "2026-11-23T12:00:00Z",
-        "mailboxes": { "audit": 0, "tenant": 3, "upstream": 1 },
+        "kinds": {
+            "root": {
+                "running": 1, "waiting": 0, "handled": 5, "handling_mean_us": 70.4, "restarts": 0
+            },
+            "tenant": {
+                "running": 1, "waiting": 3, "handled": 9, "handling_mean_us": 1.2, "restarts": 2
+            }
+        },
         "tenants_running": 1,
         "tenants": [{
             "id": "ten_1", "name": "acme",
@@ -383,7 +400,9 @@ mod tests {
         for text in [
             "12:00:00Z",
             "1 tenants active",
-            "tenant 3",
+            "mailboxes: root 0, tenant 3",
+            "handling: root 70 µs, tenant 1 µs",
+            "restarts of actors: tenant 2",
             "99 stored",
             "ollama",
             "open 2 s",

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use actors::rules::{breaker, fair_queue, lane};
@@ -10,8 +11,8 @@ use protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{
-    Admin, Audit, Catalog, Config, Database, Environment, Keys, Limits, Log, Metrics, Mistakes,
-    Prompts, Redis, Server, Tls, Upstream, env, values::Values,
+    Admin, Audit, Catalog, Config, Database, Environment, Images, Keys, Limits, Log, Metrics,
+    Mistakes, Prompts, Redis, Server, Tls, Upstream, env, values::Values,
 };
 
 /// The shortest token that production takes for a secret.
@@ -69,8 +70,17 @@ impl Config {
                 stale_after: values.duration("catalog.stale_after"),
                 allow_cloud_models: values.switch("catalog.allow_cloud_models"),
             },
+            images: Images {
+                fetch: values.switch("images.fetch"),
+                bytes_max: values.number("images.bytes_max"),
+                count_max: values.number("images.count_max"),
+                timeout: values.duration("images.timeout"),
+                allowed_hosts: values.hosts("images.allowed_hosts"),
+                allow_private: values.switch("images.allow_private"),
+            },
             limits: Limits {
                 completion_tokens_default: values.number("limits.completion_tokens_default"),
+                image_tokens_default: values.number("limits.image_tokens_default"),
                 idle_after: values.duration("limits.idle_after"),
             },
             audit: audit(&mut values),
@@ -155,11 +165,16 @@ fn upstream(values: &mut Values) -> Upstream {
         idle_timeout: values.duration("upstream.idle_timeout"),
         reply_bytes_max: values.number("upstream.reply_bytes_max"),
         lane: lane(values),
-        queue_comments_every: Some(values.duration("upstream.queue_comments_every"))
-            .filter(|every| !every.is_zero()),
+        queue_comments_every: some(values.duration("upstream.queue_comments_every")),
+        loading_comments_every: some(values.duration("upstream.loading_comments_every")),
         retries_percent: values.number("upstream.retries_percent"),
         retries_per_second: values.number("upstream.retries_per_second"),
     }
+}
+
+/// A time of 0s is never.
+fn some(every: Duration) -> Option<Duration> {
+    Some(every).filter(|every| !every.is_zero())
 }
 
 fn lane(values: &mut Values) -> lane::Settings {
@@ -266,6 +281,10 @@ fn check(config: &Config, mistakes: &mut Vec<String>) {
     refuse(
         !strong,
         "production: `keys.argon2_…` is below OWASP's minimum; 19456 KiB and 2 passes are the default",
+    );
+    refuse(
+        config.images.allow_private,
+        "production: `images.allow_private` lets clients reach into the gateway's own network",
     );
     refuse(
         matches!(log.level, "debug" | "trace"),

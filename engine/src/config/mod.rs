@@ -45,6 +45,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// The catalog.
     pub catalog: Catalog,
+    /// Images that are fetched.
+    pub images: Images,
     /// Limits.
     pub limits: Limits,
     /// The audit.
@@ -163,6 +165,8 @@ pub struct Upstream {
     pub reply_bytes_max: usize,
     pub lane: lane::Settings,
     pub queue_comments_every: Option<Duration>,
+    /// How often a stream is told that its reply has not begun; none: never.
+    pub loading_comments_every: Option<Duration>,
     pub retries_percent: u32,
     pub retries_per_second: u32,
 }
@@ -176,11 +180,24 @@ pub struct Catalog {
     pub allow_cloud_models: bool,
 }
 
+/// `[images]`
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented in the table of settings")]
+pub struct Images {
+    pub fetch: bool,
+    pub bytes_max: usize,
+    pub count_max: usize,
+    pub timeout: Duration,
+    pub allowed_hosts: Vec<String>,
+    pub allow_private: bool,
+}
+
 /// `[limits]`
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is documented in the table of settings")]
 pub struct Limits {
     pub completion_tokens_default: u64,
+    pub image_tokens_default: u64,
     pub idle_after: Duration,
 }
 

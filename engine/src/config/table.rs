@@ -25,6 +25,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// `name=url,name=url`.
     Upstreams,
+    /// Names of hosts.
+    Hosts,
     /// A text that is never printed; may be in a file instead.
     Secret,
 }
@@ -143,6 +145,8 @@ table! {
     upstream.queue_max, Kind::Number(0, 1_000_000), "8192", "Requests of all tenants that do.";
     upstream.queue_comments_every, Kind::Duration(0, HOUR), "0s",
         "How often a waiting stream of OpenAI's dialect is told its place, as a comment; 0s: never.";
+    upstream.loading_comments_every, Kind::Duration(0, HOUR), "0s",
+        "How often a stream of events whose reply has not begun, since the model is still being loaded, is sent a comment, so that nothing between cuts it; 0s: never.";
     upstream.breaker_window, Kind::Duration(100, HOUR), "30s",
         "Over what time an upstream's faults are counted.";
     upstream.breaker_calls_min, Kind::Number(1, 1_000_000), "20",
@@ -160,8 +164,19 @@ table! {
         "How long an upstream's list of models counts; after that its models are refused.";
     catalog.allow_cloud_models, Kind::Switch, "false",
         "Let through models whose name sends the request to Ollama's cloud.";
+    images.fetch, Kind::Switch, "false",
+        "Fetch the images that a request names by their address; else such a request is refused.";
+    images.bytes_max, Kind::Bytes(1, GIB), "10MiB", "The largest image that is fetched.";
+    images.count_max, Kind::Number(1, 64), "8", "Images of one request that are fetched.";
+    images.timeout, Kind::Duration(10, HOUR), "10s", "How long one image may take, all in all.";
+    images.allowed_hosts, Kind::Hosts, "",
+        "The hosts that images are fetched from. Default: every one whose address is public.";
+    images.allow_private, Kind::Switch, "false",
+        "Fetch from addresses that are not public, too: loopback, private networks. For tests; refused in production.";
     limits.completion_tokens_default, Kind::Number(1, 1_000_000), "1024",
         "Tokens that a reply is expected to have where the client names no most; under a budget it gets no more.";
+    limits.image_tokens_default, Kind::Number(1, 1_000_000), "1536",
+        "Tokens that an image or a sound in a prompt is taken for; vision encoders make 256 to 1600 of one.";
     limits.idle_after, Kind::Duration(1_000, DAY), "10m",
         "How long the limits of a tenant that asks for nothing are kept in memory.";
     audit.places_max, Kind::Number(1, 10_000_000), "65536",
@@ -240,6 +255,9 @@ impl Kind {
                 "name=http://host:port or name=openai+http://host:port/v1, several with commas"
                     .to_owned()
             }
+            Self::Hosts => {
+                "names of hosts, several with commas; `*.name` for all below one".to_owned()
+            }
             Self::Secret => "a text; never printed".to_owned(),
         }
     }
@@ -295,8 +313,8 @@ what is allowed. `neuronetz check-config` says so without starting anything.
 With `NEURONETZ_ENV=production` the start is refused with: more than one replica and SQLite, or no
 Redis; an admin
 listener that is not on loopback and has no token; a token that is short or a well-known one; a
-database password that is a well-known one; hashing below OWASP's minimum; logging at `debug` or
-`trace`.
+database password that is a well-known one; hashing below OWASP's minimum; images fetched from
+addresses that are not public; logging at `debug` or `trace`.
 ";
 
 #[cfg(test)]

@@ -156,6 +156,7 @@ fn production_refuses_what_is_unsafe() {
         (&[("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", "4096")], "OWASP"),
         (&[("NEURONETZ_KEYS_ARGON2_ITERATIONS", "1")], "OWASP"),
         (&[("NEURONETZ_LOG_LEVEL", "debug")], "log.level"),
+        (&[("NEURONETZ_IMAGES_ALLOW_PRIVATE", "true")], "images.allow_private"),
     ] {
         let told = production(more);
         assert!(told.len() == 1 && told[0].contains(about), "{more:?}: {told:?}");

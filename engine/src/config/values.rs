@@ -281,6 +281,23 @@ impl Values {
         .unwrap_or_default()
     }
 
+    /// Names of hosts, in lower case.
+    pub(super) fn hosts(&mut self, name: &str) -> Vec<String> {
+        self.parsed(name, |_, text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            let read = |name: &str| {
+                let plain = name.strip_prefix("*.").unwrap_or(name);
+                let fine = !plain.is_empty()
+                    && plain
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte));
+                fine.then(|| name.to_ascii_lowercase())
+            };
+            names.map(read).collect()
+        })
+        .unwrap_or_default()
+    }
+
     /// Pairs of an upstream's name and its key, with commas or line ends between them.
     pub(super) fn keys(&mut self, name: &str) -> HashMap<String, Secret> {
         self.parsed(name, |_, text| {

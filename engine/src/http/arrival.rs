@@ -51,6 +51,14 @@ impl Limits {
         }
     }
 
+    /// Room for so many bytes, for tests of who takes it.
+    #[cfg(test)]
+    pub(crate) fn of_room(bytes: usize) -> Self {
+        let (gap, total) = (Duration::MAX, Duration::MAX);
+        let room = Arc::new(Semaphore::new(bytes / ROOM_UNIT));
+        Self { bytes_max: bytes, gap, total, room }
+    }
+
     /// Reads a body to its end.
     ///
     /// A body that comes in one piece is not copied. Room is taken for what has arrived, not for
@@ -92,7 +100,8 @@ impl Limits {
         Ok(Arrived { bytes: gathered.finish(), room })
     }
 
-    fn make_room(
+    /// Takes more room where `bytes` need more than is held.
+    pub(crate) fn make_room(
         &self,
         held: &mut Option<OwnedSemaphorePermit>,
         bytes: usize,

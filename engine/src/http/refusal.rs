@@ -24,7 +24,10 @@ use super::{body::ReplyBody, limits};
 use crate::{
     clock::request_id,
     keyring, telemetry,
-    upstream::client::{CallError, ReadError},
+    upstream::{
+        client::{CallError, ReadError},
+        images::ImageFault,
+    },
 };
 
 /// What a client is asked to wait before it tries again, where nothing more exact is known.
@@ -54,6 +57,9 @@ pub enum Refusal {
     /// The body says something that cannot be done.
     #[error("the body is not acceptable: {}", .0.code)]
     Body(BodyError),
+    /// An image of it cannot be had; where its address stands.
+    #[error("an image cannot be had: {0:?}")]
+    Image(ImageFault, Option<String>),
     /// The principal may not.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -170,6 +176,8 @@ impl Refusal {
             Self::Arrival(ArrivalFault::Broken) => Code::MalformedRequest,
             Self::Arrival(ArrivalFault::NoRoom) => Code::Overloaded,
             Self::Body(error) => error.code,
+            Self::Image(ImageFault::Room(_), _) => Code::Overloaded,
+            Self::Image(_, _) => Code::ImageUnavailable,
             Self::Denied(Denied::Cloud) => Code::CloudModelBlocked,
             Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
             Self::Denied(Denied::NotFound) => Code::ModelNotFound,
@@ -230,6 +238,12 @@ impl Refusal {
             Self::Body(error) => {
                 Told { code, message: error.message.clone(), param: error.field.as_deref() }
             }
+            Self::Image(ImageFault::Room(_), at) => {
+                Told { code, message: code.message().into(), param: at.as_deref() }
+            }
+            Self::Image(fault, at) => {
+                Told { code, message: fault.to_string().into(), param: at.as_deref() }
+            }
             Self::Admission(tenant::Denied::Limit(refused)) => {
                 Told { code, message: limited(refused).into(), param: None }
             }
@@ -245,7 +259,7 @@ impl Refusal {
     pub fn respond(&self, request: RequestId, dialect: Dialect) -> Response<ReplyBody> {
         let Told { code, message, param } = self.told();
         self.log(request);
-        let mut response = respond(code, &message, param, dialect);
+        let mut response = respond(code, &message, param, (dialect, request));
         let headers = response.headers_mut();
         if let Self::Admission(tenant::Denied::Limit(refused)) = self {
             limits::tell(refused.gauges, headers);
@@ -292,9 +306,9 @@ fn respond(
     code: Code,
     message: &str,
     param: Option<&str>,
-    dialect: Dialect,
+    whose: (Dialect, RequestId),
 ) -> Response<ReplyBody> {
-    let body = Bytes::from(text(code, message, param, dialect));
+    let body = Bytes::from(text(code, message, param, whose));
     let mut response = Response::new(ReplyBody::whole(body));
     *response.status_mut() =
         StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -347,11 +361,18 @@ fn limited(refused: &Refused) -> String {
     }
 }
 
-fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> String {
+fn text(
+    code: Code,
+    message: &str,
+    param: Option<&str>,
+    (dialect, request): (Dialect, RequestId),
+) -> String {
     match dialect {
         Dialect::Ollama => protocol::openai::error::ollama_error(message),
         Dialect::OpenAi => protocol::openai::error::openai_error(code, message, param),
-        Dialect::Anthropic => protocol::openai::error::anthropic_error(code, message),
+        Dialect::Anthropic => {
+            protocol::openai::error::anthropic_error(code, message, Some(request))
+        }
     }
 }
 
@@ -360,7 +381,7 @@ fn text(code: Code, message: &str, param: Option<&str>, dialect: Dialect) -> Str
 pub fn raw(code: Code) -> Bytes {
     let request = request_id();
     tracing::debug!(%request, %code, "refused before there was a request");
-    let body = text(code, code.message(), None, Dialect::OpenAi);
+    let body = text(code, code.message(), None, (Dialect::OpenAi, request));
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let reason = status.canonical_reason().unwrap_or("Refused");
     Bytes::from(format!(

@@ -33,9 +33,44 @@ pub struct Found {
     pub method: Method,
 }
 
-const BLOCKED: [&str; 5] = ["/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"];
-const BLOCKED_BLOBS: &str = "/api/blobs";
-const MODELS: &str = "/v1/models/";
+/// The paths that mean one thing each; besides, there are the blocked ones and [`MODELS`].
+pub(crate) static LISTED: [(&str, Found); 20] = [
+    ("/v1/chat/completions", post(Route::OpenAiChat)),
+    ("/v1/completions", post(Route::OpenAiCompletions)),
+    ("/v1/embeddings", post(Route::OpenAiEmbeddings)),
+    ("/v1/responses", post(Route::OpenAiResponses)),
+    ("/v1/messages", post(Route::AnthropicMessages)),
+    ("/v1/messages/count_tokens", post(Route::AnthropicCount)),
+    ("/v1/models", get(Endpoint::Keyed(Route::OpenAiModels))),
+    ("/api/chat", post(Route::OllamaChat)),
+    ("/api/generate", post(Route::OllamaGenerate)),
+    ("/api/embed", post(Route::OllamaEmbed)),
+    ("/api/embeddings", post(Route::OllamaEmbeddings)),
+    ("/api/show", post(Route::OllamaShow)),
+    ("/api/tags", get(Endpoint::Keyed(Route::OllamaTags))),
+    ("/api/ps", get(Endpoint::Keyed(Route::OllamaPs))),
+    ("/api/version", get(Endpoint::Keyed(Route::OllamaVersion))),
+    ("/healthz", get(Endpoint::Live)),
+    ("/live", get(Endpoint::Live)),
+    ("/health/live", get(Endpoint::Live)),
+    ("/health", get(Endpoint::Live)),
+    ("/readyz", get(Endpoint::Ready)),
+];
+/// What the rest of is the id of a model.
+pub(crate) const MODELS: &str = "/v1/models/";
+/// What is always blocked.
+pub(crate) const BLOCKED: [&str; 5] =
+    ["/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"];
+/// The same, with all below it.
+pub(crate) const BLOCKED_BLOBS: &str = "/api/blobs";
+
+const fn post(route: Route) -> Found {
+    Found { endpoint: Endpoint::Keyed(route), method: Method::POST }
+}
+
+const fn get(endpoint: Endpoint) -> Found {
+    Found { endpoint, method: Method::GET }
+}
 
 /// Finds what a path (as it stands in the request, without the query) means; `None` where nothing.
 #[must_use]
@@ -44,32 +79,11 @@ pub fn find(path: &str) -> Option<Found> {
     if is_blocked(&path) {
         return Some(Found { endpoint: Endpoint::Blocked, method: Method::POST });
     }
-    let post = |route| Found { endpoint: Endpoint::Keyed(route), method: Method::POST };
-    let get = |route| Found { endpoint: Endpoint::Keyed(route), method: Method::GET };
-    let open = |endpoint| Found { endpoint, method: Method::GET };
-    Some(match path.as_ref() {
-        "/v1/chat/completions" => post(Route::OpenAiChat),
-        "/v1/completions" => post(Route::OpenAiCompletions),
-        "/v1/embeddings" => post(Route::OpenAiEmbeddings),
-        "/v1/responses" => post(Route::OpenAiResponses),
-        "/v1/messages" => post(Route::AnthropicMessages),
-        "/v1/messages/count_tokens" => post(Route::AnthropicCount),
-        "/v1/models" => get(Route::OpenAiModels),
-        "/api/chat" => post(Route::OllamaChat),
-        "/api/generate" => post(Route::OllamaGenerate),
-        "/api/embed" => post(Route::OllamaEmbed),
-        "/api/embeddings" => post(Route::OllamaEmbeddings),
-        "/api/show" => post(Route::OllamaShow),
-        "/api/tags" => get(Route::OllamaTags),
-        "/api/ps" => get(Route::OllamaPs),
-        "/api/version" => get(Route::OllamaVersion),
-        "/healthz" | "/live" | "/health/live" | "/health" => open(Endpoint::Live),
-        "/readyz" => open(Endpoint::Ready),
-        other => {
-            let id = other.strip_prefix(MODELS).filter(|id| !id.is_empty())?;
-            Found { endpoint: Endpoint::Model(id.to_owned()), method: Method::GET }
-        }
-    })
+    if let Some((_, found)) = LISTED.iter().find(|(listed, _)| *listed == path) {
+        return Some(found.clone());
+    }
+    let id = path.strip_prefix(MODELS).filter(|id| !id.is_empty())?;
+    Some(get(Endpoint::Model(id.to_owned())))
 }
 
 /// The dialect in which a path's errors are told.

@@ -2,21 +2,29 @@
 
 use std::sync::Arc;
 
+use actors::catalog::Model;
 use http::HeaderMap;
 use hyper::body::Incoming;
 use identity::{authorize, principal::Principal};
 use protocol::{
-    error::Code, name::ModelName, ollama::request::BodyError, route::Route,
+    error::Code,
+    name::ModelName,
+    ollama::{request::BodyError, show},
+    route::Route,
     translate::request::Request,
 };
 
 use tokio::time::Instant;
 
 use super::{
-    authorized::{Ask, Authorized, BYTES_PER_TOKEN, Inference, Written, generates, spelled},
+    authorized::{Ask, Authorized, Inference, Prompt, generates},
+    fitting::{Fitting, Terms, are_foreign},
+    images,
+    received::prove,
     settled::Record,
 };
 use crate::{
+    cuts::Cut,
     gateway::Gateway,
     http::{Seen, arrival::Arrived, refusal::Refusal, router::Endpoint},
 };
@@ -24,6 +32,7 @@ use crate::{
 /// A request of a principal.
 pub struct Authenticated {
     principal: Arc<Principal>,
+    cut: Cut,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Incoming,
@@ -35,15 +44,20 @@ pub struct Authenticated {
 impl Authenticated {
     pub(super) fn new(
         principal: Arc<Principal>,
+        cut: Cut,
         endpoint: Endpoint,
         headers: HeaderMap,
         body: Incoming,
         seen: Option<Arc<Seen>>,
     ) -> Self {
-        Self { principal, endpoint, headers, body, seen }
+        Self { principal, cut, endpoint, headers, body, seen }
     }
 
     /// Finds out what exactly is asked, and decides whether this principal may.
+    ///
+    /// A body may take minutes, and the principal is not what it was: it is proven anew when the body is
+    /// there, which costs nothing more than a look into the cache unless something has changed. Streams
+    /// that are to be cut are known from before, so that a revocation is either seen here or cuts.
     ///
     /// # Errors
     /// A blocked endpoint, a body that does not arrive or cannot be done, a model that may not be
@@ -56,9 +70,9 @@ impl Authenticated {
         let route = match &self.endpoint {
             Endpoint::Blocked | Endpoint::Live | Endpoint::Ready => return Err(Refusal::Blocked),
             Endpoint::Model(id) => {
-                let name = ModelName::parse(id).map_err(|_| authorize::Denied::NotFound)?;
+                let name = ModelName::read(id).map_err(|_| authorize::Denied::NotFound)?;
                 gateway.resolve(&self.principal, &name)?;
-                return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name)));
+                return Ok(Authorized::new(self.principal, Ask::OpenAiModel(name), self.cut));
             }
             Endpoint::Keyed(route) => *route,
         };
@@ -78,24 +92,21 @@ impl Authenticated {
             | Route::OpenAiResponses
             | Route::AnthropicMessages
             | Route::AnthropicCount => {
-                let principal = Arc::clone(&self.principal);
+                let Self { headers, body, seen, cut, .. } = self;
                 let began = Instant::now();
-                let arrived = self.read(gateway).await;
+                let arrived = gateway.bodies.read(&headers, body).await;
                 record.spent().arrive = began.elapsed();
-                let ask = ask(route, arrived?, &principal, gateway, record)?;
-                return Ok(Authorized::new(principal, ask));
+                let arrived = arrived?;
+                if let Some(seen) = &seen {
+                    seen.head_follows();
+                }
+                let principal = prove(&headers, gateway, record).await?;
+                let ask = ask(route, arrived, &principal, gateway, record)?;
+                return Ok(Authorized::new(principal, ask, cut));
             }
             Route::OpenAiModel | Route::Blocked | Route::Unknown => return Err(Refusal::Blocked),
         };
-        Ok(Authorized::new(self.principal, ask))
-    }
-
-    async fn read(self, gateway: &Gateway) -> Result<Arrived, Refusal> {
-        let arrived = gateway.bodies.read(&self.headers, self.body).await?;
-        if let Some(seen) = &self.seen {
-            seen.head_follows();
-        }
-        Ok(arrived)
+        Ok(Authorized::new(self.principal, ask, self.cut))
     }
 }
 
@@ -109,24 +120,36 @@ fn ask(
 ) -> Result<Ask, Refusal> {
     let Arrived { bytes: body, room } = arrived;
     let request = Request::read(route, &body).map_err(Refusal::Body)?;
-    let name = ModelName::parse(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
+    let name = ModelName::read(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
     let (targets, is_alias) = gateway.resolve(principal, &name)?;
-    let first = targets.first().and_then(|model| Some((model, model.upstreams.first()?)));
-    let Some((model, upstream)) = first else {
+    let Some(model) = targets.first() else {
         return Err(Refusal::Denied(authorize::Denied::NotFound));
     };
     record.model(&model.name);
+    let prompt = Prompt::of(&request, gateway.image_tokens_default);
     if route == Route::AnthropicCount {
-        return Ok(Ask::Count(request.text_bytes.div_ceil(BYTES_PER_TOKEN)));
+        return Ok(Ask::Count(prompt.estimate()));
     }
-    let tokens_max = request.tokens_max.and_then(|most| u64::try_from(most).ok());
+    let levers = principal.policy.levers;
+    request.keeps_to(&levers).map_err(Refusal::Body)?;
+    if are_foreign(&targets)
+        && let Some(reply) = ours(route, &request, model, gateway)
+    {
+        return Ok(Ask::Answered(reply));
+    }
+    let tokens_max = request.tokens_max;
     let has_budget =
         principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
     let is_open = generates(route) && tokens_max.is_none();
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
-    let spelled = spelled(model, upstream, is_alias);
-    let written = Written::new(&request, &body, upstream.kind, spelled, held_to)?;
-    let Request { model: asked, stream, text_bytes, reply, .. } = request;
+    let terms = Terms { is_alias, held_to, levers: &levers };
+    let remote = images::remote(&request, route, gateway)?;
+    let Fitting { targets, written } = if remote.is_empty() {
+        Fitting::find(&request, &body, targets, terms)?
+    } else {
+        images::fitting(&request, (route, &remote), targets, terms)?
+    };
+    let Request { model: asked, stream, reply, replies, .. } = request;
     Ok(Ask::Inference(Box::new(Inference {
         route,
         is_alias,
@@ -135,13 +158,24 @@ fn ask(
         stream,
         is_logged: principal.log_prompts,
         written,
-        text_bytes,
+        remote,
+        prompt,
         tokens_max,
+        replies,
         held_to,
+        levers,
         room,
         targets,
         body,
     })))
+}
+
+/// The reply to what a server of OpenAI's dialect has no word for, where the gateway can give it.
+fn ours(route: Route, request: &Request<'_>, model: &Model, gateway: &Gateway) -> Option<String> {
+    if route == Route::OllamaShow {
+        return Some(show::unknown(model.modified_at.unwrap_or_default()));
+    }
+    Some(request.order()?.done(route, &request.model, gateway.clock.now()))
 }
 
 fn invalid_name() -> BodyError {

@@ -6,6 +6,7 @@ use actors::{catalog::Model, tenant};
 use bytes::Bytes;
 use identity::{policy::Reserve, principal::Principal};
 use protocol::{
+    levers::Levers,
     name::ModelName,
     route::{Route, UpstreamKind},
     translate::{
@@ -17,13 +18,10 @@ use storage::upstreams::Upstream;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{admitted::Admitted, settled::Record};
-use crate::{gateway::Gateway, http::refusal::Refusal};
+use crate::{cuts::Cut, gateway::Gateway, http::refusal::Refusal};
 
 /// How many bytes of a prompt are taken for one token where the upstream never said.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
-/// For a budget, which must not be passed, a token is taken for no more bytes than this. Rare writing
-/// has tokens of two bytes and less; what a prompt has besides its text (roles, names) makes up for it.
-const BYTES_PER_TOKEN_MIN: u64 = 2;
 
 /// What is asked.
 pub enum Ask {
@@ -39,6 +37,8 @@ pub enum Ask {
     Version,
     /// How many tokens a prompt has, as it is guessed.
     Count(u64),
+    /// What the gateway can answer itself, and this is the answer.
+    Answered(String),
     /// Something of one model.
     Inference(Box<Inference>),
 }
@@ -61,17 +61,33 @@ pub struct Inference {
     pub body: Bytes,
     /// Whether the body is to be kept for a while.
     pub is_logged: bool,
-    /// What the first upstream would be sent; most others are sent the same.
-    pub written: Written,
-    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub text_bytes: u64,
+    /// What the first upstream of each dialect would be sent; most others are sent the same. Nothing while
+    /// images are missing.
+    pub written: Vec<Written>,
+    /// The addresses of images that are to be fetched before it is sent anywhere.
+    pub remote: Vec<String>,
+    /// How long the prompt is, to estimate its tokens where the upstream never says.
+    pub prompt: Prompt,
     /// The most tokens that the reply may have, where the client says so.
     pub tokens_max: Option<u64>,
+    /// How many replies there will be, each of which may have that many.
+    pub replies: u64,
     /// The most tokens that the upstream is held to, where the client does not say: what is set aside of
     /// a budget.
     pub held_to: Option<u64>,
+    /// What may be asked of an upstream at the cost of others.
+    pub levers: Levers,
     /// The room that the body takes; given back with it.
     pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// How long a prompt is, before anybody has counted its tokens.
+#[derive(Clone, Copy)]
+pub struct Prompt {
+    /// The bytes of its text.
+    text_bytes: u64,
+    /// The tokens that its images and sounds are taken for.
+    image_tokens: u64,
 }
 
 /// What upstreams of one dialect, that spell the model alike, are sent.
@@ -89,13 +105,14 @@ pub struct Written {
 pub struct Authorized {
     principal: Arc<Principal>,
     ask: Ask,
+    cut: Cut,
 }
 
 // === impl Authorized ===
 
 impl Authorized {
-    pub(super) fn new(principal: Arc<Principal>, ask: Ask) -> Self {
-        Self { principal, ask }
+    pub(super) fn new(principal: Arc<Principal>, ask: Ask, cut: Cut) -> Self {
+        Self { principal, ask, cut }
     }
 
     /// Asks for admission: a place in the audit, since what cannot be recorded is not done, and, for
@@ -116,7 +133,7 @@ impl Authorized {
                 gateway.prompts.keep(record.id(), principal.key, &inference.body);
             }
         }
-        Ok(Admitted::new(self.principal, self.ask))
+        Ok(Admitted::new(self.principal, self.ask, self.cut))
     }
 }
 
@@ -126,7 +143,7 @@ impl Inference {
     /// The tokens of the prompt, guessed from its bytes.
     #[must_use]
     pub fn prompt_estimate(&self) -> u64 {
-        self.text_bytes.div_ceil(BYTES_PER_TOKEN)
+        self.prompt.estimate()
     }
 
     /// Whether the reply is a stream of server-sent events.
@@ -141,18 +158,22 @@ impl Inference {
     /// Where something is asked for that cannot be had there.
     pub fn for_upstream(&self, model: &Model, upstream: &Upstream) -> Result<Written, Refusal> {
         let spelled = spelled(model, upstream, self.is_alias);
-        if self.written.kind == upstream.kind && self.written.model.as_deref() == spelled {
-            return Ok(self.written.clone());
+        let is_same = |one: &&Written| one.kind == upstream.kind && one.model.as_deref() == spelled;
+        if let Some(written) = self.written.iter().find(is_same) {
+            return Ok(written.clone());
         }
         let request = Request::read(self.route, &self.body).map_err(Refusal::Body)?;
-        Written::new(&request, &self.body, upstream.kind, spelled, self.held_to)
+        let (tokens_max, levers) = (self.held_to, &self.levers);
+        let target = Target { kind: upstream.kind, model: spelled, tokens_max, levers };
+        Written::new(&request, &self.body, &target)
     }
 
     /// What it asks of the limits. Without a word of the client's the reply is expected to have
     /// `completion_default` tokens.
     fn ask(&self, principal: &Principal, completion_default: u64) -> tenant::Ask {
+        let each = self.tokens_max.unwrap_or(completion_default);
         let completion_max =
-            if generates(self.route) { self.tokens_max.unwrap_or(completion_default) } else { 0 };
+            if generates(self.route) { each.saturating_mul(self.replies) } else { 0 };
         let learns = self.stream && principal.policy.reserve == Reserve::Learned;
         tenant::Ask {
             tenant: principal.tenant,
@@ -160,11 +181,33 @@ impl Inference {
             tenant_limits: principal.tenant_limits,
             key_limits: principal.key_limits,
             policy: principal.policy,
-            prompt: self.prompt_estimate(),
-            prompt_max: self.text_bytes.div_ceil(BYTES_PER_TOKEN_MIN),
+            prompt: self.prompt.estimate(),
+            prompt_max: self.prompt.most(),
             completion_max,
             learns: self.targets.first().filter(|_| learns).map(|model| model.name.clone()),
         }
+    }
+}
+
+// === impl Prompt ===
+
+impl Prompt {
+    /// The prompt of a request, whose images are taken for so many tokens each.
+    pub(super) fn of(request: &Request<'_>, image_tokens: u64) -> Self {
+        let image_tokens = u64::from(request.images).saturating_mul(image_tokens);
+        Self { text_bytes: request.text_bytes, image_tokens }
+    }
+
+    /// The tokens that it probably has.
+    pub(super) fn estimate(self) -> u64 {
+        self.text_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(self.image_tokens)
+    }
+
+    /// The most that it can have, for a budget that must not be passed: a token for each byte, since a
+    /// tokenizer that knows no longer one falls back to bytes. What a template adds is less than what
+    /// JSON does, whose quotes and keys are counted.
+    fn most(self) -> u64 {
+        self.text_bytes.saturating_add(self.image_tokens)
     }
 }
 
@@ -214,12 +257,16 @@ impl Written {
     pub(super) fn new(
         request: &Request<'_>,
         body: &Bytes,
-        kind: UpstreamKind,
-        model: Option<&str>,
-        tokens_max: Option<u64>,
+        target: &Target<'_>,
     ) -> Result<Self, Refusal> {
-        let outgoing = request.write(&Target { kind, model, tokens_max }).map_err(Refusal::Body)?;
+        let outgoing = request.write(target).map_err(Refusal::Body)?;
         let body = outgoing.body.map_or_else(|| body.clone(), Bytes::from);
-        Ok(Self { kind, model: model.map(str::to_owned), path: outgoing.path, body })
+        let model = target.model.map(str::to_owned);
+        Ok(Self { kind: target.kind, model, path: outgoing.path, body })
+    }
+
+    /// The dialect that it is in.
+    pub(super) fn kind(&self) -> UpstreamKind {
+        self.kind
     }
 }

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use actors::tenant::Denied;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use identity::{limits::Limits, principal::Principal};
@@ -31,6 +32,8 @@ use crate::{
 pub mod admitted;
 pub mod authenticated;
 pub mod authorized;
+mod fitting;
+mod images;
 mod meter;
 pub mod passage;
 pub mod queued;
@@ -41,7 +44,7 @@ pub mod settled;
 pub mod streaming;
 
 /// Header fields that a browser shows to a script of another origin.
-const EXPOSED: &str = "x-request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
+const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-budget-limit-tokens, x-budget-remaining-tokens, x-budget-reset";
@@ -58,12 +61,15 @@ pub(crate) async fn answer(
     let received = match Received::new(request, seen, &gateway) {
         Ok(received) => received,
         Err(fault) => {
-            let record = Record::open(&gateway, id, Route::Unknown);
-            return finish(refuse(&fault.into(), record, dialect), id, is_head);
+            let mut record = Record::open(&gateway, id, Route::Unknown);
+            let refusal = Refusal::from(fault);
+            record.refuse(&refusal);
+            let response = settled::attach(refusal.respond(id, dialect), record);
+            return finish(response, (id, dialect), is_head);
         }
     };
     if let Some(response) = api::open(&received, &gateway).await {
-        return finish(response, id, is_head);
+        return finish(response, (id, dialect), is_head);
     }
     let mut record = Record::open(&gateway, id, received.endpoint().route());
     // A walk that is still under way when everything is cut ends here, with a record.
@@ -72,17 +78,16 @@ pub(crate) async fn answer(
         walked = walk(received, &gateway, &mut record) => walked,
         () = gateway.life.cutting().cancelled() => Err(Refusal::Stopping),
     };
-    tell_limits(&gateway, &mut record).await;
-    let response = match walked {
-        Ok(response) => settled::attach(response, record),
-        Err(refusal) => refuse(&refusal, record, dialect),
-    };
-    finish(response, id, is_head)
-}
-
-fn refuse(refusal: &Refusal, mut record: Record, dialect: Dialect) -> Response<ReplyBody> {
-    record.refuse(refusal);
-    settled::attach(refusal.respond(record.id(), dialect), record)
+    // Before it is said how the limits stand: a refusal may give back what was taken of them.
+    if let Err(refusal) = &walked {
+        record.refuse(refusal);
+    }
+    // Where the limits have just not been said, they are not asked for again.
+    if !matches!(walked, Err(Refusal::Admission(Denied::Unavailable))) {
+        tell_limits(&gateway, &mut record).await;
+    }
+    let response = walked.unwrap_or_else(|refusal| refusal.respond(id, dialect));
+    finish(settled::attach(response, record), (id, dialect), is_head)
 }
 
 /// Whoever was proven is told how the limits stand, also with an answer that none of them decided on.
@@ -107,7 +112,7 @@ async fn walk(
     let authenticated = received.authenticate(gateway, record).await?;
     let authorized = authenticated.authorize(gateway, record).await?;
     let admitted = authorized.admit(gateway, record).await?;
-    match admitted.route(gateway) {
+    match admitted.route() {
         routed::Way::Here(here) => {
             let response = api::answer(here, gateway, record.id()).await?;
             record.first_byte();
@@ -116,7 +121,8 @@ async fn walk(
         }
         routed::Way::Upstream(routed) => {
             let passage = record.set_off();
-            let told = gateway.upstream.queue_comments_every.zip(routed.as_sse());
+            let told =
+                routed.as_sse().and_then(|reply| queued::Told::new(&gateway.upstream, reply));
             let dispatch = routed.dispatch(Arc::clone(gateway), record.id(), Arc::clone(&passage));
             match told {
                 None => Ok(dispatch.await?.into_response(gateway, record)),
@@ -129,9 +135,17 @@ async fn walk(
 }
 
 /// What every answer has, whatever it says.
-fn finish(mut response: Response<ReplyBody>, id: RequestId, is_head: bool) -> Response<ReplyBody> {
+fn finish(
+    mut response: Response<ReplyBody>,
+    (id, dialect): (RequestId, Dialect),
+    is_head: bool,
+) -> Response<ReplyBody> {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        // What Anthropic's SDKs read.
+        if dialect == Dialect::Anthropic {
+            headers.insert("request-id", value.clone());
+        }
         headers.insert("x-request-id", value);
     }
     // Callers prove themselves with a key that they put in by hand, never with what a browser adds

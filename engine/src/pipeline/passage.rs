@@ -10,6 +10,7 @@ use std::{
 
 use actors::upstream::Standing;
 use protocol::name::ModelName;
+use tokio::time::Instant;
 
 /// The way of one request to an upstream.
 #[derive(Debug, Default)]
@@ -22,16 +23,52 @@ pub struct Passed {
     pub model: Option<ModelName>,
     /// The upstream that is asked.
     pub upstream: Option<String>,
-    /// How long it waited for slots.
+    /// Whether an upstream may have seen it.
+    pub sent: bool,
+    /// How long it waited for slots before what it does now.
     pub queued: Duration,
-    /// How long upstreams took until the head of a reply.
+    /// How long upstreams took until the head of a reply, before what it does now.
     pub asked: Duration,
     /// Its place in the queue when it came there, the first one's being 1.
     pub place: Option<usize>,
-    /// Whether it waits for a slot now.
-    pub waits: bool,
+    /// What it does now.
+    pub step: Step,
     /// Where it stands in the queue, as was last said.
     pub standing: Option<Standing>,
+}
+
+/// What a request does on its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Step {
+    /// Nothing that takes long.
+    #[default]
+    Moves,
+    /// It waits for a slot, since then.
+    Waits(Instant),
+    /// It has been sent, then, and the head of a reply has not come: the model may be loading.
+    Asks(Instant),
+}
+
+// === impl Passed ===
+
+impl Passed {
+    /// How long it waited for slots until now.
+    #[must_use]
+    pub fn queued_so_far(&self) -> Duration {
+        match self.step {
+            Step::Waits(since) => self.queued + since.elapsed(),
+            Step::Moves | Step::Asks(_) => self.queued,
+        }
+    }
+
+    /// How long upstreams took until now.
+    #[must_use]
+    pub fn asked_so_far(&self) -> Duration {
+        match self.step {
+            Step::Asks(since) => self.asked + since.elapsed(),
+            Step::Moves | Step::Waits(_) => self.asked,
+        }
+    }
 }
 
 // === impl Passage ===

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
 use hyper::body::{Body, Incoming};
-use identity::presented::presented;
+use identity::{presented::presented, principal::Principal};
 
 use tokio::time::Instant;
 
@@ -102,16 +102,30 @@ impl Received {
         if gateway.life.phase() > Phase::Serving {
             return Err(Refusal::Stopping);
         }
-        let said = |name| self.parts.headers.get(name).map(http::HeaderValue::as_bytes);
-        let presented = presented(said(header::AUTHORIZATION), said(X_API_KEY))?;
-        let began = Instant::now();
-        let proven = gateway.keyring.authenticate(presented).await;
-        record.spent().authenticate = began.elapsed();
-        let principal = proven?;
-        record.prove(Arc::clone(&principal));
+        let principal = prove(&self.parts.headers, gateway, record).await?;
+        let cut = gateway.cuts.enter(principal.key);
         let Self { parts, body, endpoint, seen, .. } = self;
-        Ok(Authenticated::new(principal, endpoint, parts.headers, body, seen))
+        Ok(Authenticated::new(principal, cut, endpoint, parts.headers, body, seen))
     }
+}
+
+/// Proves by its header fields who is calling.
+///
+/// # Errors
+/// No key, a key that proves nobody, or one that cannot be checked.
+pub(super) async fn prove(
+    headers: &HeaderMap,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Arc<Principal>, Refusal> {
+    let said = |name| headers.get(name).map(http::HeaderValue::as_bytes);
+    let presented = presented(said(header::AUTHORIZATION), said(X_API_KEY))?;
+    let began = Instant::now();
+    let proven = gateway.keyring.authenticate(presented).await;
+    record.spent().authenticate += began.elapsed();
+    let principal = proven?;
+    record.prove(Arc::clone(&principal));
+    Ok(principal)
 }
 
 fn size(headers: &HeaderMap) -> usize {

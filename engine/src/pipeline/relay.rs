@@ -26,10 +26,14 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     meter::{GoesOn, Meter},
+    queued::Comments,
     settled::Record,
     streaming::{Begun, or_estimate},
 };
 use crate::{gateway::Gateway, phase::Phase, telemetry, upstream::client::ReplyStream};
+
+/// How often a stream is looked at that always has something to send.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A reply that is being relayed.
 pub struct Relay {
@@ -42,6 +46,8 @@ pub struct Relay {
     prompt: u64,
     /// What it may use without asking; none: all of it.
     meter: Option<Meter>,
+    /// Until the first byte, where somebody wants them.
+    comments: Option<Comments>,
     end: Option<End>,
     turn: Turn,
     _cut: crate::cuts::Cut,
@@ -55,6 +61,13 @@ pub(super) enum Relayed {
     Passed(Box<PassedStream>),
     /// From one dialect to another.
     Translated(Box<Translation>),
+}
+
+/// What comes of the upstream.
+enum Source {
+    Said(Option<Result<Bytes, hyper::Error>>),
+    /// It may not have more.
+    Exhausted,
 }
 
 /// Why a stream ended before its end.
@@ -72,6 +85,8 @@ struct TimeLimits {
     timer: Pin<Box<Sleep>>,
     gap: Duration,
     heard: Instant,
+    /// Since when chunks have come without a look at the limits.
+    unseen_since: Option<Instant>,
     total: Instant,
 }
 
@@ -81,14 +96,16 @@ impl Relay {
     pub(super) fn new(begun: Begun, gateway: &Arc<Gateway>, record: &mut Record) -> Self {
         let Begun { source, form, prompt, turn, cut } = begun;
         telemetry::streams_open(1);
+        let every = gateway.upstream.loading_comments_every.filter(|_| form.is_sse());
         Self {
             source: Some(source.body),
             form,
-            limits: TimeLimits::new(&gateway.upstream),
+            limits: TimeLimits::new(gateway.upstream.gap_timeout, gateway.upstream.total_timeout),
             cut: Box::pin(cut.token().cancelled_owned()),
             gateway: Arc::clone(gateway),
             prompt,
             meter: record.take_meter().map(Meter::new),
+            comments: every.map(Comments::new),
             end: None,
             turn,
             _cut: cut,
@@ -97,11 +114,7 @@ impl Relay {
 
     /// Whether it is a stream of server-sent events.
     pub(super) fn is_sse(&self) -> bool {
-        match &self.form {
-            Relayed::Native(_) => false,
-            Relayed::Passed(_) => true,
-            Relayed::Translated(translation) => translation.is_sse(),
-        }
+        self.form.is_sse()
     }
 
     /// The next bytes for the client, as soon as there are any; `None` at the end.
@@ -110,7 +123,12 @@ impl Relay {
         cx: &mut Context<'_>,
         record: Option<&mut Record>,
     ) -> Poll<Option<Bytes>> {
-        let next = ready!(self.poll_next(cx));
+        let next = match (self.poll_next(cx), &mut self.comments) {
+            (Poll::Ready(next), _) => next,
+            (Poll::Pending, Some(comments)) => return comments.poll_next(cx).map(Some),
+            (Poll::Pending, None) => return Poll::Pending,
+        };
+        self.comments = None;
         if let (Some(_), Some(record)) = (&next, record) {
             record.first_byte();
         }
@@ -119,26 +137,30 @@ impl Relay {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let Some(source) = &mut self.source else { return Poll::Ready(None) };
-            if let Some(meter) = &mut self.meter
-                && ready!(meter.poll(self.form.produced(), cx)) == GoesOn::No
-            {
-                return Poll::Ready(Some(self.stop()));
+            if self.source.is_none() {
+                return Poll::Ready(None);
             }
-            let (bytes, fault) = match source.poll_data(cx) {
+            // A source that always has something would never be seen to pause.
+            if self.limits.is_due()
+                && let Poll::Ready(end) = self.poll_limits(cx)
+            {
+                return Poll::Ready(Some(self.break_off(end)));
+            }
+            let (bytes, fault) = match self.poll_source(cx) {
                 Poll::Pending => {
                     let end = ready!(self.poll_limits(cx));
                     return Poll::Ready(Some(self.break_off(end)));
                 }
-                Poll::Ready(Some(Ok(chunk))) => {
-                    self.limits.heard = Instant::now();
+                Poll::Ready(Source::Exhausted) => return Poll::Ready(Some(self.stop())),
+                Poll::Ready(Source::Said(Some(Ok(chunk)))) => {
+                    self.limits.hear();
                     self.form.take(chunk)
                 }
-                Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Source::Said(Some(Err(error)))) => {
                     tracing::debug!(%error, "the upstream broke off");
                     (Bytes::new(), Some(StreamFault::BrokenOff))
                 }
-                Poll::Ready(None) => {
+                Poll::Ready(Source::Said(None)) => {
                     self.source = None;
                     let (bytes, fault) = self.form.end();
                     if fault.is_none() {
@@ -160,8 +182,28 @@ impl Relay {
         }
     }
 
+    /// What the upstream says next, if the stream may have more.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Source> {
+        if let Some(meter) = &mut self.meter {
+            match meter.poll(self.form.produced(), cx) {
+                Poll::Ready(GoesOn::Yes) => {}
+                Poll::Ready(GoesOn::No) => return Poll::Ready(Source::Exhausted),
+                Poll::Pending => {
+                    // It is not the upstream that lets it wait.
+                    self.limits.heard = Instant::now();
+                    return Poll::Pending;
+                }
+            }
+        }
+        match &mut self.source {
+            Some(source) => source.poll_data(cx).map(Source::Said),
+            None => Poll::Ready(Source::Said(None)),
+        }
+    }
+
     /// Resolves when a time limit is over or the stream is to be cut.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.limits.unseen_since = None;
         if self.cut.as_mut().poll(cx).is_ready() {
             let stopping = self.gateway.life.phase() >= Phase::Cutting;
             return Poll::Ready(if stopping {
@@ -221,6 +263,14 @@ impl Drop for Relay {
 // === impl Relayed ===
 
 impl Relayed {
+    fn is_sse(&self) -> bool {
+        match self {
+            Self::Native(_) => false,
+            Self::Passed(_) => true,
+            Self::Translated(translation) => translation.is_sse(),
+        }
+    }
+
     fn take(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
         match self {
             Self::Native(native) => native.push(chunk).into(),
@@ -280,11 +330,22 @@ impl Relayed {
 // === impl TimeLimits ===
 
 impl TimeLimits {
-    fn new(settings: &crate::config::Upstream) -> Self {
+    fn new(gap: Duration, total: Duration) -> Self {
         let now = Instant::now();
-        let total = now + settings.total_timeout;
-        let first = total.min(now + settings.gap_timeout);
-        Self { timer: Box::pin(sleep_until(first)), gap: settings.gap_timeout, heard: now, total }
+        let total = now + total;
+        let timer = Box::pin(sleep_until(total.min(now + gap)));
+        Self { timer, gap, heard: now, unseen_since: None, total }
+    }
+
+    /// A chunk has come.
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.unseen_since.get_or_insert(self.heard);
+    }
+
+    /// Whether chunks have come for some time without a pause in which the limits are looked at.
+    fn is_due(&self) -> bool {
+        self.unseen_since.is_some_and(|since| self.heard - since >= LOOK_EVERY)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -303,4 +364,36 @@ fn joined(first: Bytes, second: &[u8]) -> Bytes {
     let mut both = BytesMut::from(first);
     both.extend_from_slice(second);
     both.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_never_pauses_is_looked_at_all_the_same() {
+        let mut limits = TimeLimits::new(Duration::from_secs(60), Duration::from_secs(60));
+        let mut looks = 0;
+        for _ in 0..1_000 {
+            limits.hear();
+            if limits.is_due() {
+                limits.unseen_since = None;
+                looks += 1;
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!((85..=100).contains(&looks), "{looks} looks in a second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_pauses_between_chunks_costs_no_look_more() {
+        let mut limits = TimeLimits::new(Duration::from_secs(60), Duration::from_secs(60));
+        for _ in 0..100 {
+            limits.hear();
+            assert!(!limits.is_due());
+            // The pause, in which they are looked at.
+            limits.unseen_since = None;
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+    }
 }

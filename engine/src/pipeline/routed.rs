@@ -21,7 +21,8 @@ use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference, Written},
-    passage::Passage,
+    images,
+    passage::{Passage, Step},
     streaming::Streaming,
 };
 use crate::{
@@ -115,12 +116,15 @@ impl Routed {
         request: RequestId,
         passage: Arc<Passage>,
     ) -> Result<Streaming, Refusal> {
-        let Self { principal, inference, cut } = self;
+        let Self { principal, mut inference, cut } = self;
         let token = cut.token();
         let trip = Trip { gateway, principal, request, passage };
         let taken = tokio::select! {
             biased;
-            taken = trip.run(&inference) => taken?,
+            taken = async {
+                images::fetch(&mut inference, &trip.gateway).await?;
+                trip.run(&inference).await
+            } => taken?,
             () = token.cancelled() => return Err(if trip.gateway.phase() >= Phase::Cutting {
                 Refusal::Stopping
             } else {
@@ -142,7 +146,8 @@ impl Trip {
     async fn run(&self, inference: &Inference) -> Result<Taken, Refusal> {
         let gateway = &self.gateway;
         let mut last = None;
-        let mut is_called = false;
+        // The one that failed last, of those that were called.
+        let mut failed: Option<Arc<Upstream>> = None;
         for model in &inference.targets {
             let mut tried: Vec<Arc<Upstream>> = Vec::new();
             loop {
@@ -165,18 +170,22 @@ impl Trip {
                         continue;
                     }
                 };
-                if !is_called {
-                    gateway.retries.deposit();
-                    is_called = true;
-                } else if !gateway.retries.withdraw() {
-                    return Err(last.unwrap_or(Refusal::UpstreamReply));
+                match &failed {
+                    None => gateway.retries.deposit(),
+                    Some(_) if !gateway.retries.withdraw() => {
+                        return Err(last.unwrap_or(Refusal::UpstreamReply));
+                    }
+                    Some(before) => {
+                        let error = last.as_ref().map(tracing::field::display);
+                        tracing::warn!(upstream = %before.name, error, "trying another");
+                        telemetry::retried(&before.name);
+                    }
                 }
                 match self.call(inference, model, &upstream, turn).await {
                     Ok(taken) => return Ok(taken),
                     Err(Failed { why, again: false }) => return Err(why),
                     Err(Failed { why, again: true }) => {
-                        tracing::warn!(upstream = %upstream.name, error = %why, "trying another");
-                        telemetry::retried(&upstream.name);
+                        failed = Some(upstream);
                         last = Some(why);
                     }
                 }
@@ -191,7 +200,7 @@ impl Trip {
         let turn = match self.gateway.upstream.queue_comments_every {
             None => waiting.turn().await,
             Some(every) => {
-                self.passage.note(|passed| passed.waits = true);
+                self.passage.note(|passed| passed.step = Step::Waits(began));
                 loop {
                     if let Ok(turn) = timeout(every, waiting.turn()).await {
                         break turn;
@@ -209,7 +218,7 @@ impl Trip {
         self.passage.note(|passed| {
             passed.queued += took;
             passed.place = passed.place.or(place);
-            (passed.waits, passed.standing) = (false, None);
+            (passed.step, passed.standing) = (Step::Moves, None);
         });
         turn
     }
@@ -225,9 +234,13 @@ impl Trip {
         self.passage.note(|passed| {
             passed.upstream = Some(upstream.name.clone());
             passed.model = Some(model.name.clone());
+            passed.step = Step::Asks(began);
         });
         let taken = self.ask(inference, model, upstream, &mut turn).await;
-        self.passage.note(|passed| passed.asked += began.elapsed());
+        self.passage.note(|passed| {
+            passed.asked += began.elapsed();
+            passed.step = Step::Moves;
+        });
         match taken {
             Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn, upstream.kind)),
             Ok(Asked::Whole(streaming)) => Ok(Taken::Whole(streaming)),
@@ -261,7 +274,7 @@ impl Trip {
             first_byte: first_byte(inference, model, upstream, gateway),
             origin: &origin,
         };
-        let reply = gateway.client.call(&call).await.map_err(call_fault)?;
+        let reply = self.send(&call).await.map_err(call_fault)?;
         let status = reply.status.as_u16();
         if !reply.status.is_success() {
             // Its words are read, so that the connection can serve on, and forgotten.
@@ -281,6 +294,18 @@ impl Trip {
             .map_err(read_fault)?;
         let streaming = Streaming::whole(&whole, inference, upstream.kind);
         Ok(Asked::Whole(streaming.map_err(|refusal| (refusal, Ended::Failed, false))?))
+    }
+
+    /// Sends it, and takes note of that unless there was no connection to send it through. Whoever is
+    /// cut in the middle of this may have sent it.
+    async fn send(&self, call: &Call<'_>) -> Result<Reply, CallError> {
+        let before = self.passage.get().sent;
+        self.passage.note(|passed| passed.sent = true);
+        let called = self.gateway.client.call(call).await;
+        if let Err(CallError::Connect(_) | CallError::ConnectTimeout) = &called {
+            self.passage.note(|passed| passed.sent = before);
+        }
+        called
     }
 }
 

@@ -157,8 +157,13 @@ impl Record {
         self.event.model = Some(model.clone());
     }
 
-    /// It goes no further.
+    /// It goes no further. One that no upstream has seen uses up nothing of its limits.
     pub fn refuse(&mut self, refusal: &Refusal) {
+        let was_sent = self.passage.as_ref().is_some_and(|passage| passage.get().sent);
+        if !was_sent && let Some(mut permit) = self.permit.take() {
+            permit.cancel();
+            self.gauges = None;
+        }
         let code = refusal.code();
         self.event.code = Some(code);
         self.event.status = code.status();
@@ -207,7 +212,8 @@ impl Record {
     fn tell_timing(&self, headers: &mut HeaderMap) {
         let Spent { authenticate, arrive, admit } = self.spent;
         let passed = self.passage.as_ref().map(|passage| passage.get()).unwrap_or_default();
-        let Passed { queued, asked, place, .. } = passed;
+        // The head may go out while the request still waits: that is not the gateway's own time either.
+        let (queued, asked, place) = (passed.queued_so_far(), passed.asked_so_far(), passed.place);
         let own = self.opened.elapsed().saturating_sub(arrive + queued + asked);
         telemetry::overhead(own);
         let millis = |span: Duration| span.as_secs_f64() * 1_000.0;

@@ -85,8 +85,12 @@ impl Streaming {
             produced.div_ceil(BYTES_PER_TOKEN)
         };
         let (body, usage) = if inference.route == Route::OllamaShow {
-            let body = show::filter(reply).map_err(|_| Refusal::UpstreamReply)?;
-            (Bytes::from(body), Usage::default())
+            let body = if inference.levers.trusted_show {
+                show::whole(reply).map(|()| reply.clone())
+            } else {
+                show::filter(reply).map(Bytes::from)
+            };
+            (body.map_err(|_| Refusal::UpstreamReply)?, Usage::default())
         } else if !passes(&inference.reply, from) {
             let meta = meta(inference.asked.clone());
             let (body, usage) =

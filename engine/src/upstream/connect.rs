@@ -1,6 +1,7 @@
 //! A new connection to an upstream: TCP or TLS, `TCP_NODELAY`, HTTP/1.1.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -158,6 +159,23 @@ impl Connector {
     /// [`ConnectError`], before anything was sent.
     pub async fn connect(&self, origin: &Origin) -> Result<Connection, ConnectError> {
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
+        self.speak(origin, stream).await
+    }
+
+    /// The same, by addresses that its name was resolved to before: it is not resolved again.
+    ///
+    /// # Errors
+    /// [`ConnectError`], before anything was sent.
+    pub async fn connect_to(
+        &self,
+        origin: &Origin,
+        addresses: &[SocketAddr],
+    ) -> Result<Connection, ConnectError> {
+        let stream = TcpStream::connect(addresses).await?;
+        self.speak(origin, stream).await
+    }
+
+    async fn speak(&self, origin: &Origin, stream: TcpStream) -> Result<Connection, ConnectError> {
         // Nagle and delayed acknowledgements together would hold small writes back for 40 ms.
         stream.set_nodelay(true)?;
         if !origin.tls {

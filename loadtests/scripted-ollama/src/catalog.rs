@@ -19,6 +19,10 @@ const KEEP: Duration = Duration::from_secs(300);
 
 /// The installed model that a name means, with its canonical name.
 pub(crate) fn find<'a>(state: &'a State, asked: &str) -> Option<(&'a Model, String)> {
+    if let Some(found) = installed(state).find(|(model, _)| !asked.is_empty() && model.id == asked)
+    {
+        return Some(found);
+    }
     let canonical = name::canonical(asked)?;
     let model = installed(state).find(|(_, known)| *known == canonical)?.0;
     Some((model, canonical))
@@ -53,7 +57,7 @@ pub(crate) fn show(state: &State, body: &str) -> Result<Reply, Failure> {
     let named = request.string("model")?;
     let asked = if named.is_empty() { request.string("name")? } else { named };
     let Some((model, _)) = find(state, &asked) else {
-        return Err(Failure::model_not_found(format!("model '{asked}' not found")));
+        return Err(Failure::model_not_found(&format!("model '{asked}' not found")));
     };
     // The system prompt and the template are what a gateway should think twice about.
     Ok(reply::json(go::to_bytes(&json!({
@@ -75,8 +79,10 @@ pub(crate) fn show(state: &State, body: &str) -> Result<Reply, Failure> {
 
 /// `GET /v1/models`
 pub(crate) fn openai_list(state: &State) -> Reply {
-    let models: Vec<Value> =
-        newest_first(state).into_iter().map(|(model, name)| openai(model, &name)).collect();
+    let models: Vec<Value> = newest_first(state)
+        .into_iter()
+        .map(|(model, name)| openai(model, id(model, &name)))
+        .collect();
     // Ollama's own: a list of none is null.
     let data = if models.is_empty() { Value::Null } else { Value::Array(models) };
     reply::json(go::to_bytes(&json!({ "object": "list", "data": data })))
@@ -86,7 +92,7 @@ pub(crate) fn openai_list(state: &State) -> Reply {
 pub(crate) fn openai_one(state: &State, id: &str) -> Result<Reply, Failure> {
     match find(state, id) {
         Some((model, _)) => Ok(reply::json(go::to_bytes(&openai(model, id)))),
-        None => Err(Failure::model_not_found(format!("model '{id}' not found"))),
+        None => Err(Failure::model_not_found(&format!("model '{id}' not found"))),
     }
 }
 
@@ -155,6 +161,11 @@ fn details(model: &Model) -> Value {
         "parameter_size": model.parameter_size,
         "quantization_level": model.quantization_level,
     })
+}
+
+/// What a model is called in OpenAI's dialect.
+fn id<'a>(model: &'a Model, name: &'a str) -> &'a str {
+    if model.id.is_empty() { name } else { &model.id }
 }
 
 fn openai(model: &Model, id: &str) -> Value {

@@ -77,7 +77,7 @@ pub(crate) fn openai(body: &str) -> Result<Asked, Failure> {
 /// The answer.
 pub(crate) fn answer(state: &State, asked: &Asked) -> Result<Reply, Failure> {
     let Some((model, canonical)) = catalog::find(state, &asked.model) else {
-        return Err(Failure::model_not_found(format!(
+        return Err(Failure::model_not_found(&format!(
             "model \"{}\" not found, try pulling it first",
             asked.model
         )));
@@ -111,7 +111,10 @@ pub(crate) fn answer(state: &State, asked: &Asked) -> Result<Reply, Failure> {
             })
         }
     };
-    state.count(|produced| produced.pieces += asked.texts.len() as u64);
+    state.count(|produced| {
+        produced.pieces += asked.texts.len() as u64;
+        produced.prompt_tokens += tokens;
+    });
     Ok(reply::json(go::to_bytes(&body)))
 }
 

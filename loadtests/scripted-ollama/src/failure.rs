@@ -1,7 +1,6 @@
 //! A refusal, in Ollama's words, on whichever surface it was earned.
 //!
-//! A text that a gateway must not pass on holds [`MARKER`], so that a test can search every
-//! byte that a client received for it.
+//! Every text holds [`MARKER`], so that a test can search every byte that a client received for it.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -9,8 +8,8 @@ use serde::Serialize;
 use crate::go;
 use crate::reply::{self, Reply};
 
-/// Stands in every text of an error that belongs to the model server alone.
-pub(crate) const MARKER: &str = "UPSTREAM-WORDS";
+/// Stands in every text of an error: all of them belong to the model server alone.
+pub const MARKER: &str = "UPSTREAM-WORDS";
 
 /// Why a request is not served.
 #[derive(Debug)]
@@ -52,9 +51,9 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 
-    /// The one text that clients of Ollama look for, so it is exact and bears no mark.
-    pub(crate) fn model_not_found(text: String) -> Self {
-        Self { status: StatusCode::NOT_FOUND, text, is_page: false }
+    /// No such model, marked as well: what a gateway says of it are its own words.
+    pub(crate) fn model_not_found(text: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
     }
 
     /// A refusal that is a page of HTML, as a proxy in front would send it.
@@ -109,11 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_server_are_marked_and_a_missing_model_is_exact() {
-        assert!(Failure::bad_request("model is required").text().contains(MARKER));
-        assert_eq!(
-            Failure::model_not_found("model 'x' not found".to_owned()).text(),
-            "model 'x' not found"
-        );
+    fn words_of_the_server_are_marked() {
+        for failure in [
+            Failure::bad_request("model is required"),
+            Failure::model_not_found("model 'x' not found"),
+            Failure::page(StatusCode::BAD_GATEWAY),
+        ] {
+            assert!(failure.text().contains(MARKER), "{}", failure.text());
+        }
     }
 }

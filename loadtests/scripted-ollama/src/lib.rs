@@ -40,6 +40,7 @@ mod shape;
 mod socket;
 pub mod state;
 
+pub use failure::MARKER;
 pub use script::{Model, Script, ScriptError};
 pub use server::Scripted;
 pub use state::{Produced, Seen};

@@ -119,6 +119,8 @@ impl Lines {
         } else {
             let lines = self.shape.last(&self.state.clock);
             let count = lines.len();
+            let prompt = self.shape.plan().prompt_tokens;
+            self.state.count(|produced| produced.prompt_tokens += prompt);
             for (number, line) in lines.into_iter().enumerate() {
                 self.push(line, number + 1 < count || !self.words.no_newline);
             }

@@ -109,7 +109,7 @@ async fn say(
     let mut words = script_words(state);
     words.read(&ask.last);
     let Some((model, canonical)) = catalog::find(state, &ask.model) else {
-        return Err(Failure::model_not_found(format!("model '{}' not found", ask.model)));
+        return Err(Failure::model_not_found(&format!("model '{}' not found", ask.model)));
     };
     if let Some(lifecycle) = ask.lifecycle {
         match lifecycle {
@@ -132,7 +132,10 @@ async fn say(
     let count = shape.plan().count();
     let pace = words.pace.unwrap_or(state.script.pace);
     tokio::time::sleep(pace.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))).await;
-    state.count(|produced| produced.pieces += count as u64);
+    state.count(|produced| {
+        produced.pieces += count as u64;
+        produced.prompt_tokens += shape.plan().prompt_tokens;
+    });
     Ok(reply::json(shape.whole(&state.clock).freeze()))
 }
 

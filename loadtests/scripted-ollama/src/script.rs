@@ -51,6 +51,8 @@ pub struct Script {
 pub struct Model {
     /// Its name, with or without a tag.
     pub name: String,
+    /// What it is called in OpenAI's dialect, to the letter; empty: its name.
+    pub id: String,
     /// Bytes on disk.
     pub size: u64,
     /// SHA-256 of its manifest, in hex; empty: made from the name.
@@ -158,6 +160,7 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             name: String::new(),
+            id: String::new(),
             size: 2_019_393_189,
             digest: String::new(),
             modified_at: Timestamp::constant(1_767_225_600, 0),

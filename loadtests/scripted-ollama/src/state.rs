@@ -38,6 +38,8 @@ pub struct Produced {
     pub abandoned: u64,
     /// Pieces said, in streams and in whole answers.
     pub pieces: u64,
+    /// Tokens of prompts, of the answers that said so many.
+    pub prompt_tokens: u64,
     /// Streams that are under way now.
     pub open: u64,
     /// Connections that are open now.

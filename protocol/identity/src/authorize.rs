@@ -19,15 +19,16 @@ pub enum Denied {
 }
 
 /// Decides. Whether the model exists is not asked, so that nobody learns of models they may not use:
-/// who finds that one is missing ([`Denied::NotFound`]) asks this first.
+/// who finds that one is missing ([`Denied::NotFound`]) asks this first, and who may not use it hears
+/// nothing else.
 ///
 /// # Errors
 /// [`Denied`], with the reason.
 pub fn model(rule: &ModelRule, model: &ModelName, cloud_allowed: bool) -> Result<(), Denied> {
-    if model.is_cloud() && !cloud_allowed {
-        return Err(Denied::Cloud);
+    if !rule.allows(model) {
+        return Err(Denied::NotAllowed);
     }
-    if rule.allows(model) { Ok(()) } else { Err(Denied::NotAllowed) }
+    if model.is_cloud() && !cloud_allowed { Err(Denied::Cloud) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -52,5 +53,6 @@ mod tests {
         let cloud = name("big:cloud");
         assert_eq!(model(&ModelRule::All, &cloud, false), Err(Denied::Cloud));
         assert_eq!(model(&ModelRule::All, &cloud, true), Ok(()));
+        assert_eq!(model(&ModelRule::default(), &cloud, false), Err(Denied::NotAllowed));
     }
 }

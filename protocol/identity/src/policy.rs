@@ -1,5 +1,6 @@
 //! How a tenant is served, beyond how much.
 
+use protocol::levers::Levers;
 use serde::Serialize;
 
 /// The largest weight.
@@ -15,6 +16,9 @@ pub struct Policy {
     pub reserve: Reserve,
     /// What becomes of a stream that needs more than is left.
     pub exhausted: Exhausted,
+    /// What it may ask of model servers at the cost of others.
+    #[serde(flatten)]
+    pub levers: Levers,
 }
 
 /// How much of a budget a request sets aside before it begins.
@@ -43,7 +47,12 @@ pub enum Exhausted {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { weight: 1, reserve: Reserve::Strict, exhausted: Exhausted::Stop }
+        Self {
+            weight: 1,
+            reserve: Reserve::Strict,
+            exhausted: Exhausted::Stop,
+            levers: Levers::default(),
+        }
     }
 }
 

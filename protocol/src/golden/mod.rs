@@ -7,10 +7,14 @@
 //! | `stream_…` | what each dialect makes of them |
 //! | `whole_ollama`, `whole_openai` | whole replies of upstreams |
 //! | `whole_…` | what each dialect makes of them |
+//! | `whole_embedding` | vectors of both kinds of upstream, and what each dialect makes of them |
+//! | `passed_…` | what of a stream passes to a client of its own dialect |
 //!
 //! The inputs are written after the sources of the servers and of the SDKs, not recorded; the
 //! snapshots are the exact bytes. Each stream is fed whole, byte by byte and at random places, with
 //! newlines of both kinds and with and without the last one: the events are the same.
+
+mod properties;
 
 use bytes::Bytes;
 use insta::{assert_snapshot, with_settings};
@@ -19,6 +23,9 @@ use proptest::prelude::*;
 use crate::{
     body::BodyError,
     error::Code,
+    levers::Levers,
+    ollama::stream::{NativeStream, Passed},
+    openai::stream::PassedStream,
     route::{Route, UpstreamKind},
     sse::{self, Events},
     translate::{
@@ -40,18 +47,19 @@ type Cases = &'static [(&'static str, &'static str)];
 const CHAT: Cases = cases!["chat_request", "json":
     "simple", "parts_and_image", "tools_round_trip", "json_schema", "json_object", "stop_string",
     "stop_list", "sampling", "reasoning", "developer", "langchain", "llamaindex", "audio",
-    "refused_image_url", "refused_tool_choice", "refused_twice",
+    "refused_image_url", "refused_tool_choice", "refused_twice", "stream_options", "no_most",
 ];
 const MESSAGE: Cases = cases!["message_request", "json":
     "simple", "system_and_sampling", "tools_round_trip", "forced_tool", "image", "thinking",
-    "refused_url", "refused_server_tool", "refused_without_max",
+    "refused_url", "refused_server_tool", "refused_without_max", "tool_error",
 ];
 const RESPONSE: Cases = cases!["response_request", "json":
     "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
-    "refused_image_url",
+    "refused_image_url", "thought_and_said",
 ];
 const COMPLETION: Cases = cases!["completion_request", "json":
-    "simple", "list_of_one", "refused_two_prompts", "refused_tokens", "refused_choices",
+    "simple", "list_of_one", "two_prompts", "tokens", "refused_choices", "refused_best_of",
+    "logprobs", "suffix_and_echo",
 ];
 const EMBEDDING: Cases = cases!["embedding_request", "json":
     "text", "list", "refused_tokens", "refused_token_lists", "refused_empty", "refused_format",
@@ -73,18 +81,27 @@ const REQUESTS: [(&str, Route, Cases); 7] = [
 const OLLAMA: Cases = cases!["from_ollama", "ndjson":
     "plain", "thinking", "thinking_and_content", "tools_on_done_line", "tools_on_earlier_lines",
     "content_on_done_line", "empty", "length", "load", "unicode", "logprobs", "error_line",
-    "error_first", "no_done_line", "not_json",
+    "error_first", "no_done_line", "not_json", "half_surrogates",
 ];
 const OPENAI: Cases = cases!["from_openai", "sse":
     "plain", "without_usage", "tools_in_parts", "reasoning", "length", "without_done",
-    "broken_off", "done_without_reason", "error", "not_json", "comments",
+    "broken_off", "done_without_reason", "error", "not_json", "comments", "repeated_names",
+    "line_ends", "half_surrogates", "length_in_a_call", "logprobs", "object_error",
 ];
 const WHOLE_OLLAMA: Cases = cases!["whole_ollama", "json":
     "plain", "thinking", "tools", "length", "empty", "logprobs", "error", "unfinished",
+    "half_surrogate",
 ];
 const WHOLE_OPENAI: Cases = cases!["whole_openai", "json":
-    "plain", "tools", "reasoning", "length", "error", "no_choice", "half_arguments",
+    "plain", "tools", "reasoning", "length", "error", "no_choice", "half_arguments", "logprobs",
+    "half_surrogate", "content_is_no_text", "length_in_a_call", "detail",
 ];
+/// Streams that only ever pass.
+const PASSED: Cases = cases!["from_openai", "sse": "text"];
+const EMBEDDED_OLLAMA: Cases =
+    cases!["whole_embedding", "json": "ollama", "ollama_without_count", "ollama_error"];
+const EMBEDDED_OPENAI: Cases =
+    cases!["whole_embedding", "json": "openai", "openai_base64", "openai_error"];
 
 /// A dialect of clients, an upstream's streams and whole replies, and the names of the folders.
 struct Pair {
@@ -103,11 +120,16 @@ const fn pair(name: &'static str, from: UpstreamKind, reply: fn() -> Reply) -> P
     Pair { name, from, reply, streams, replies }
 }
 
-const PAIRS: [Pair; 8] = [
+const PAIRS: [Pair; 10] = [
     pair("chat", UpstreamKind::Ollama, || Reply::Chat { include_usage: true }),
     pair("completion", UpstreamKind::Ollama, || Reply::Completion {
         include_usage: true,
         echo: Some("Once".to_owned()),
+    }),
+    pair("chat_without_usage", UpstreamKind::Ollama, || Reply::Chat { include_usage: false }),
+    pair("completion_without_echo", UpstreamKind::Ollama, || Reply::Completion {
+        include_usage: false,
+        echo: None,
     }),
     pair("response", UpstreamKind::Ollama, || Reply::Response(Box::<Echo>::default())),
     pair("message", UpstreamKind::Ollama, || Reply::Message),
@@ -190,6 +212,7 @@ fn requests_become_what_stands_beside_them() {
             kind,
             model: Some("the-model"),
             tokens_max: request.tokens_max.is_none().then_some(77),
+            levers: &Levers::OPEN,
         };
         let said =
             |error: &BodyError| format!("{error} ({})", error.field.as_deref().unwrap_or_default());
@@ -205,9 +228,10 @@ fn requests_become_what_stands_beside_them() {
         for (case, body) in cases {
             let text = match Request::read(route, body.as_bytes()) {
                 Ok(request) => {
-                    let Request { model, stream, tokens_max, text_bytes, reply, .. } = &request;
+                    let Request { model, stream, tokens_max, text_bytes, images, reply, .. } =
+                        &request;
                     format!(
-                        "model {model}, stream {stream}, tokens_max {tokens_max:?}, text_bytes {text_bytes}\n{reply:?}\n\nollama {}\n\nopenai {}",
+                        "model {model}, stream {stream}, tokens_max {tokens_max:?}, text_bytes {text_bytes}, images {images}\n{reply:?}\n\nollama {}\n\nopenai {}",
                         sent(&request, UpstreamKind::Ollama),
                         sent(&request, UpstreamKind::OpenAi),
                     )
@@ -234,6 +258,59 @@ fn replies_become_what_stands_beside_them() {
             assert!(!text.contains("UPSTREAM-WORDS"), "{} {case}", pair.name);
             snapshot(&format!("whole_{}", pair.name), case, &text);
         }
+    }
+}
+
+#[test]
+fn embeddings_become_what_stands_beside_them() {
+    type Shape = (&'static str, Reply);
+    let openai: [Shape; 2] = [
+        ("float", Reply::Embedding { base64: false }),
+        ("base64", Reply::Embedding { base64: true }),
+    ];
+    let native: [Shape; 2] = [
+        ("embed", Reply::Native(Route::OllamaEmbed)),
+        ("embeddings", Reply::Native(Route::OllamaEmbeddings)),
+    ];
+    for (from, cases, shapes) in [
+        (UpstreamKind::Ollama, EMBEDDED_OLLAMA, openai),
+        (UpstreamKind::OpenAi, EMBEDDED_OPENAI, native),
+    ] {
+        for ((case, text), (name, reply)) in
+            cases.iter().flat_map(|case| shapes.iter().map(move |shape| (*case, shape)))
+        {
+            let text = match whole(text.as_bytes(), from, reply, &meta(), 5) {
+                Ok((reply, usage)) => format!("{usage:?}\n{}", String::from_utf8(reply).unwrap()),
+                Err(error) => format!("{error:?}"),
+            };
+            assert!(!text.contains("UPSTREAM-WORDS"), "{case} {name}");
+            snapshot("whole_embedding", &format!("{case}_as_{name}"), &text);
+        }
+    }
+}
+
+#[test]
+fn streams_pass_as_stands_beside_them() {
+    let snapshot = |folder: &str, case: &str, passed: Vec<Passed>| {
+        let bytes: Vec<_> = passed.iter().flat_map(|passed| passed.bytes.to_vec()).collect();
+        let fault = passed.into_iter().find_map(|passed| passed.fault);
+        let text = format!("fault {fault:?}\n{}", String::from_utf8(bytes).unwrap());
+        assert!(!text.contains("UPSTREAM-WORDS"), "{case}");
+        self::snapshot(folder, case, &text);
+    };
+    for (case, text) in OPENAI.iter().chain(PASSED) {
+        for (folder, hides) in [("passed_openai", false), ("passed_openai_without_usage", true)] {
+            let mut stream = PassedStream::new(hides);
+            let first = stream.push(Bytes::from_static(text.as_bytes()));
+            let last = if first.fault.is_none() { stream.end() } else { Passed::default() };
+            snapshot(folder, case, vec![first, last]);
+        }
+    }
+    for (case, text) in OLLAMA {
+        let mut stream = NativeStream::default();
+        let first = stream.push(Bytes::from_static(text.as_bytes()));
+        let last = if first.fault.is_none() { stream.end() } else { Passed::default() };
+        snapshot("passed_ollama", case, vec![first, last]);
     }
 }
 
@@ -275,6 +352,8 @@ fn every_event_is_json_and_says_its_kind() {
     for (pair, case, text) in streams() {
         let Streamed { text, .. } = stream(pair, [text.as_bytes()]);
         if matches!((pair.reply)(), Reply::Native(_)) {
+            // Where Python splits lines, too.
+            assert!(!text.contains(['\u{85}', '\u{2028}', '\u{2029}']), "{} {case}", pair.name);
             for line in text.lines() {
                 serde_json::from_str::<serde_json::Value>(line).unwrap();
             }

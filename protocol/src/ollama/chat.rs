@@ -20,9 +20,16 @@ pub(crate) struct Body<'a> {
     /// In OpenAI's shape, which is Ollama's, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tools: Option<Cow<'a, RawValue>>,
-    /// Ollama has no word for it.
+    /// Ollama has no word for it, nor for the three that follow.
     #[serde(skip)]
     pub(crate) choice: Choice<'a>,
+    #[serde(skip)]
+    pub(crate) parallel_tool_calls: Option<bool>,
+    /// How much to think, in the word of an OpenAI client; `think` is what Ollama makes of it.
+    #[serde(skip)]
+    pub(crate) effort: Option<Cow<'a, str>>,
+    #[serde(skip)]
+    pub(crate) user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) think: Option<Think>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +95,20 @@ pub(crate) struct Function<'a> {
 #[serde(untagged)]
 pub(crate) enum Format<'a> {
     Word(&'static str),
-    Schema(Cow<'a, RawValue>),
+    /// Ollama is told nothing but the schema itself.
+    #[serde(serialize_with = "schema_alone")]
+    Schema(Schema<'a>),
+}
+
+/// What a reply must be, with all that OpenAI's API says of it.
+#[derive(Serialize)]
+pub(crate) struct Schema<'a> {
+    pub(crate) name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<Cow<'a, str>>,
+    pub(crate) schema: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) strict: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -101,7 +121,7 @@ pub(crate) enum Think {
 #[derive(Default, Serialize)]
 pub(crate) struct Options<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) num_predict: Option<i64>,
+    pub(crate) num_predict: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temperature: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,11 +149,27 @@ impl<'a> Body<'a> {
             format: None,
             tools: None,
             choice: Choice::Auto,
+            parallel_tool_calls: None,
+            effort: None,
+            user: None,
             think: None,
             logprobs: None,
             top_logprobs: None,
             options: Options::default(),
         }
+    }
+}
+
+fn schema_alone<S: Serializer>(schema: &Schema<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    schema.schema.serialize(serializer)
+}
+
+// === impl Schema ===
+
+impl<'a> Schema<'a> {
+    /// A schema without a name, of which OpenAI's API wants one.
+    pub(crate) fn new(schema: &'a RawValue) -> Self {
+        Self { name: "reply".into(), description: None, schema, strict: None }
     }
 }
 

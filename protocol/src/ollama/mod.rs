@@ -5,9 +5,11 @@
 //! | [`request`] | what policy must know of a native body that passes through |
 //! | [`reply`] | what accounting must know of a reply line |
 //! | `chat` | the body of `/api/chat`, as it is written for an upstream |
+//! | [`order`] | requests that ask for nothing but that a model be loaded or unloaded |
 //! | [`tags`], [`ps`], [`show`] | the read routes, filtered |
 
 pub(crate) mod chat;
+pub mod order;
 pub mod ps;
 pub mod reply;
 pub mod request;

@@ -6,20 +6,21 @@
 
 use std::borrow::Cow;
 
-use memchr::memmem;
 use serde_json::value::RawValue;
 
 use crate::{
     body::{Fields, Text},
     error::Code,
     json,
+    levers::{Change, KeepAlive, Levers},
+    prompt::Prompt,
     route::Route,
 };
 
 pub use crate::body::BodyError;
 
 /// Every top-level field that Ollama reads on one of the routes.
-const FIELDS: [&str; 27] = [
+pub(crate) const FIELDS: [&str; 27] = [
     "model",
     "name",
     "messages",
@@ -52,8 +53,8 @@ const FIELDS: [&str; 27] = [
 /// The fields of a native body.
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 
-/// The options whose type Ollama checks.
-pub(crate) const OPTIONS: [&str; 20] = [
+/// The options that have to be read in one way only; those up to `stop` have types that Ollama checks.
+pub(crate) const OPTIONS: [&str; 26] = [
     "num_keep",
     "seed",
     "num_predict",
@@ -74,10 +75,30 @@ pub(crate) const OPTIONS: [&str; 20] = [
     "frequency_penalty",
     "use_mmap",
     "stop",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "numa",
 ];
 
-/// A string of a message with images that is longer than this is taken for one of them, in bytes.
-const IMAGE_BYTES_MIN: usize = 4 * 1024;
+/// The options, besides `num_ctx`, that a model is loaded with: with others it is loaded anew. The last
+/// six only older versions know.
+pub(crate) const LOAD_OPTIONS: [&str; 12] = [
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    "draft_num_predict",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "numa",
+];
 
 /// How many of [`OPTIONS`] are whole numbers; the numbers follow, up to `use_mmap`.
 const INTEGERS: usize = 11;
@@ -90,15 +111,11 @@ pub(crate) struct Inspected<'a> {
     pub(crate) model: Cow<'a, str>,
     /// Whether the reply is to be streamed, where the client says so; else it is.
     pub(crate) stream: Option<bool>,
-    /// How long the model is to stay loaded, as it stands in the body.
-    pub(crate) keep_alive: Option<&'a RawValue>,
     /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load
     /// the model, or with `keep_alive` 0 to unload it.
     pub(crate) is_empty: bool,
-    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
-    pub(crate) tokens_max: Option<i64>,
-    /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
-    pub(crate) text_bytes: u64,
+    /// The most tokens that the reply may have, where the client says so.
+    pub(crate) tokens_max: Option<u64>,
     fields: Given<'a>,
 }
 
@@ -135,10 +152,8 @@ pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyEr
     Ok(Inspected {
         model: model.ok_or_else(BodyError::model_required)?,
         stream: fields.flag("stream")?,
-        keep_alive: fields.get("keep_alive"),
         is_empty: !asked.is_some_and(|raw| json::is_filled(raw.get())),
         tokens_max,
-        text_bytes: asked.map_or(0, text_bytes),
         fields,
     })
 }
@@ -146,22 +161,68 @@ pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyEr
 // === impl Inspected ===
 
 impl<'a> Inspected<'a> {
+    /// What its prompt is made of.
+    pub(crate) fn prompt(&self, route: Route) -> Prompt<'a> {
+        let mut prompt = Prompt::default();
+        let texts: &[&str] = match route {
+            Route::OllamaChat => &["tools", "format"],
+            Route::OllamaGenerate => {
+                &["prompt", "system", "suffix", "template", "context", "format"]
+            }
+            Route::OllamaEmbed => &["input"],
+            Route::OllamaEmbeddings => &["prompt"],
+            _ => &[],
+        };
+        texts.iter().for_each(|name| prompt.text(self.fields.get(name)));
+        match route {
+            Route::OllamaChat => prompt.messages("messages", self.fields.get("messages")),
+            Route::OllamaGenerate => prompt.images(self.fields.get("images")),
+            _ => {}
+        }
+        prompt
+    }
+
     /// All of its fields.
     pub(crate) fn fields(&self) -> &Given<'a> {
         &self.fields
     }
 
-    /// The body for another model, or for no more than so many tokens; none where it may stay as it is.
+    /// Whether, with nothing else asked, it is an order to unload the model; else it is one to load it.
+    pub(crate) fn unloads(&self) -> bool {
+        self.fields.get("keep_alive").and_then(KeepAlive::parse).is_some_and(KeepAlive::unloads)
+    }
+
+    /// What has to be another one under these levers: of the fields, and of the options.
     ///
     /// # Errors
-    /// As [`inspect`].
+    /// [`Code::OptionNotAllowed`] where something is asked for that must not be, and as [`inspect`].
+    pub(crate) fn held(
+        &self,
+        levers: &Levers,
+    ) -> Result<(Option<Change>, Option<Change>), BodyError> {
+        let keep_alive = self.fields.get("keep_alive");
+        let keep_alive = keep_alive.map(|raw| levers.keep_alive(raw, self.is_empty)).transpose()?;
+        let options = match self.fields.get("options") {
+            None => None,
+            Some(raw) => levers.options(&Fields::of_object(raw, &OPTIONS, "options.")?)?,
+        };
+        Ok((keep_alive.flatten(), options))
+    }
+
+    /// The body for another model, for no more than so many tokens, under these levers; none where it may
+    /// stay as it is.
+    ///
+    /// # Errors
+    /// As [`Self::held`].
     pub(crate) fn replaced(
         &self,
         body: &[u8],
         model: Option<&str>,
         tokens_max: Option<u64>,
+        levers: &Levers,
     ) -> Result<Option<Vec<u8>>, BodyError> {
-        let mut changes = Vec::new();
+        let (keep_alive, options) = self.held(levers)?;
+        let mut changes = Vec::from_iter(keep_alive);
         if let Some(model) = model {
             let mut quoted = Vec::new();
             json::write_string(model, &mut quoted);
@@ -172,36 +233,20 @@ impl<'a> Inspected<'a> {
             }
             changes.push(("model", quoted));
         }
-        if let Some(most) = tokens_max {
-            let options = match self.fields.get("options") {
-                None => format!("{{\"num_predict\":{most}}}"),
-                Some(raw) => {
-                    let options = Fields::of_object(raw, &OPTIONS, "options.")?;
-                    let change = [("num_predict", most.to_string())];
-                    let made = options.replaced(raw.get().as_bytes(), &change);
-                    String::from_utf8_lossy(&made).into_owned()
-                }
-            };
-            changes.push(("options", options));
+        let most = tokens_max.map(|most| ("num_predict", most.to_string()));
+        let options: Vec<Change> = options.into_iter().chain(most).collect();
+        if !options.is_empty() {
+            let given = self.fields.get("options").map_or("{}", RawValue::get);
+            let made = Fields::of_text(given, &OPTIONS, "options.")?;
+            let made = made.replaced(given.as_bytes(), &options);
+            changes.push(("options", String::from_utf8_lossy(&made).into_owned()));
         }
         Ok((!changes.is_empty()).then(|| self.fields.replaced(body, &changes)))
     }
 }
 
-/// The bytes of a value without what is an image in it: whatever is long and has no quote.
-pub(crate) fn text_bytes(raw: &RawValue) -> u64 {
-    let text = raw.get();
-    if !json::is_filled(text) {
-        return 0;
-    }
-    if text.len() < IMAGE_BYTES_MIN || memmem::find(text.as_bytes(), b"image").is_none() {
-        return text.len() as u64;
-    }
-    text.split('"').map(str::len).filter(|length| *length < IMAGE_BYTES_MIN).sum::<usize>() as u64
-}
-
 /// Checks the types of the options, and tells how many tokens may be produced.
-fn check_options(options: &RawValue) -> Result<Option<i64>, BodyError> {
+fn check_options(options: &RawValue) -> Result<Option<u64>, BodyError> {
     let fields = Fields::of_object(options, &OPTIONS, "options.")?;
     for name in &OPTIONS[..INTEGERS] {
         fields.integer(name)?;
@@ -211,7 +256,7 @@ fn check_options(options: &RawValue) -> Result<Option<i64>, BodyError> {
     }
     fields.flag("use_mmap")?;
     fields.read::<Vec<Text<'_>>>("stop", "a list of strings")?;
-    fields.integer("num_predict")
+    fields.most("num_predict")
 }
 
 #[cfg(test)]
@@ -224,7 +269,7 @@ mod tests {
 
     fn replaced(body: &str, model: Option<&str>, most: Option<u64>) -> Option<String> {
         let inspected = inspected(body, Route::OllamaShow);
-        let made = inspected.replaced(body.as_bytes(), model, most).unwrap();
+        let made = inspected.replaced(body.as_bytes(), model, most, &Levers::OPEN).unwrap();
         made.map(|made| String::from_utf8(made).unwrap())
     }
 
@@ -261,9 +306,11 @@ mod tests {
         let body = format!(
             r#"{{"model":"a","messages":[{{"role":"user","content":"hello","images":["{image}"]}}]}}"#
         );
-        let counted = inspected(&body, Route::OllamaChat).text_bytes;
-        assert!((5..100).contains(&counted), "{counted}");
-        assert_eq!(inspected(r#"{"model":"a","messages":[]}"#, Route::OllamaChat).text_bytes, 0);
+        let prompt = inspected(&body, Route::OllamaChat).prompt(Route::OllamaChat);
+        assert!((5..100).contains(&prompt.text_bytes), "{}", prompt.text_bytes);
+        assert_eq!(prompt.images, 1);
+        let none = r#"{"model":"a","messages":[]}"#;
+        assert_eq!(inspected(none, Route::OllamaChat).prompt(Route::OllamaChat).text_bytes, 0);
     }
 
     fn refusal(body: &str, route: Route) -> (Code, String) {
@@ -278,7 +325,7 @@ mod tests {
         let inspected = inspected(body, Route::OllamaChat);
         assert!(matches!(inspected.model, Cow::Borrowed("llama3")));
         assert_eq!(inspected.stream, Some(false));
-        assert_eq!(inspected.keep_alive.map(RawValue::get), Some("\"5m\""));
+        assert!(!inspected.unloads());
         assert!(!inspected.is_empty);
         assert_eq!(inspected.tokens_max, Some(12));
     }
@@ -360,7 +407,14 @@ mod tests {
             let (code, at) = refusal(&body, Route::OllamaChat);
             assert_eq!((code, at.as_str()), (Code::InvalidRequest, field), "{body}");
         }
-        let body = r#"{"model":"m","options":{"num_predict":3.0,"seed":null,"unknown":{}}}"#;
-        assert_eq!(inspected(body, Route::OllamaChat).tokens_max, Some(3));
+        let most = |number: &str| {
+            let body = format!(
+                r#"{{"model":"m","options":{{"num_predict":{number},"seed":null,"unknown":{{}}}}}}"#
+            );
+            inspected(&body, Route::OllamaChat).tokens_max
+        };
+        assert_eq!(most("3.0"), Some(3));
+        // Ollama takes each of them for no limit.
+        assert_eq!(["0", "-1", "-2", "null"].map(most), [None; 4]);
     }
 }

@@ -6,7 +6,7 @@
 
 use serde_json::value::RawValue;
 
-use super::BadReply;
+use super::{BadReply, tags};
 use crate::body::Fields;
 
 /// What is let through: facts of the weights, in the order in which they are written.
@@ -20,6 +20,26 @@ pub fn filter(body: &[u8]) -> Result<String, BadReply> {
     let fields = Fields::of_body(body, &VISIBLE).map_err(|_| BadReply)?;
     let visible = VISIBLE.iter().filter_map(|name| Some((*name, fields.get(name)?)));
     Ok(render(visible))
+}
+
+/// The reply of a gateway whose model's server does not tell: what is not known is left empty.
+#[must_use]
+pub fn unknown(modified_at: jiff::Timestamp) -> String {
+    serde_json::json!({
+        "details": tags::details(),
+        "model_info": {},
+        "capabilities": [],
+        "modified_at": modified_at.to_string(),
+    })
+    .to_string()
+}
+
+/// The whole reply, for whoever is trusted with it.
+///
+/// # Errors
+/// [`BadReply`] where it is no JSON object.
+pub fn whole(body: &[u8]) -> Result<(), BadReply> {
+    Fields::of_body(body, &VISIBLE).map(drop).map_err(|_| BadReply)
 }
 
 fn render<'a>(fields: impl Iterator<Item = (&'static str, &'a RawValue)>) -> String {

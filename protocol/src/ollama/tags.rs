@@ -46,19 +46,24 @@ pub fn parse(body: &[u8]) -> Result<Vec<TagEntry>, BadReply> {
 
 /// The entry of a model of which no more is known than its name and when it was made.
 #[must_use]
-pub fn entry_of(name: &ModelName, modified_at: jiff::Timestamp) -> String {
+pub fn entry_of(name: &str, modified_at: jiff::Timestamp) -> String {
     serde_json::json!({
-        "name": name.as_str(),
-        "model": name.as_str(),
+        "name": name,
+        "model": name,
         "modified_at": modified_at.to_string(),
         "size": 0,
         "digest": "",
-        "details": {
-            "parent_model": "", "format": "", "family": "", "families": [],
-            "parameter_size": "", "quantization_level": "",
-        },
+        "details": details(),
     })
     .to_string()
+}
+
+/// The details of a model of which none is known.
+pub(super) fn details() -> serde_json::Value {
+    serde_json::json!({
+        "parent_model": "", "format": "", "family": "", "families": [],
+        "parameter_size": "", "quantization_level": "",
+    })
 }
 
 /// The list of these entries, each given as it stood in the upstream's.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::error::Code;
+use crate::{error::Code, id::RequestId};
 
 /// `{"error":{"message","type","param","code"}}`: all four are always there, because SDKs read them
 /// without asking.
@@ -20,10 +20,10 @@ pub fn ollama_error(message: &str) -> String {
     json!({ "error": message }).to_string()
 }
 
-/// `{"type":"error","error":{"type","message"}}`: Anthropic's SDKs go by the status and show the message.
-/// Our own word stands beside it, as `code`.
+/// `{"type":"error","error":{"type","message"},"request_id"}`: Anthropic's SDKs go by the status and show the
+/// message. Our own word stands beside it, as `code`. Within a stream there is no id: its head has told it.
 #[must_use]
-pub fn anthropic_error(code: Code, message: &str) -> String {
+pub fn anthropic_error(code: Code, message: &str, request: Option<RequestId>) -> String {
     let kind = match code.status() {
         401 => "authentication_error",
         403 => "permission_error",
@@ -35,10 +35,13 @@ pub fn anthropic_error(code: Code, message: &str) -> String {
         400..=499 => "invalid_request_error",
         _ => "api_error",
     };
-    json!({
+    let mut body = json!({
         "type": "error", "error": { "type": kind, "message": message, "code": code.as_str() }
-    })
-    .to_string()
+    });
+    if let Some(request) = request {
+        body["request_id"] = request.to_string().into();
+    }
+    body.to_string()
 }
 
 #[cfg(test)]
@@ -54,6 +57,10 @@ mod tests {
         assert_eq!(
             openai_error(Code::Internal, "x", None),
             r#"{"error":{"message":"x","type":"server_error","param":null,"code":"internal_error"}}"#
+        );
+        assert_eq!(
+            anthropic_error(Code::ModelNotFound, "x", None),
+            r#"{"type":"error","error":{"type":"not_found_error","message":"x","code":"model_not_found"}}"#
         );
         assert_eq!(ollama_error("a \"b\""), r#"{"error":"a \"b\""}"#);
     }

@@ -53,7 +53,8 @@ impl ModelObject {
     /// The model of this name, created (or changed) at that time, in seconds since 1970.
     #[must_use]
     pub fn new(name: &str, created: i64) -> Self {
-        let owner = name.rsplit('/').nth(1).unwrap_or(OWNER_DEFAULT);
+        let owner = name.rsplit('/').nth(1).filter(|owner| !owner.is_empty());
+        let owner = owner.unwrap_or(OWNER_DEFAULT);
         Self { id: name.to_owned(), object: "model", created, owned_by: owner.to_owned() }
     }
 }

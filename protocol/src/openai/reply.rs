@@ -37,6 +37,7 @@ pub(crate) struct Embedding<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    index: Option<usize>,
     #[serde(borrow)]
     delta: Option<Message<'a>>,
     #[serde(borrow)]
@@ -138,6 +139,20 @@ impl<'a> Reply<'a> {
         Some(Usage { prompt, completion, estimated: false })
     }
 
+    /// How many choices have shown themselves by it, and how many of them it ends.
+    pub(crate) fn choices(&self) -> (usize, usize) {
+        let choices = self.choices.as_deref().unwrap_or_default();
+        let seen = choices.iter().map(|choice| choice.index.unwrap_or(0).saturating_add(1)).max();
+        let ended = choices.iter().filter(|choice| choice.finish_reason.is_some());
+        (seen.unwrap_or(0), ended.count())
+    }
+
+    /// Whether it has nothing that a reply has: it may be an error in the server's own shape
+    /// (`{"object":"error",…}`, `{"detail":…}`).
+    pub(crate) fn is_none(&self) -> bool {
+        self.choices.is_none() && self.data.is_none() && self.usage().is_none()
+    }
+
     /// Whether it has no choice: the last chunk of a stream, which tells the usage.
     pub(crate) fn is_without_choice(&self) -> bool {
         self.choices.as_ref().is_none_or(Vec::is_empty)
@@ -156,7 +171,10 @@ impl Calls {
                 (function.name.map(|Text(name)| name), function.arguments)
             });
             let name = name.filter(|name| !name.is_empty());
+            let begun = self.begun.len();
             let index = self.place(index, id.as_deref(), name.is_some())?;
+            // Some servers repeat it in every part.
+            let name = name.filter(|_| index == begun);
             Some(CallPiece { index, id, name, arguments: arguments_of(arguments) })
         };
         calls.into_iter().map(read).collect()
@@ -192,7 +210,7 @@ fn arguments_of(raw: Option<&RawValue>) -> Arguments<'_> {
 
 /// The text of a JSON string.
 pub(crate) fn text_of(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(raw?.get()).ok().map(|Text(text)| text)
+    json::text_of(raw?.get())
 }
 
 #[cfg(test)]
@@ -230,6 +248,20 @@ mod tests {
         );
         assert_eq!(all(&[begin("", "a"), part(""), begin("", "b")]), [some(0), some(0), some(1)]);
         assert_eq!(all(&[part(zero)]), [None]);
+    }
+
+    #[test]
+    fn a_call_whose_id_and_name_are_repeated_begins_once() {
+        let mut calls = Calls::default();
+        let mut names = |arguments: &str| {
+            let text = format!(
+                r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":0,"id":"a","function":{{"name":"f","arguments":"{arguments}"}}}}]}}}}]}}"#
+            );
+            let reply = Reply::read(text.as_bytes()).unwrap();
+            let piece = reply.piece(&mut calls).unwrap();
+            (piece.calls[0].index, piece.calls[0].name.is_some())
+        };
+        assert_eq!([names(""), names("{"), names("}")], [(0, true), (0, false), (0, false)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! passes; neither does the one that tells the usage, where the client did not ask for it.
 
 use bytes::{Bytes, BytesMut};
-use memchr::memmem;
+use memchr::{memchr_iter, memmem};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -16,14 +16,18 @@ use crate::{
     usage::Usage,
 };
 
+/// The most bytes that end an event: `\n\r\n`.
+const BLANK_MAX: usize = 3;
+
 /// The state of one stream.
 #[derive(Debug)]
 pub struct PassedStream {
     held: BytesMut,
     hides_usage: bool,
     usage: Option<Usage>,
-    /// It has said why it ends.
-    has_reason: bool,
+    /// How many choices have begun, one for each prompt, and how many have said why they end.
+    begun: usize,
+    ended: usize,
     is_done: bool,
     produced: u64,
     /// What all of its events begin with.
@@ -56,7 +60,8 @@ impl PassedStream {
             held: BytesMut::new(),
             hides_usage,
             usage: None,
-            has_reason: false,
+            begun: 0,
+            ended: 0,
             is_done: false,
             produced: 0,
             head: Value::Null,
@@ -65,12 +70,18 @@ impl PassedStream {
 
     /// Takes what arrived, and gives back what may go on.
     pub fn push(&mut self, chunk: Bytes) -> Passed {
-        let mut whole = chunk;
-        if !self.held.is_empty() {
-            self.held.extend_from_slice(&whole);
-            whole = self.held.split().freeze();
-        }
-        let end = last_end(&whole);
+        let (mut whole, end) = if self.held.is_empty() {
+            let end = last_end(&chunk);
+            (chunk, end)
+        } else {
+            // What is held has no end in it, but for as much of one as is cut here. It is looked at once.
+            let from = self.held.len().saturating_sub(BLANK_MAX - 1);
+            self.held.extend_from_slice(&chunk);
+            match last_end(&self.held[from..]) {
+                0 => (Bytes::new(), 0),
+                end => (self.held.split().freeze(), from + end),
+            }
+        };
         let rest = whole.split_off(end);
         self.held.extend_from_slice(&rest);
         let passed = self.watch(whole);
@@ -87,7 +98,7 @@ impl PassedStream {
         if !rest.iter().all(u8::is_ascii_whitespace) {
             passed = self.watch(rest);
         }
-        if passed.fault.is_none() && !self.is_done && !self.has_reason {
+        if passed.fault.is_none() && !self.is_done() {
             passed = Passed { bytes: Bytes::new(), fault: Some(StreamFault::BrokenOff) };
         }
         passed
@@ -105,8 +116,16 @@ impl PassedStream {
             chunk.to_string()
         };
         let mut out = BytesMut::new();
-        let choice = json!({ "index": 0, "delta": {}, "finish_reason": "length" });
-        sse::event(chunk(json!([choice]), None).as_bytes(), &mut out);
+        // A completion of plain text has a text where a chat has a delta.
+        let is_text = self.head["choices"][0].get("text").is_some();
+        let ending = |index: usize| {
+            let mut choice = json!({ "index": index, "finish_reason": "length" });
+            choice[if is_text { "text" } else { "delta" }] =
+                if is_text { "".into() } else { json!({}) };
+            choice
+        };
+        let endings: Vec<Value> = (0..self.begun.max(1)).map(ending).collect();
+        sse::event(chunk(endings.into(), None).as_bytes(), &mut out);
         if !self.hides_usage {
             let counts = json!({
                 "prompt_tokens": usage.prompt,
@@ -129,13 +148,18 @@ impl PassedStream {
     /// Whether the reply has come to its end.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_done || self.has_reason
+        self.is_done || self.has_reason()
     }
 
     /// How many events have gone by that said something: an estimate of the tokens.
     #[must_use]
     pub fn produced(&self) -> u64 {
         self.produced
+    }
+
+    /// Whether all that has begun has said why it ends.
+    fn has_reason(&self) -> bool {
+        self.begun > 0 && self.ended >= self.begun
     }
 
     /// Watches whole events go by, up to the first that may not.
@@ -169,17 +193,23 @@ impl PassedStream {
         let Some(read) = read else { return Ok(Verdict::Passes) };
         if read.data == "[DONE]" {
             self.is_done = true;
-            return if self.has_reason { Ok(Verdict::Passes) } else { Err(StreamFault::BrokenOff) };
+            return if self.has_reason() {
+                Ok(Verdict::Passes)
+            } else {
+                Err(StreamFault::BrokenOff)
+            };
         }
         let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
-        if chunk.error.is_some() || read.kind == "error" {
+        if chunk.error.is_some() || chunk.is_none() || read.kind == "error" {
             return Err(StreamFault::UpstreamError);
         }
         if self.head.is_null() {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();
         }
         self.usage = chunk.usage().or(self.usage);
-        self.has_reason |= chunk.reason().is_some();
+        let (begun, ended) = chunk.choices();
+        self.begun = self.begun.max(begun);
+        self.ended += ended;
         if chunk.is_without_choice() && chunk.usage().is_some() {
             return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
         }
@@ -190,9 +220,12 @@ impl PassedStream {
 
 /// Where the first event ends: after its blank line, or with the text.
 fn first_end(text: &[u8]) -> usize {
-    let plain = memmem::find(text, b"\n\n").map(|at| at + 2);
-    let windows = memmem::find(text, b"\n\r\n").map(|at| at + 3);
-    [plain, windows].into_iter().flatten().min().unwrap_or(text.len())
+    let end = |at: usize| match &text[at..] {
+        [_, b'\n', ..] => Some(at + 2),
+        [_, b'\r', b'\n', ..] => Some(at + BLANK_MAX),
+        _ => None,
+    };
+    memchr_iter(b'\n', text).find_map(end).unwrap_or(text.len())
 }
 
 /// Where the last whole event ends.
@@ -244,7 +277,15 @@ mod tests {
         let good = br#"{"choices":[{"message":{}}],"usage":{"prompt_tokens":1}}"#;
         assert_eq!(said(good).unwrap().map(|usage| usage.prompt), Some(1));
         assert_eq!(said(br#"{"data":[{"embedding":[1]}]}"#).unwrap(), None);
-        for bad in [r#"{"error":{}}"#, "{}", r#"{"choices":[]}"#, "[]", "x"] {
+        for bad in [
+            r#"{"error":{}}"#,
+            "{}",
+            r#"{"choices":[]}"#,
+            r#"{"object":"error","message":"a"}"#,
+            r#"{"detail":"a","usage":{"prompt_tokens":1}}"#,
+            "[]",
+            "x",
+        ] {
             assert!(said(bad.as_bytes()).is_err(), "{bad}");
         }
     }
@@ -268,6 +309,11 @@ mod tests {
                 "event: error\ndata: {\"message\":\"UPSTREAM-WORDS\"}\n\n",
                 StreamFault::UpstreamError,
             ),
+            (
+                "data: {\"object\":\"error\",\"message\":\"UPSTREAM-WORDS\"}\n\n",
+                StreamFault::UpstreamError,
+            ),
+            ("data: {\"detail\":\"UPSTREAM-WORDS\"}\n\n", StreamFault::UpstreamError),
             ("data: UPSTREAM-WORDS\n\n", StreamFault::NotJson),
             ("data: [DONE]\n\n", StreamFault::BrokenOff),
             ("", StreamFault::BrokenOff),
@@ -296,6 +342,48 @@ mod tests {
             assert!(end.contains(said), "{end}");
         }
         assert!(!end.contains("\"content\""), "{end}");
+    }
+
+    #[test]
+    fn a_completion_of_plain_text_is_stopped_in_its_own_shape() {
+        let mut stream = PassedStream::new(true);
+        let first = "data: {\"choices\":[{\"index\":1,\"text\":\"a\"}]}\n\n";
+        stream.push(Bytes::from_static(first.as_bytes()));
+        let end = stream.stop(Usage { prompt: 1, completion: 1, estimated: true });
+        let expected = "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"length\",\"text\":\"\"},\
+            {\"index\":1,\"finish_reason\":\"length\",\"text\":\"\"}]}\n\ndata: [DONE]\n\n";
+        assert_eq!(std::str::from_utf8(&end).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_stream_of_several_prompts_is_done_when_each_of_them_is() {
+        let chunk = |index: u8, rest: &str| {
+            format!("data: {{\"choices\":[{{\"index\":{index},\"text\":\"a\"{rest}}}]}}\n\n")
+        };
+        let (first, end) = (chunk(0, "") + &chunk(1, ""), ",\"finish_reason\":\"stop\"");
+        let half = first + &chunk(0, end);
+        let (_, fault, stream) = run(true, &[half.as_bytes()]);
+        assert_eq!((fault, stream.is_done()), (Some(StreamFault::BrokenOff), false));
+        let all = half + &chunk(1, end);
+        let (_, fault, stream) = run(true, &[all.as_bytes()]);
+        assert_eq!((fault, stream.is_done()), (None, true));
+    }
+
+    #[test]
+    fn an_event_of_many_chunks_is_looked_at_once() {
+        let mut stream = PassedStream::new(true);
+        stream.push(Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\""));
+        let piece = Bytes::from(vec![b'a'; 16]);
+        let mut moved = 0;
+        let mut place = stream.held.as_ptr();
+        for _ in 0..100_000 {
+            assert_eq!(stream.push(piece.clone()), Passed::default());
+            moved += usize::from(place != stream.held.as_ptr());
+            place = stream.held.as_ptr();
+        }
+        assert!(moved < 40, "moved {moved} times");
+        let passed = stream.push(Bytes::from_static(b"\"}}]}\n\n"));
+        assert_eq!((passed.bytes.len() > 1_600_000, passed.fault), (true, None));
     }
 
     proptest! {

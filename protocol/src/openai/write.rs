@@ -2,15 +2,20 @@
 //!
 //! What was thought before is left out: OpenAI's API has no place for it in a request.
 
-use std::{borrow::Cow, collections::VecDeque};
+use std::{borrow::Cow, collections::VecDeque, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::{
+    body::BodyError,
     json::compact,
-    ollama::chat::{Body, Choice, Format, Image, Message, Think},
+    ollama::chat::{Body, Choice, Format, Image, Message, Schema, Think},
 };
+
+/// The names of OpenAI's own models that take no `max_tokens` begin with these.
+const NEWER_MODELS: [&str; 4] = ["gpt-5", "o1", "o3", "o4"];
 
 /// As much base64 as tells what kind of file it is.
 const MAGIC_CHARS: usize = 16;
@@ -29,93 +34,215 @@ struct Ids {
     made: usize,
 }
 
-/// Writes it.
-pub(crate) fn write(body: &Body<'_>, model: &str) -> Vec<u8> {
+/// The body. Everything in it is borrowed: an image is copied when it is written, and not before.
+#[derive(Serialize)]
+struct Chat<'b> {
+    model: &'b str,
+    messages: Vec<Said<'b>>,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    stop: &'b [Cow<'b, str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ResponseFormat<'b>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<ToolChoice<'b>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parallel_tool_calls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'b str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'b str>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+#[derive(Serialize)]
+struct Said<'b> {
+    role: &'b str,
+    content: Content<'b>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call<'b>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<Cow<'b, str>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'b> {
+    Text(&'b str),
+    Parts(Vec<Part<'b>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part<'b> {
+    Text { text: &'b str },
+    InputAudio { input_audio: Audio<'b> },
+    ImageUrl { image_url: Url<'b> },
+}
+
+#[derive(Serialize)]
+struct Audio<'b> {
+    data: &'b str,
+    format: &'static str,
+}
+
+#[derive(Serialize)]
+struct Url<'b> {
+    url: DataUri<'b>,
+}
+
+/// A `data:` URI, which is put together where it is written.
+struct DataUri<'b> {
+    kind: &'static str,
+    data: &'b str,
+}
+
+#[derive(Serialize)]
+struct Call<'b> {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Called<'b>,
+}
+
+#[derive(Serialize)]
+struct Called<'b> {
+    name: &'b str,
+    arguments: Cow<'b, str>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ResponseFormat<'b> {
+    JsonObject,
+    JsonSchema { json_schema: &'b Schema<'b> },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ToolChoice<'b> {
+    Word(&'static str),
+    Named {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        function: Name<'b>,
+    },
+}
+
+#[derive(Serialize)]
+struct Name<'b> {
+    name: &'b str,
+}
+
+/// Writes it, in a body about as long as `length`.
+///
+/// # Errors
+/// None that a client could cause.
+pub(crate) fn write(body: &Body<'_>, model: &str, length: usize) -> Result<Vec<u8>, BodyError> {
     let mut ids = Ids::default();
-    let messages: Vec<Value> =
-        body.messages.iter().map(|message| self::message(message, &mut ids)).collect();
-    let mut out = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            out.insert(name.to_owned(), value);
-        }
+    let (options, tools) = (&body.options, body.tools.as_deref());
+    let (newer, older) = match limit_name(model) {
+        "max_tokens" => (None, options.num_predict),
+        _ => (options.num_predict, None),
     };
-    put("model", Some(model.into()));
-    put("messages", Some(messages.into()));
-    put("stream", Some(body.stream.into()));
-    put("stream_options", body.stream.then(|| json!({ "include_usage": true })));
-    let options = &body.options;
-    put("max_tokens", options.num_predict.filter(|most| *most >= 0).map(Value::from));
-    put("temperature", options.temperature.and_then(value));
-    put("top_p", options.top_p.and_then(value));
-    put("top_k", options.top_k.map(Value::from));
-    put("seed", options.seed.map(Value::from));
-    put("frequency_penalty", options.frequency_penalty.and_then(value));
-    put("presence_penalty", options.presence_penalty.and_then(value));
-    put("stop", (!options.stop.is_empty()).then(|| json!(options.stop)));
-    put("response_format", body.format.as_ref().and_then(format));
-    let tools = body.tools.as_deref().and_then(value);
-    put("tool_choice", tools.as_ref().and_then(|_| choice(&body.choice)));
-    put("tools", tools);
-    put("reasoning_effort", body.think.as_ref().and_then(effort).map(Value::from));
-    put("logprobs", body.logprobs.map(Value::from));
-    put("top_logprobs", body.top_logprobs.map(Value::from));
-    Value::Object(out).to_string().into_bytes()
+    let chat = Chat {
+        model,
+        messages: body.messages.iter().map(|message| said(message, &mut ids)).collect(),
+        stream: body.stream,
+        stream_options: body.stream.then_some(StreamOptions { include_usage: true }),
+        max_tokens: older,
+        max_completion_tokens: newer,
+        temperature: options.temperature,
+        top_p: options.top_p,
+        top_k: options.top_k,
+        seed: options.seed,
+        frequency_penalty: options.frequency_penalty,
+        presence_penalty: options.presence_penalty,
+        stop: &options.stop,
+        response_format: body.format.as_ref().map(format),
+        tools,
+        // Without tools there is nothing to say of their calls; OpenAI refuses it.
+        tool_choice: tools.and_then(|_| choice(&body.choice)),
+        parallel_tool_calls: body.parallel_tool_calls.filter(|_| tools.is_some()),
+        reasoning_effort: body.effort.as_deref().or(body.think.as_ref().and_then(effort)),
+        logprobs: body.logprobs,
+        top_logprobs: body.top_logprobs,
+        user: body.user.as_deref(),
+    };
+    let mut out = Vec::with_capacity(length + model.len() + 512);
+    serde_json::to_writer(&mut out, &chat).map_err(|_| BodyError::internal())?;
+    Ok(out)
 }
 
-fn value(raw: &RawValue) -> Option<Value> {
-    serde_json::from_str(raw.get()).ok()
+/// The name of the most tokens that a reply may have. Every server knows the older one, and many drop the
+/// newer one silently, so that the reply would have no end and a budget none; OpenAI's own reasoning models
+/// refuse the older one.
+pub(crate) fn limit_name(model: &str) -> &'static str {
+    let is_newer = NEWER_MODELS.iter().any(|name| model.starts_with(name));
+    if is_newer { "max_completion_tokens" } else { "max_tokens" }
 }
 
-fn message(message: &Message<'_>, ids: &mut Ids) -> Value {
-    let mut out = json!({ "role": message.role, "content": content(message) });
-    if !message.tool_calls.is_empty() {
-        let calls: Vec<Value> = message
-            .tool_calls
-            .iter()
-            .map(|call| {
-                let function = &call.function;
-                let id = ids.of_call(call.id.as_deref(), &function.name);
-                json!({
-                    "id": id,
-                    "type": "function",
-                    "function": {
-                        "name": function.name,
-                        "arguments": compact(function.arguments.get()),
-                    },
-                })
-            })
-            .collect();
-        out["tool_calls"] = calls.into();
+fn said<'b>(message: &'b Message<'_>, ids: &mut Ids) -> Said<'b> {
+    let calls = message.tool_calls.iter().map(|call| {
+        let function = &call.function;
+        Call {
+            id: ids.of_call(call.id.as_deref(), &function.name),
+            kind: "function",
+            function: Called { name: &function.name, arguments: compact(function.arguments.get()) },
+        }
+    });
+    let tool_calls = calls.collect();
+    let is_result = message.role == "tool";
+    let id = message.tool_call_id.as_deref();
+    Said {
+        role: &message.role,
+        content: content(message),
+        tool_calls,
+        tool_call_id: is_result.then(|| ids.of_result(id, message.tool_name.as_deref())),
     }
-    if message.role == "tool" {
-        let id = message.tool_call_id.as_deref();
-        out["tool_call_id"] = ids.of_result(id, message.tool_name.as_deref()).into();
-    }
-    out
 }
 
-fn content(message: &Message<'_>) -> Value {
+fn content<'b>(message: &'b Message<'_>) -> Content<'b> {
     if message.images.is_empty() {
-        return Value::from(&*message.content);
+        return Content::Text(&message.content);
     }
-    let mut parts = Vec::new();
-    if !message.content.is_empty() {
-        parts.push(json!({ "type": "text", "text": message.content }));
-    }
-    parts.extend(message.images.iter().map(part));
-    parts.into()
+    let text = (!message.content.is_empty()).then_some(Part::Text { text: &message.content });
+    Content::Parts(text.into_iter().chain(message.images.iter().map(part)).collect())
 }
 
-fn part(image: &Image<'_>) -> Value {
-    match media(image.data()) {
-        Media::Audio(format) => {
-            json!({ "type": "input_audio", "input_audio": { "data": image.data(), "format": format } })
-        }
-        Media::Image(kind) => {
-            let url = format!("data:{kind};base64,{}", image.data());
-            json!({ "type": "image_url", "image_url": { "url": url } })
-        }
+fn part<'b>(image: &'b Image<'_>) -> Part<'b> {
+    let data = image.data();
+    match media(data) {
+        Media::Audio(format) => Part::InputAudio { input_audio: Audio { data, format } },
+        Media::Image(kind) => Part::ImageUrl { image_url: Url { url: DataUri { kind, data } } },
     }
 }
 
@@ -133,21 +260,20 @@ fn media(data: &str) -> Media {
     }
 }
 
-fn format(format: &Format<'_>) -> Option<Value> {
-    Some(match format {
-        Format::Word(_) => json!({ "type": "json_object" }),
-        Format::Schema(schema) => json!({
-            "type": "json_schema",
-            "json_schema": { "name": "reply", "schema": value(schema)? },
-        }),
-    })
+fn format<'b>(format: &'b Format<'_>) -> ResponseFormat<'b> {
+    match format {
+        Format::Word(_) => ResponseFormat::JsonObject,
+        Format::Schema(schema) => ResponseFormat::JsonSchema { json_schema: schema },
+    }
 }
 
-fn choice(choice: &Choice<'_>) -> Option<Value> {
+fn choice<'b>(choice: &'b Choice<'_>) -> Option<ToolChoice<'b>> {
     match choice {
         Choice::Auto | Choice::Never => None,
-        Choice::Required => Some("required".into()),
-        Choice::Named(name) => Some(json!({ "type": "function", "function": { "name": name } })),
+        Choice::Required => Some(ToolChoice::Word("required")),
+        Choice::Named(name) => {
+            Some(ToolChoice::Named { kind: "function", function: Name { name } })
+        }
     }
 }
 
@@ -158,6 +284,20 @@ fn effort(think: &Think) -> Option<&'static str> {
         Think::Switch(false) => Some("none"),
         Think::Level("max") => Some("xhigh"),
         Think::Level(level) => Some(level),
+    }
+}
+
+// === impl DataUri ===
+
+impl fmt::Display for DataUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "data:{};base64,{}", self.kind, self.data)
+    }
+}
+
+impl Serialize for DataUri<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

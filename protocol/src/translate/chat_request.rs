@@ -7,13 +7,14 @@
 
 use std::borrow::Cow;
 
-use serde_json::{json, value::RawValue};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::messages::messages;
 use crate::{
     body::{BodyError, Fields, Text},
     json::read_object,
-    ollama::chat::{Body, Choice, Format, Options, Think},
+    ollama::chat::{Body, Choice, Format, Options, Schema, Think},
     openai::chat::{Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts},
 };
 
@@ -76,9 +77,9 @@ pub(super) fn one_choice<const N: usize>(given: &Fields<'_, N>) -> Result<(), Bo
 }
 
 /// The most tokens that the reply may have, where the client says so.
-pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<i64>, BodyError> {
-    let older = given.integer("max_tokens")?;
-    Ok(given.integer("max_completion_tokens")?.or(older))
+pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<u64>, BodyError> {
+    let older = given.most("max_tokens")?;
+    Ok(given.most("max_completion_tokens")?.or(older))
 }
 
 /// Reads all of it.
@@ -142,7 +143,7 @@ fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
             if schema.is_some_and(|schema| !schema.get().starts_with('{')) {
                 return Err(given.must("response_format.json_schema.schema", "an object"));
             }
-            Ok(schema.map(|schema| Format::Schema(Cow::Borrowed(schema))))
+            Ok(schema.map(|schema| Format::Schema(Schema::new(schema))))
         }
         _ => Err(BodyError::unsupported(
             "response_format.type",
@@ -171,26 +172,38 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
     Ok((!tools.is_empty()).then_some(Cow::Borrowed(raw)))
 }
 
-/// A function of another dialect: its name, what it does, and the schema of its parameters.
-pub(super) type Function<'a> = (Cow<'a, str>, Option<Cow<'a, str>>, Option<&'a RawValue>);
+/// A function of another dialect, in the shape of the chat's.
+#[derive(Serialize)]
+pub(super) struct Function<'a> {
+    pub(super) name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<Cow<'a, str>>,
+    /// The schema of its parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parameters: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) strict: Option<bool>,
+}
 
-/// Tools of another dialect, in the shape of the chat's; `None` where a schema is not JSON.
-pub(super) fn functions(tools: Vec<Function<'_>>) -> Option<Option<Cow<'static, RawValue>>> {
-    if tools.is_empty() {
-        return Some(None);
+/// Tools of another dialect, in the shape of the chat's.
+///
+/// # Errors
+/// None that a client could cause.
+pub(super) fn functions(
+    tools: Vec<Function<'_>>,
+) -> Result<Option<Cow<'static, RawValue>>, BodyError> {
+    #[derive(Serialize)]
+    struct Tool<'a> {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        function: Function<'a>,
     }
-    let read = |(name, description, parameters): Function<'_>| {
-        let mut function = json!({ "name": name });
-        if let Some(description) = description {
-            function["description"] = description.into();
-        }
-        if let Some(parameters) = parameters {
-            function["parameters"] = serde_json::from_str(parameters.get()).ok()?;
-        }
-        Some(json!({ "type": "function", "function": function }))
-    };
-    let tools: Vec<_> = tools.into_iter().map(read).collect::<Option<_>>()?;
-    serde_json::value::to_raw_value(&tools).ok().map(|raw| Some(Cow::Owned(raw)))
+    if tools.is_empty() {
+        return Ok(None);
+    }
+    let tools = tools.into_iter().map(|function| Tool { kind: "function", function });
+    let raw = serde_json::value::to_raw_value(&tools.collect::<Vec<_>>());
+    raw.map(|raw| Some(Cow::Owned(raw))).map_err(|_| BodyError::internal())
 }
 
 /// Which tools are to be called: a word, or the name of a function.
@@ -252,12 +265,13 @@ mod tests {
     use super::*;
     use crate::{
         error::Code,
+        levers::Levers,
         route::{Route, UpstreamKind},
         translate::request::{Request, Target},
     };
 
     const TARGET: Target<'static> =
-        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None };
+        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None, levers: &Levers::OPEN };
 
     fn with(rest: &str) -> String {
         format!(r#"{{"model":"m","messages":[{{"role":"user","content":"a"}}]{rest}}}"#)

@@ -1,5 +1,7 @@
 //! A reply as OpenAI's completion of plain text, whole and streamed.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     piece::{Ending, Piece, Reason},
 };
 use crate::{
-    json::{splice_string, write_string},
+    json::{self, splice_string, write_string},
     usage::Usage,
 };
 
@@ -33,7 +35,8 @@ pub(super) fn write(
     match echo {
         None => text(piece, out)?,
         Some(echo) => {
-            let said = crate::openai::reply::text_of(piece.content).unwrap_or_default();
+            let content = piece.content.filter(|raw| raw.get() != "null");
+            let said = content.map_or(Some(Cow::Borrowed("")), |raw| json::text_of(raw.get()))?;
             write_string(&format!("{echo}{said}"), out);
         }
     }

@@ -58,7 +58,12 @@ pub(super) fn write(
     }
     for call in &piece.calls {
         let arguments = call.arguments.text()?;
-        let input: Value = serde_json::from_str(&arguments).ok().filter(Value::is_object)?;
+        let input: Option<Value> = serde_json::from_str(&arguments).ok().filter(Value::is_object);
+        if input.is_none() && ending.reason == Reason::Length {
+            // It was cut off in the middle of it: there is no half of an object.
+            continue;
+        }
+        let input = input?;
         let (id, name) = (calls::id(call, &meta.id), call.name.as_deref()?);
         content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input }));
     }

@@ -7,12 +7,16 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::{chat_request::functions, messages::is_base64};
+use super::{
+    chat_request::{self, functions},
+    messages::is_base64,
+};
 use crate::{
     anthropic::{Block, FIELDS, Message as Said, Switch, Tool},
     body::{BodyError, Fields, Text},
     json::{self, read_object},
     ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
+    prompt::source_not_fetched,
 };
 
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
@@ -44,12 +48,14 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     }
     let stop: Vec<Text<'a>> =
         given.read("stop_sequences", "a list of strings")?.unwrap_or_default();
+    let (choice, parallel_tool_calls) = choice(given)?;
     Ok(Body {
         tools: tools(given)?,
-        choice: choice(given)?,
+        choice,
+        parallel_tool_calls,
         think: think(given)?,
         options: Options {
-            num_predict: given.integer("max_tokens")?,
+            num_predict: given.most("max_tokens")?,
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             top_k: given.integer("top_k")?,
@@ -140,6 +146,10 @@ fn block<'a>(
             if let Some(content) = block.content {
                 result_content(field, content, &mut result)?;
             }
+            if block.is_error == Some(true) {
+                // No other dialect has a field for it; the model is told.
+                result.content = format!("Error: {}", result.content).into();
+            }
             result.tool_name = called(out, &id);
             result.tool_call_id = Some(id);
             out.push(result);
@@ -192,8 +202,7 @@ fn image<'a>(field: &str, block: Block<'a>) -> Result<Image<'a>, BodyError> {
     let must = || BodyError::invalid(field.clone(), "an image in base64");
     let source = block.source.ok_or_else(must)?;
     if source.kind.0 == "url" {
-        let why = "Image URLs are not fetched: send the image itself in base64.";
-        return Err(BodyError::unsupported(field, why));
+        return Err(source_not_fetched(field));
     }
     let Text(uri) = source.data.filter(|_| source.kind.0 == "base64").ok_or_else(must)?;
     if is_base64(&uri) { Ok(Image { uri, start: 0 }) } else { Err(must()) }
@@ -214,22 +223,30 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
         }
         let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
         let parameters = tool.input_schema.ok_or_else(must)?;
-        tools.push((name, tool.description, Some(parameters)));
+        tools.push(chat_request::Function {
+            name,
+            description: tool.description.map(|Text(text)| text),
+            parameters: Some(parameters),
+            strict: tool.strict,
+        });
     }
-    functions(tools).ok_or_else(|| given.must("tools", "a list of tools"))
+    functions(tools)
 }
 
-fn choice<'a>(given: &Given<'a>) -> Result<Choice<'a>, BodyError> {
-    let Some(raw) = given.get("tool_choice") else { return Ok(Choice::Auto) };
+/// Which tools are to be called, and whether several at once, where it is said.
+fn choice<'a>(given: &Given<'a>) -> Result<(Choice<'a>, Option<bool>), BodyError> {
+    let Some(raw) = given.get("tool_choice") else { return Ok((Choice::Auto, None)) };
     let must = || given.must("tool_choice", "an object of type `auto`, `any`, `tool` or `none`");
     let choice: Switch<'a> = read_object(raw.get()).ok_or_else(must)?;
-    Ok(match &*choice.kind.0 {
+    let parallel = choice.disable_parallel_tool_use.map(|is_disabled| !is_disabled);
+    let choice = match &*choice.kind.0 {
         "auto" => Choice::Auto,
         "none" => Choice::Never,
         "any" => Choice::Required,
         "tool" => Choice::Named(choice.name.ok_or_else(must)?.0),
         _ => return Err(must()),
-    })
+    };
+    Ok((choice, parallel))
 }
 
 fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {

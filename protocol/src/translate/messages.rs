@@ -12,11 +12,11 @@ use crate::{
     json,
     ollama::chat::{Function, Image, Message, ToolCall},
     openai::chat as openai,
+    prompt::{DATA_SCHEME, is_data, not_fetched},
 };
 
 /// The kinds of image that Ollama reads; without a kind, it looks at the bytes.
 const IMAGE_KINDS: [&str; 5] = ["", "image/jpeg", "image/jpg", "image/png", "image/webp"];
-const DATA_SCHEME: &str = "data:";
 const DATA_ENCODING: &str = ";base64";
 
 /// The functions of the calls that have been seen, by the id of the call.
@@ -215,11 +215,8 @@ impl Place {
 /// The image that a `data:` URI holds. Other URLs are never fetched here: the gateway would reach into
 /// its own network on a client's word.
 pub(super) fn image_of<'a>(at: &str, uri: Cow<'a, str>) -> Result<Image<'a>, BodyError> {
-    if !starts_with(&uri, DATA_SCHEME) {
-        return Err(BodyError::unsupported(
-            at,
-            "Image URLs are not fetched: send the image itself as a `data:` URI in base64.",
-        ));
+    if !is_data(&uri) {
+        return Err(not_fetched(at));
     }
     let must = || BodyError::invalid(at, "a `data:` URI of a JPEG, PNG or WebP in base64");
     let comma = uri.find(',').ok_or_else(must)?;
@@ -259,10 +256,6 @@ fn image_uri(raw: &RawValue) -> Option<Cow<'_, str>> {
         return Some(uri);
     }
     json::read_object::<openai::ImageUrl<'_>>(raw.get()).map(|image| image.url.0)
-}
-
-fn starts_with(text: &str, scheme: &str) -> bool {
-    text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
 }
 
 /// Whether a text is something in padded standard base64. It is not decoded: Ollama does that, and

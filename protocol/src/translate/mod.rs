@@ -3,7 +3,9 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`request`] | a request: what policy must know of it, and what an upstream is to be sent |
-//! | `chat_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | `chat_request`, `completion_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | `passed` | what has to be another in a request that passes |
+//! | [`fields`] | which fields of a request are read, by route; and what becomes of each, which tests ask |
 //! | `messages` | the messages of OpenAI's chat |
 //! | `piece` | what an upstream says, in no dialect |
 //! | [`stream`] | a streamed reply on its way |
@@ -22,11 +24,14 @@ mod chat_reply;
 mod chat_request;
 mod chat_stream;
 mod completion;
+mod completion_request;
+pub mod fields;
 mod message;
 mod message_request;
 mod messages;
 mod native;
 mod native_request;
+mod passed;
 pub(crate) mod piece;
 pub mod request;
 mod response;
@@ -82,7 +87,7 @@ pub fn failure(reply: &Reply, code: Code, message: &str) -> Bytes {
     let mut out = BytesMut::new();
     match reply {
         Reply::Message => {
-            sse::named_event("error", anthropic_error(code, message).as_bytes(), &mut out);
+            sse::named_event("error", anthropic_error(code, message, None).as_bytes(), &mut out);
         }
         Reply::Response(_) => {
             let event = json!({

@@ -13,7 +13,7 @@ use super::{
     piece::{CallPiece, Ending, Piece, Reason},
 };
 use crate::{
-    json::{splice_list, splice_string, write_string},
+    json::{escape_line_ends, splice_list, splice_string, write_string},
     openai::reply::text_of,
     route::Route,
     usage::Usage,
@@ -46,15 +46,23 @@ pub(super) fn write(
     (meta, route): (&ReplyMeta, Route),
 ) -> Option<Vec<u8>> {
     let mut lines = NativeLines::new(meta.clone(), route);
-    let calls: Vec<Value> = piece
-        .calls
-        .iter()
-        .map(|call| Gathered::new(call, &meta.id)?.call())
-        .collect::<Option<_>>()?;
+    let whole = |call| Gathered::new(call, &meta.id).and_then(|call| call.call());
+    let mut calls: Vec<Value> = Vec::new();
+    for call in &piece.calls {
+        match whole(call) {
+            Some(call) => calls.push(call),
+            // It was cut off in the middle of it.
+            None if ending.reason == Reason::Length => {}
+            None => return None,
+        }
+    }
     let mut reply = lines.last(ending.reason, usage);
     let said = if lines.is_chat { &mut reply["message"] } else { &mut reply };
     said[if lines.is_chat { "content" } else { "response" }] =
-        text_of(piece.content).unwrap_or_default().into();
+        match piece.content.filter(|raw| raw.get() != "null") {
+            Some(content) => text_of(Some(content))?.into(),
+            None => "".into(),
+        };
     if let Some(thinking) = text_of(piece.thinking) {
         said["thinking"] = thinking.into();
     }
@@ -86,6 +94,13 @@ impl NativeLines {
     }
 
     pub(super) fn piece(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
+        let start = out.len();
+        self.lines(piece, out)?;
+        escape_line_ends(out, start);
+        Some(())
+    }
+
+    fn lines(&mut self, piece: &Piece<'_>, out: &mut BytesMut) -> Option<()> {
         if piece.has_content() || piece.thinking.is_some() {
             self.line(piece.content, piece.thinking, piece.logprobs, out)?;
         }
@@ -103,16 +118,21 @@ impl NativeLines {
         Some(())
     }
 
-    /// Writes the end; `None` where a call is not whole.
+    /// Writes the end; `None` where a call is not whole, unless it was the greatest length that cut it off:
+    /// Ollama's dialect has no half of a call.
     pub(super) fn finish(
         &mut self,
         reason: Reason,
         usage: Usage,
         out: &mut BytesMut,
     ) -> Option<()> {
-        self.flush(out)?;
+        let start = out.len();
+        if self.flush(out).is_none() && reason != Reason::Length {
+            return None;
+        }
         out.put_slice(self.last(reason, usage).to_string().as_bytes());
         out.put_u8(b'\n');
+        escape_line_ends(out, start);
         Some(())
     }
 
@@ -195,4 +215,31 @@ impl Gathered {
 
 fn created_at(meta: &ReplyMeta) -> String {
     Timestamp::from_second(meta.created).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        route::UpstreamKind,
+        translate::{Reply, stream::Translation},
+    };
+
+    #[test]
+    fn a_stream_that_is_stopped_in_a_call_ends_without_it() {
+        let meta = ReplyMeta { id: "0".to_owned(), created: 0, model: "m".to_owned() };
+        let reply = Reply::Native(Route::OllamaChat);
+        let mut stream = Translation::new(UpstreamKind::OpenAi, reply, meta, 1).unwrap();
+        let half = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":\
+            {\"name\":\"f\",\"arguments\":\"{\\\"a\"}}]}}]}\n\n";
+        let (bytes, fault) = stream.push(Bytes::from_static(half.as_bytes()));
+        assert_eq!((bytes.len(), fault), (0, None));
+        let usage = Usage { prompt: 1, completion: 2, estimated: true };
+        let line: Value = serde_json::from_slice(&stream.stop(usage)).unwrap();
+        assert_eq!((&line["done"], &line["done_reason"]), (&json!(true), &json!("length")));
+        assert_eq!(line["message"], json!({ "role": "assistant", "content": "" }));
+        assert_eq!(stream.usage(), Some(usage));
+    }
 }

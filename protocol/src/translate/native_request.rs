@@ -14,7 +14,7 @@ use crate::{
     body::{BodyError, Fields, Text},
     json::read_object,
     ollama::{
-        chat::{Body, Format, Function, Image, Message, Options, Think, ToolCall},
+        chat::{Body, Format, Function, Image, Message, Options, Schema, Think, ToolCall},
         request::{Given, Inspected, OPTIONS},
     },
     openai::chat::texts,
@@ -170,10 +170,10 @@ fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
     let options = Fields::<'a, { OPTIONS.len() }>::of_object(raw, &OPTIONS, "options.")?;
     let stop: Vec<Text<'a>> = options.read("stop", "a list of strings")?.unwrap_or_default();
     Ok(Options {
-        num_predict: options.integer("num_predict")?,
+        num_predict: options.most("num_predict")?,
         temperature: options.number("temperature")?,
         top_p: options.number("top_p")?,
-        top_k: None,
+        top_k: options.integer("top_k")?,
         seed: options.integer("seed")?,
         frequency_penalty: options.number("frequency_penalty")?,
         presence_penalty: options.number("presence_penalty")?,
@@ -186,7 +186,7 @@ fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
     match raw.get() {
         "\"\"" => Ok(None),
         "\"json\"" => Ok(Some(Format::Word("json"))),
-        schema if schema.starts_with('{') => Ok(Some(Format::Schema(Cow::Borrowed(raw)))),
+        schema if schema.starts_with('{') => Ok(Some(Format::Schema(Schema::new(raw)))),
         _ => Err(given.must("format", "`json` or a JSON Schema")),
     }
 }

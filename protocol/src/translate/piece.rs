@@ -84,7 +84,7 @@ impl Arguments<'_> {
     pub(crate) fn text(self) -> Option<String> {
         match self {
             Self::Object(raw) => Some(crate::json::compact(raw.get()).into_owned()),
-            Self::Text(raw) => serde_json::from_str(raw.get()).ok(),
+            Self::Text(raw) => crate::json::text_of(raw.get()).map(Cow::into_owned),
             Self::Empty => Some("{}".to_owned()),
             Self::Nothing => Some(String::new()),
         }

@@ -4,49 +4,33 @@
 //! so is what its body must be. Where both speak one dialect the body passes, but for what has to be
 //! another: the model's name, the most tokens, the wish for the usage at the end of a stream.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 
-use super::{Reply, chat_request, message_request, native_request, response_request};
+use super::{
+    Reply, chat_request, completion_request, message_request, native_request, passed,
+    response_request,
+};
 use crate::{
     anthropic,
     body::{BodyError, Fields},
     json::{is_filled, write_string},
+    levers::Levers,
     ollama::{
-        chat::{Body, Choice, Options},
-        request::{Inspected, inspect, text_bytes},
+        chat::{Body, Choice},
+        order::Order,
+        request::{Inspected, inspect},
     },
     openai::{chat::texts, write},
+    prompt::Prompt,
     route::{Route, UpstreamKind},
 };
 
-/// The fields of a request to `/v1/completions` that matter.
-pub(crate) const COMPLETION_FIELDS: [&str; 17] = [
-    "model",
-    "prompt",
-    "suffix",
-    "echo",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop",
-    "n",
-    "best_of",
-    "logprobs",
-    "logit_bias",
-];
-
 /// The fields of a request to `/v1/embeddings` that matter.
-pub(crate) const EMBEDDING_FIELDS: [&str; 5] =
-    ["model", "input", "dimensions", "encoding_format", "stream"];
+pub(crate) const EMBEDDING_FIELDS: [&str; 6] =
+    ["model", "input", "dimensions", "encoding_format", "stream", "messages"];
 
-type Completion<'a> = Fields<'a, { COMPLETION_FIELDS.len() }>;
 type Embedding<'a> = Fields<'a, { EMBEDDING_FIELDS.len() }>;
 
 /// A request, read.
@@ -55,19 +39,19 @@ pub struct Request<'a> {
     pub model: Cow<'a, str>,
     /// Whether the reply is to be streamed.
     pub stream: bool,
-    /// The most tokens that the reply may have, where the client says so. Negative: no limit.
-    pub tokens_max: Option<i64>,
+    /// The most tokens that the reply may have, where the client says so: at least 1.
+    pub tokens_max: Option<u64>,
+    /// How many replies are made, each of which may have that many tokens: one for each prompt.
+    pub replies: u64,
     /// How many bytes of text the prompt has, to estimate its tokens where the upstream never says.
     pub text_bytes: u64,
+    /// How many images and sounds it has.
+    pub images: u32,
     /// How the client wants the reply.
     pub reply: Reply,
-    /// How long the model is to stay loaded, as it stands in the body.
-    pub keep_alive: Option<&'a RawValue>,
-    /// Nothing is asked: no messages, an empty prompt or input. To Ollama this is an order to load the
-    /// model, or with `keep_alive` 0 to unload it.
-    pub is_empty: bool,
     body: &'a [u8],
     route: Route,
+    prompt: Prompt<'a>,
     what: What<'a>,
 }
 
@@ -75,7 +59,7 @@ pub struct Request<'a> {
 enum What<'a> {
     Native(Inspected<'a>),
     Chat(chat_request::Given<'a>),
-    Completion(Completion<'a>),
+    Completion(completion_request::Given<'a>),
     Embedding(Embedding<'a>),
     Response(response_request::Given<'a>),
     Message(message_request::Given<'a>),
@@ -91,6 +75,8 @@ pub struct Target<'t> {
     pub model: Option<&'t str>,
     /// The most tokens that the reply may have, whatever the client says; none: as the client says.
     pub tokens_max: Option<u64>,
+    /// What may be asked of it at the cost of others.
+    pub levers: &'t Levers,
 }
 
 /// What an upstream is to be sent.
@@ -126,7 +112,7 @@ impl<'a> Request<'a> {
     fn new(
         (route, body): (Route, &'a [u8]),
         model: Option<Cow<'a, str>>,
-        asked: Option<&RawValue>,
+        prompt: Prompt<'a>,
         what: What<'a>,
     ) -> Result<Self, BodyError> {
         let model = model.filter(|model| !model.trim().is_empty());
@@ -134,12 +120,13 @@ impl<'a> Request<'a> {
             model: model.ok_or_else(BodyError::model_required)?,
             stream: false,
             tokens_max: None,
-            text_bytes: asked.map_or(0, text_bytes),
+            replies: 1,
+            text_bytes: prompt.text_bytes,
+            images: prompt.images,
             reply: Reply::Native(route),
-            keep_alive: None,
-            is_empty: false,
             body,
             route,
+            prompt,
             what,
         })
     }
@@ -147,16 +134,18 @@ impl<'a> Request<'a> {
     fn native(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
         let inspected = inspect(body, route)?;
         let streams = matches!(route, Route::OllamaChat | Route::OllamaGenerate);
+        let prompt = inspected.prompt(route);
         Ok(Self {
             model: inspected.model.clone(),
             stream: streams && inspected.stream.unwrap_or(true),
             tokens_max: inspected.tokens_max,
-            text_bytes: inspected.text_bytes,
+            replies: 1,
+            text_bytes: prompt.text_bytes,
+            images: prompt.images,
             reply: Reply::Native(route),
-            keep_alive: inspected.keep_alive,
-            is_empty: inspected.is_empty,
             body,
             route,
+            prompt,
             what: What::Native(inspected),
         })
     }
@@ -164,34 +153,43 @@ impl<'a> Request<'a> {
     fn chat(body: &'a [u8]) -> Result<Self, BodyError> {
         let given = chat_request::Given::of_body(body, &chat_request::FIELDS)?;
         chat_request::one_choice(&given)?;
-        let (model, asked) = (given.string("model")?, given.get("messages"));
+        let mut prompt =
+            prompt_of(&given, &["tools", "functions", "response_format", "prediction"]);
+        prompt.text_bytes += given.unknown_bytes();
+        prompt.messages("messages", given.get("messages"));
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
             tokens_max: chat_request::tokens_max(&given)?,
             reply: Reply::Chat { include_usage: chat_request::include_usage(&given)? },
-            ..Self::new((Route::OpenAiChat, body), model, asked, What::Chat(given))?
+            ..Self::new((Route::OpenAiChat, body), model, prompt, What::Chat(given))?
         })
     }
 
     fn completion(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = Completion::of_body(body, &COMPLETION_FIELDS)?;
+        let given = completion_request::Given::of_body(body, &completion_request::FIELDS)?;
         chat_request::one_choice(&given)?;
-        for name in ["best_of", "logprobs", "logit_bias"] {
-            let asks = |raw: &&RawValue| !matches!(raw.get(), "0" | "1" | "{}");
-            if given.get(name).filter(asks).is_some() {
-                let why = "The model servers have nothing like it.";
-                return Err(BodyError::unsupported(name, why));
-            }
+        if given.integer("best_of")?.is_some_and(|number| number > 1) {
+            let why = "Only one reply is made for a prompt.";
+            return Err(BodyError::unsupported("best_of", why));
         }
-        let prompt = prompt(&given)?;
-        let echo = given.flag("echo")?.unwrap_or(false).then(|| prompt.into_owned());
+        let replies = completion_request::prompts(&given)?;
+        let echo = if given.flag("echo")?.unwrap_or(false) {
+            completion_request::asked(&given).ok()
+        } else {
+            None
+        };
+        let echo = echo.map(Cow::into_owned);
         let include_usage = chat_request::include_usage(&given)?;
-        let (model, asked) = (given.string("model")?, given.get("prompt"));
+        let mut prompt = prompt_of(&given, &["prompt", "suffix"]);
+        prompt.text_bytes += given.unknown_bytes();
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.integer("max_tokens")?,
+            tokens_max: given.most("max_tokens")?,
+            replies,
             reply: Reply::Completion { include_usage, echo },
-            ..Self::new((Route::OpenAiCompletions, body), model, asked, What::Completion(given))?
+            ..Self::new((Route::OpenAiCompletions, body), model, prompt, What::Completion(given))?
         })
     }
 
@@ -202,6 +200,10 @@ impl<'a> Request<'a> {
             Some("base64") => true,
             Some(_) => return Err(given.must("encoding_format", "`float` or `base64`")),
         };
+        if given.get("messages").is_some() {
+            let why = "Messages are not embedded: send the text itself as `input`.";
+            return Err(BodyError::unsupported("messages", why));
+        }
         let asked = given.get("input");
         let must = || given.must("input", "a string or a list of strings");
         let raw = asked.filter(|raw| is_filled(raw.get())).ok_or_else(must)?;
@@ -215,71 +217,130 @@ impl<'a> Request<'a> {
             }
             return Err(must());
         }
+        let mut prompt = prompt_of(&given, &["input"]);
+        prompt.text_bytes += given.unknown_bytes();
         let model = given.string("model")?;
         Ok(Self {
             reply: Reply::Embedding { base64 },
-            ..Self::new((Route::OpenAiEmbeddings, body), model, asked, What::Embedding(given))?
+            ..Self::new((Route::OpenAiEmbeddings, body), model, prompt, What::Embedding(given))?
         })
     }
 
     fn response(body: &'a [u8]) -> Result<Self, BodyError> {
         let given = response_request::Given::of_body(body, &response_request::FIELDS)?;
-        let (model, asked) = (given.string("model")?, given.get("input"));
+        let mut prompt = prompt_of(&given, &["instructions", "tools", "text"]);
+        prompt.messages("input", given.get("input"));
+        let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.integer("max_output_tokens")?,
+            tokens_max: given.most("max_output_tokens")?,
             reply: Reply::Response(Box::new(response_request::echo(&given))),
-            ..Self::new((Route::OpenAiResponses, body), model, asked, What::Response(given))?
+            ..Self::new((Route::OpenAiResponses, body), model, prompt, What::Response(given))?
         })
     }
 
     fn message(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
         let given = message_request::Given::of_body(body, &anthropic::FIELDS)?;
-        let tokens_max = given.integer("max_tokens")?;
-        if route == Route::AnthropicMessages && tokens_max.is_none_or(|most| most < 1) {
+        let tokens_max = given.most("max_tokens")?;
+        if route == Route::AnthropicMessages && tokens_max.is_none() {
             return Err(given.must("max_tokens", "a whole number of at least 1"));
         }
-        let (model, asked) = (given.string("model")?, given.get("messages"));
-        let besides = ["system", "tools"].map(|name| given.get(name).map_or(0, text_bytes));
-        let mut request = Self {
+        let mut prompt = prompt_of(&given, &["system", "tools"]);
+        prompt.messages("messages", given.get("messages"));
+        let model = given.string("model")?;
+        Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
             tokens_max,
             reply: Reply::Message,
-            ..Self::new((route, body), model, asked, What::Message(given))?
-        };
-        request.text_bytes += besides.iter().sum::<u64>();
-        Ok(request)
+            ..Self::new((route, body), model, prompt, What::Message(given))?
+        })
+    }
+
+    /// The URLs of its images that are not in the body, as the client wrote them: whatever is no `data:`
+    /// URI, of any scheme. One may come more than once, and no more than
+    /// [`REMOTE_IMAGES_MAX`](crate::prompt::REMOTE_IMAGES_MAX) are told of.
+    ///
+    /// [`Request::write`] refuses a request that has one, whoever its upstream is: who may fetch them, and
+    /// from where, is not decided here.
+    pub fn remote_images(&self) -> impl Iterator<Item = &str> {
+        self.prompt.remote()
+    }
+
+    /// The body with images in the places of their URLs, to be read in the place of the one that came.
+    /// `fetched`: for each URL of [`Request::remote_images`] a `data:` URI in base64; one that is missing
+    /// stays, and is refused.
+    #[must_use]
+    pub fn with_images(&self, fetched: &HashMap<String, String>) -> Vec<u8> {
+        self.prompt.filled(self.body, fetched)
+    }
+
+    /// Whether it keeps to these levers, or can be made to, whoever will get it.
+    ///
+    /// # Errors
+    /// [`BodyError`] with `OptionNotAllowed`.
+    pub fn keeps_to(&self, levers: &Levers) -> Result<(), BodyError> {
+        match &self.what {
+            What::Native(inspected) => inspected.held(levers).map(drop),
+            // None of their fields is a lever.
+            What::Chat(_)
+            | What::Completion(_)
+            | What::Embedding(_)
+            | What::Response(_)
+            | What::Message(_) => Ok(()),
+        }
+    }
+
+    /// Where nothing is asked but that the model be loaded or unloaded, which is an order to Ollama: what it
+    /// is.
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        let What::Native(inspected) = &self.what else { return None };
+        let is_one = matches!(self.route, Route::OllamaChat | Route::OllamaGenerate);
+        (is_one && inspected.is_empty)
+            .then(|| if inspected.unloads() { Order::Unload } else { Order::Load })
     }
 
     /// What an upstream is to be sent.
     ///
     /// # Errors
     /// [`BodyError`] with `UnsupportedParameter` where something is asked for that cannot be had
-    /// there, and `InvalidRequest` for everything that is not as the client's API has it.
+    /// there, an image behind a URL among it, and `InvalidRequest` for everything that is not as the
+    /// client's API has it.
     pub fn write(&self, target: &Target<'_>) -> Result<Outgoing, BodyError> {
+        self.prompt.is_here()?;
         match (&self.what, target.kind) {
             (What::Native(inspected), UpstreamKind::Ollama) => Ok(Outgoing {
                 path: native_path(self.route),
-                body: inspected.replaced(self.body, target.model, target.tokens_max)?,
+                body: inspected.replaced(
+                    self.body,
+                    target.model,
+                    target.tokens_max,
+                    target.levers,
+                )?,
             }),
             (What::Native(inspected), UpstreamKind::OpenAi) => {
                 self.native_to_openai(inspected, target)
             }
             (What::Chat(given), UpstreamKind::OpenAi) => {
-                let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
-                self.passed("/chat/completions", given, target, most)
+                let (model, most) = (self.named(target), target.tokens_max);
+                let changes = passed::chat_limit(given, model, most, self.tokens_max)?;
+                self.passed("/chat/completions", given, target, changes)
             }
             (What::Completion(given), UpstreamKind::OpenAi) => {
                 let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
-                self.passed("/completions", given, target, most)
+                self.passed("/completions", given, target, most.into_iter().collect())
             }
             (What::Embedding(given), UpstreamKind::OpenAi) => {
-                self.passed("/embeddings", given, target, None)
+                self.passed("/embeddings", given, target, Vec::new())
             }
             (What::Chat(given), _) => self.made(chat_request::body(given)?, target),
             (What::Response(given), _) => self.made(response_request::body(given)?, target),
             (What::Message(given), _) => self.made(message_request::body(given)?, target),
-            (What::Completion(given), UpstreamKind::Ollama) => self.generate(given, target),
+            (What::Completion(given), UpstreamKind::Ollama) => {
+                let (model, most) = (self.named(target), target.tokens_max.or(self.tokens_max));
+                let body = completion_request::generate(given, model, self.stream, most)?;
+                Ok(Outgoing { path: "/api/generate", body: Some(body) })
+            }
             (What::Embedding(given), UpstreamKind::Ollama) => {
                 let mut body = json!({ "model": self.named(target), "input": given.get("input") });
                 if let Some(dimensions) = given.integer("dimensions")? {
@@ -300,16 +361,14 @@ impl<'a> Request<'a> {
         path: &'static str,
         given: &Fields<'_, N>,
         target: &Target<'_>,
-        most: Option<(&'static str, String)>,
+        mut changes: Vec<passed::Change>,
     ) -> Result<Outgoing, BodyError> {
-        let mut changes = Vec::new();
         if target.model.is_some_and(|model| model != self.model) {
             changes.push(("model", quoted(self.named(target))));
         }
         if self.stream && !self.reply.include_usage() {
-            changes.push(("stream_options", "{\"include_usage\":true}".to_owned()));
+            changes.push(passed::with_usage(given)?);
         }
-        changes.extend(most);
         let body = (!changes.is_empty()).then(|| given.replaced(self.body, &changes));
         Ok(Outgoing { path, body })
     }
@@ -317,15 +376,14 @@ impl<'a> Request<'a> {
     /// A body that is made anew.
     fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let model = self.named(target);
-        if let Some(most) = most(target.tokens_max) {
-            body.options.num_predict = Some(most);
-        }
+        body.options.num_predict = target.tokens_max.or(body.options.num_predict);
         if body.choice == Choice::Never {
             body.tools = None;
         }
         match target.kind {
             UpstreamKind::OpenAi => {
-                Ok(Outgoing { path: "/chat/completions", body: Some(write::write(&body, model)) })
+                let body = write::write(&body, model, self.body.len())?;
+                Ok(Outgoing { path: "/chat/completions", body: Some(body) })
             }
             UpstreamKind::Ollama => {
                 if matches!(body.choice, Choice::Required | Choice::Named(_)) {
@@ -340,29 +398,6 @@ impl<'a> Request<'a> {
                 })
             }
         }
-    }
-
-    fn generate(&self, given: &Completion<'a>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
-        let options = Options {
-            num_predict: most(target.tokens_max).or(self.tokens_max),
-            temperature: given.number("temperature")?,
-            top_p: given.number("top_p")?,
-            seed: given.integer("seed")?,
-            frequency_penalty: given.number("frequency_penalty")?,
-            presence_penalty: given.number("presence_penalty")?,
-            stop: chat_request::stop(given)?,
-            ..Options::default()
-        };
-        let mut body = json!({
-            "model": self.named(target),
-            "prompt": prompt(given)?,
-            "stream": self.stream,
-            "options": serde_json::to_value(options).unwrap_or_default(),
-        });
-        if let Some(suffix) = given.string("suffix")? {
-            body["suffix"] = suffix.into();
-        }
-        Ok(Outgoing { path: "/api/generate", body: Some(body.to_string().into_bytes()) })
     }
 
     fn native_to_openai(
@@ -384,16 +419,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The one prompt.
-fn prompt<'a>(given: &Completion<'a>) -> Result<Cow<'a, str>, BodyError> {
-    let must = || given.must("prompt", "a string, or a list of one");
-    let raw = given.get("prompt").ok_or_else(must)?;
-    let mut prompts = texts(raw).ok_or_else(must)?;
-    match prompts.len() {
-        1 => Ok(prompts.swap_remove(0)),
-        0 => Err(must()),
-        _ => Err(BodyError::unsupported("prompt", "Only one prompt is taken in a request.")),
-    }
+/// These fields, which are text all through.
+fn prompt_of<'a, const N: usize>(given: &Fields<'a, N>, names: &[&str]) -> Prompt<'a> {
+    let mut prompt = Prompt::default();
+    names.iter().for_each(|name| prompt.text(given.get(name)));
+    prompt
 }
 
 fn native_path(route: Route) -> &'static str {
@@ -417,10 +447,6 @@ fn native(model: &str, body: &Body<'_>, length: usize) -> Result<Vec<u8>, BodyEr
     // The brace that opens the rest becomes the comma after the model: the body is not copied.
     out[rest] = b',';
     Ok(out)
-}
-
-fn most(tokens_max: Option<u64>) -> Option<i64> {
-    tokens_max.and_then(|most| i64::try_from(most).ok())
 }
 
 fn quoted(text: &str) -> String {

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    chat_request::{choice, functions, level},
+    chat_request::{self, choice, functions, level},
     messages::{arguments, content_text, image_of},
     response::Echo,
 };
 use crate::{
     body::{BodyError, Fields, Text},
     json::read_object,
-    ollama::chat::{Body, Format, Function, Message, Options, ToolCall},
+    ollama::chat::{Body, Format, Function, Message, Options, Schema, ToolCall},
     openai::chat::Reasoning,
 };
 
@@ -101,6 +101,7 @@ struct Tool<'a> {
     description: Option<Text<'a>>,
     #[serde(borrow)]
     parameters: Option<&'a RawValue>,
+    strict: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -114,7 +115,12 @@ struct TextFormat<'a> {
     #[serde(borrow, rename = "type")]
     kind: Text<'a>,
     #[serde(borrow)]
+    name: Option<Text<'a>>,
+    #[serde(borrow)]
+    description: Option<Text<'a>>,
+    #[serde(borrow)]
     schema: Option<&'a RawValue>,
+    strict: Option<bool>,
 }
 
 /// Reads all of it.
@@ -146,7 +152,7 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     if messages.is_empty() {
         return Err(must());
     }
-    let reasoning: Option<Reasoning<'_>> = match given.get("reasoning") {
+    let reasoning: Option<Reasoning<'a>> = match given.get("reasoning") {
         Some(raw) => {
             Some(read_object(raw.get()).ok_or_else(|| given.must("reasoning", "an object"))?)
         }
@@ -157,9 +163,12 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
         format: format(given)?,
         tools: tools(given)?,
         choice: choice(given.get("tool_choice"))?,
-        think: effort.map(|Text(effort)| level(&effort)).transpose()?,
+        parallel_tool_calls: given.flag("parallel_tool_calls")?,
+        think: effort.as_ref().map(|Text(effort)| level(effort)).transpose()?,
+        effort: effort.map(|Text(effort)| effort),
+        user: given.string("user")?,
         options: Options {
-            num_predict: given.integer("max_output_tokens")?,
+            num_predict: given.most("max_output_tokens")?,
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             ..Options::default()
@@ -191,7 +200,12 @@ fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<
                 _ => return Err(must(".role", "`user`, `assistant`, `system` or `developer`")),
             };
             let content = item.content.ok_or_else(|| must(".content", "a string or a list"))?;
-            let mut message = Message::text(role, "");
+            // What was thought stands before what was said, in an item of its own.
+            let is_thought = |last: &Message<'a>| {
+                last.thinking.is_some() && last.content.is_empty() && last.tool_calls.is_empty()
+            };
+            let thought = out.pop_if(|last| role == "assistant" && is_thought(last));
+            let mut message = thought.unwrap_or_else(|| Message::text(role, ""));
             parts(&format!("input[{at}].content"), content, &mut message)?;
             out.push(message);
         }
@@ -286,9 +300,14 @@ fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> 
             return Err(BodyError::unsupported(field, "A tool must be a `function`."));
         }
         let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
-        tools.push((name, tool.description.map(|Text(text)| text), tool.parameters));
+        tools.push(chat_request::Function {
+            name,
+            description: tool.description.map(|Text(text)| text),
+            parameters: tool.parameters,
+            strict: tool.strict,
+        });
     }
-    functions(tools).ok_or_else(|| given.must("tools", "a list of tools"))
+    functions(tools)
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
@@ -302,7 +321,13 @@ fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
         "json_schema" => {
             let schema = format.schema.filter(|schema| schema.get().starts_with('{'));
             let schema = schema.ok_or_else(|| given.must("text.format.schema", "an object"))?;
-            Ok(Some(Format::Schema(Cow::Borrowed(schema))))
+            let mut schema = Schema::new(schema);
+            if let Some(Text(name)) = format.name {
+                schema.name = name;
+            }
+            schema.description = format.description.map(|Text(text)| text);
+            schema.strict = format.strict;
+            Ok(Some(Format::Schema(schema)))
         }
         _ => {
             let why = "The format of a text is `text`, `json_object` or `json_schema`.";

@@ -26,6 +26,10 @@ use crate::{
     usage::Usage,
 };
 
+/// How much is allocated at once for what leaves: a score of chunks, so that a chunk costs less than one
+/// allocation even while those before it are still on their way to the client.
+const OUT_BYTES: usize = 4 * 1024;
+
 /// The translation of one stream.
 pub struct Translation {
     source: Source,
@@ -78,7 +82,8 @@ impl Translation {
             Reply::Native(route) => Writer::Native(NativeLines::new(meta, route)),
             Reply::Embedding { .. } => return None,
         };
-        Some(Self { source, writer, prompt, produced: 0, usage: None, out: BytesMut::new() })
+        let out = BytesMut::with_capacity(OUT_BYTES);
+        Some(Self { source, writer, prompt, produced: 0, usage: None, out })
     }
 
     /// Takes what arrived, and gives back what may go on.
@@ -216,7 +221,7 @@ impl Translation {
             return self.finish(ending);
         }
         let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
-        if chunk.error.is_some() {
+        if chunk.error.is_some() || chunk.is_none() {
             return Err(StreamFault::UpstreamError);
         }
         let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;

@@ -63,13 +63,29 @@ local function add(w, amount)
     w.o = math.min(w.o, step)
 end
 
+-- The latest step of which something is left; the oldest one, where nothing is.
+local function latest(w)
+    local names = {}
+    for at = w.o, w.l do names[#names + 1] = whole(at) end
+    local found = redis.call('HMGET', w.key, unpack(names))
+    for i = #names, 1, -1 do
+        if found[i] then return w.o + i - 1 end
+    end
+    return w.o
+end
+
 local function give_back(w, at, amount)
     if at < first then return end
     local there = tonumber(redis.call('HGET', w.key, whole(at)) or '0')
     amount = math.min(amount, there)
     if amount <= 0 then return end
-    redis.call('HINCRBY', w.key, whole(at), whole(-amount))
     w.s, w.changed = w.s - amount, true
+    if amount < there then
+        redis.call('HINCRBY', w.key, whole(at), whole(-amount))
+        return
+    end
+    redis.call('HDEL', w.key, whole(at))
+    if at == w.l then w.l = latest(w) end
 end
 
 local function correct(w, at, taken, used)
@@ -244,9 +260,14 @@ local function gauges(party, limits)
         end
     end
     if limits.budget then
-        local b, _, ends = budget(money), period(limits.budget.kind)
-        local left = math.max(0, limits.budget.tokens - b.s - b.r)
-        told.budget = { whole(left), ends and whole(ends - now) or nil }
+        local b, start, ends = budget(money), period(limits.budget.kind)
+        -- Where nobody has said how much is used, nothing is told; of a period that is over nothing
+        -- counts in this one.
+        if b.k == limits.budget.kind then
+            local used = b.p == start and b.s + b.r or 0
+            local left = math.max(0, limits.budget.tokens - used)
+            told.budget = { whole(left), ends and whole(ends - now) or nil }
+        end
     end
     return told
 end
@@ -339,7 +360,9 @@ function does.top_up(op)
         local b, limits = budget(money), op.limits[i]
         if held.budget[i] >= 0 and b.k and held.began >= b.p then
             local limit = limits.budget and not limits.observed.budget and limits.budget.tokens
-            if limit and b.s + b.r + op.more > limit then return { topped = false } end
+            -- Of a period that is over there is nothing left to decide.
+            local counts = limit and b.p == period(b.k)
+            if counts and b.s + b.r + op.more > limit then return { topped = false } end
             counted[#counted + 1] = b
         end
     end

@@ -38,7 +38,7 @@ impl TryFrom<AliasRow> for Alias {
     type Error = Error;
 
     fn try_from(row: AliasRow) -> Result<Self> {
-        let name = ModelName::parse(&row.name).map_err(|_| Error::unknown_word("name"))?;
+        let name = ModelName::read(&row.name).map_err(|_| Error::unknown_word("name"))?;
         let tenant = (!row.tenant_id.is_nil()).then_some(TenantId(row.tenant_id));
         Ok(Self { tenant, name, targets: row.targets.0 })
     }

@@ -116,7 +116,7 @@ impl TryFrom<EventRow> for AuditEvent {
     /// A route or a code of a newer binary reads as unknown: while replicas of two versions run,
     /// one such row must not hide all others.
     fn try_from(row: EventRow) -> Result<Self> {
-        let model = row.model.as_deref().map(ModelName::parse).transpose();
+        let model = row.model.as_deref().map(ModelName::read).transpose();
         let outcome: Outcome = row.outcome.parse().map_err(|_| Error::unknown_word("outcome"))?;
         Ok(Self {
             request: RequestId(row.request_id),

@@ -50,16 +50,7 @@ struct ListenFeed {
 #[async_trait]
 impl Changes for Postgres {
     async fn feed(&self) -> Result<Box<dyn Feed>> {
-        let now = Instant::now();
-        let mut feed = ListenFeed {
-            options: self.options.clone(),
-            connect_timeout: self.acquire_timeout,
-            listener: None,
-            connect_at: now,
-            heard_at: now,
-            asked_at: None,
-            heard: Vec::new(),
-        };
+        let mut feed = ListenFeed::new(self.options.clone(), self.acquire_timeout);
         feed.connect().await?;
         Ok(Box::new(feed))
     }
@@ -68,6 +59,12 @@ impl Changes for Postgres {
 // === impl ListenFeed ===
 
 impl ListenFeed {
+    fn new(options: PgConnectOptions, connect_timeout: Duration) -> Self {
+        let now = Instant::now();
+        let (listener, asked_at, heard) = (None, None, Vec::new());
+        Self { options, connect_timeout, listener, connect_at: now, heard_at: now, asked_at, heard }
+    }
+
     async fn connect(&mut self) -> Result<()> {
         sleep_until(self.connect_at).await;
         self.connect_at = Instant::now() + RETRY_AFTER;
@@ -166,6 +163,60 @@ fn parse(text: &str) -> Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Storage,
+        scratch::{Scratch, SlowWay},
+        testing::{heard, next, server, tenant},
+    };
+
+    /// A database of its own, and what is stored there through connections that do not listen.
+    async fn stage() -> (Scratch, Storage) {
+        let scratch = Scratch::on(&server()).await.unwrap();
+        let storage = crate::open(crate::testing::config(&scratch.url)).await.unwrap();
+        storage.database.migrate().await.unwrap();
+        (scratch, storage)
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_lost_its_connection_says_so_and_that_it_may_have_missed_anything() {
+        let (scratch, storage) = stage().await;
+        let mut feed = storage.changes.feed().await.unwrap();
+        assert_eq!(next(&mut *feed).await.unwrap(), [Change::Everything]);
+        let owner = tenant(&storage, "acme").await;
+        heard(&mut *feed, Change::Tenant(owner.id)).await;
+
+        scratch.run_unheard("UPDATE gateway.tenants SET suspended = true").await.unwrap();
+        assert!(matches!(next(&mut *feed).await, Err(Error::Unavailable(_))));
+        // What was missed is there to be read as soon as it is told that there may be something.
+        assert_eq!(next(&mut *feed).await.unwrap(), [Change::Everything]);
+        assert!(storage.tenants.by_id(owner.id).await.unwrap().unwrap().suspended);
+        let later = tenant(&storage, "later").await;
+        heard(&mut *feed, Change::Tenant(later.id)).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_noticed_and_found_again() {
+        let (scratch, storage) = stage().await;
+        let direct: PgConnectOptions = scratch.url.parse().unwrap();
+        let there =
+            std::net::ToSocketAddrs::to_socket_addrs(&(direct.get_host(), direct.get_port()));
+        let way = SlowWay::to(there.unwrap().next().unwrap()).await;
+        let options = direct.host("127.0.0.1").port(way.address.port());
+        let mut feed = ListenFeed::new(options, Duration::from_secs(1));
+        feed.connect().await.unwrap();
+        assert_eq!(next(&mut feed).await.unwrap(), [Change::Everything]);
+
+        way.delay(None);
+        let silent = Instant::now();
+        tenant(&storage, "missed").await;
+        assert!(matches!(next(&mut feed).await, Err(Error::Unavailable(_))));
+        assert!(silent.elapsed() >= PATIENCE, "{:?}", silent.elapsed());
+        assert!(next(&mut feed).await.is_err());
+        way.delay(Some(Duration::ZERO));
+        while next(&mut feed).await.ok() != Some(vec![Change::Everything]) {}
+        let later = tenant(&storage, "later").await;
+        heard(&mut feed, Change::Tenant(later.id)).await;
+    }
 
     #[test]
     fn a_text_that_is_not_understood_may_mean_anything() {

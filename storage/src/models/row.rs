@@ -33,7 +33,7 @@ impl TryFrom<ModelRow> for Model {
     type Error = Error;
 
     fn try_from(row: ModelRow) -> Result<Self> {
-        let name = |text: &str| ModelName::parse(text).map_err(|_| Error::unknown_word("name"));
+        let name = |text: &str| ModelName::read(text).map_err(|_| Error::unknown_word("name"));
         Ok(Self {
             name: name(&row.name)?,
             prompt_price: row.prompt_price.map(|price| price.0),

@@ -15,6 +15,7 @@ contract! {
     the_first_revocation_stays_and_a_later_one_can_add_the_cut,
     what_is_not_there_is_not_revoked,
     the_newest_come_first,
+    only_those_with_a_cut_are_to_be_cut,
 }
 
 fn revocation(key: KeyId) -> Revocation {
@@ -65,4 +66,13 @@ async fn the_newest_come_first(storage: &Storage) {
     }
     all.truncate(2);
     assert_eq!(storage.revocations.list(2).await.unwrap(), all);
+}
+
+async fn only_those_with_a_cut_are_to_be_cut(storage: &Storage) {
+    let owner = tenant(storage, "acme").await;
+    let (one, other) = (key(storage, &owner, "abc").await.id, key(storage, &owner, "def").await.id);
+    storage.revocations.revoke(revocation(one)).await.unwrap();
+    assert!(storage.revocations.cut_keys().await.unwrap().is_empty());
+    storage.revocations.revoke(Revocation { cut: true, ..revocation(other) }).await.unwrap();
+    assert_eq!(storage.revocations.cut_keys().await.unwrap(), [other]);
 }

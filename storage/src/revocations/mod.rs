@@ -36,4 +36,6 @@ pub trait Revocations: Send + Sync {
     async fn revoke(&self, revocation: Revocation) -> Result<()>;
     /// The newest ones first, at most `limit`.
     async fn list(&self, limit: u32) -> Result<Vec<Revocation>>;
+    /// The keys whose streams in flight are to be cut as well, for whoever may have missed it.
+    async fn cut_keys(&self) -> Result<Vec<KeyId>>;
 }

@@ -1,6 +1,8 @@
 // The port on either database: included by `sqlite.rs` and `postgres.rs`, which say what differs.
 
 use async_trait::async_trait;
+use protocol::id::KeyId;
+use uuid::Uuid;
 
 use super::{
     Revocation, Revocations,
@@ -29,5 +31,10 @@ impl Revocations for Store {
         let query = sqlx::query_as::<_, RevocationRow>(row::LIST).bind(i64::from(limit));
         let rows = query.fetch_all(&self.reader).await?;
         Ok(rows.into_iter().map(Revocation::from).collect())
+    }
+
+    async fn cut_keys(&self) -> Result<Vec<KeyId>> {
+        let keys: Vec<Uuid> = sqlx::query_scalar(row::CUT).fetch_all(&self.reader).await?;
+        Ok(keys.into_iter().map(KeyId).collect())
     }
 }

@@ -15,6 +15,8 @@ pub(super) const INSERT: &str = "
 pub(super) const LIST: &str = "
     SELECT key_id, revoked_at, reason, cut FROM revocations
     ORDER BY revoked_at DESC, key_id DESC LIMIT $1";
+/// Keys whose streams are to be cut.
+pub(super) const CUT: &str = "SELECT key_id FROM revocations WHERE cut";
 
 /// One row of [`LIST`].
 #[derive(sqlx::FromRow)]

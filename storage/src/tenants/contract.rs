@@ -7,6 +7,8 @@ use identity::{
     policy::{Exhausted, Policy, Reserve},
 };
 
+use protocol::levers::{Levers, LoadOptions};
+
 use super::TenantChange;
 use crate::{
     Error, Storage,
@@ -33,7 +35,8 @@ fn limits(period: LimitPeriod) -> Limits {
 
 async fn a_tenant_reads_back_as_it_was_made(storage: &Storage) {
     let mut new = new_tenant("acme");
-    new.models = only(&["llama3:latest", "mistral:7b"]);
+    // The last is no name to Ollama.
+    new.models = only(&["llama3:latest", "mistral:7b", "accounts/X/models/Y"]);
     new.limits = limits(LimitPeriod::Month);
     let made = storage.tenants.create(new.clone()).await.unwrap();
 
@@ -95,7 +98,18 @@ async fn limits_are_replaced_whole(storage: &Storage) {
 
 async fn how_it_is_served_is_replaced_whole(storage: &Storage) {
     let mut new = new_tenant("acme");
-    new.policy = Policy { weight: 7, reserve: Reserve::Learned, exhausted: Exhausted::Finish };
+    new.policy = Policy {
+        weight: 7,
+        reserve: Reserve::Learned,
+        exhausted: Exhausted::Finish,
+        levers: Levers {
+            keep_alive_max: Some(Duration::from_secs(90)),
+            may_unload: true,
+            num_ctx_max: Some(8_192),
+            options: LoadOptions::All,
+            trusted_show: true,
+        },
+    };
     new.audit_retention = Some(Duration::from_secs(86_400));
     let made = storage.tenants.create(new.clone()).await.unwrap();
     assert_eq!((made.policy, made.audit_retention), (new.policy, new.audit_retention));
@@ -110,6 +124,12 @@ async fn how_it_is_served_is_replaced_whole(storage: &Storage) {
     };
     let changed = storage.tenants.change(made.id, change).await.unwrap();
     assert_eq!((changed.policy, changed.audit_retention), (Policy::default(), None));
+    let levers = Levers { num_ctx_max: Some(0), ..Levers::OPEN };
+    let open = Policy { levers, ..Policy::default() };
+    let change = TenantChange { policy: Some(open), ..TenantChange::default() };
+    assert_eq!(storage.tenants.change(made.id, change).await.unwrap().policy, open);
+    let again = TenantChange { suspended: Some(true), ..TenantChange::default() };
+    assert_eq!(storage.tenants.change(made.id, again).await.unwrap().policy, open);
 }
 
 async fn what_is_not_there_is_not_found(storage: &Storage) {

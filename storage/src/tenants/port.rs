@@ -17,6 +17,7 @@ impl Tenants for Store {
     async fn create(&self, new: NewTenant) -> Result<Tenant> {
         let id = new_id(new.at);
         let (all, models) = rule_columns(Some(&new.models));
+        let levers = new.policy.levers;
         let mut transaction = self.begin().await?;
         sqlx::query(row::INSERT)
             .bind(id)
@@ -28,6 +29,11 @@ impl Tenants for Store {
             .bind(new.policy.reserve.as_str())
             .bind(new.policy.exhausted.as_str())
             .bind(new.audit_retention.map(|kept| Count(kept.as_secs())))
+            .bind(levers.keep_alive_max.map(|most| Count(most.as_secs())))
+            .bind(levers.may_unload)
+            .bind(levers.num_ctx_max.map(Count))
+            .bind(levers.options.as_str())
+            .bind(levers.trusted_show)
             .execute(&mut *transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;
@@ -54,6 +60,7 @@ impl Tenants for Store {
 
     async fn change(&self, id: TenantId, change: TenantChange) -> Result<Tenant> {
         let (all, models) = rule_columns(change.models.as_ref());
+        let levers = change.policy.map(|policy| policy.levers);
         let mut transaction = self.begin().await?;
         let done = sqlx::query(row::UPDATE)
             .bind(id.0)
@@ -66,6 +73,12 @@ impl Tenants for Store {
             .bind(change.policy.map(|policy| policy.exhausted.as_str()))
             .bind(change.audit_retention.is_some())
             .bind(change.audit_retention.flatten().map(|kept| Count(kept.as_secs())))
+            .bind(levers.is_some())
+            .bind(levers.and_then(|levers| levers.keep_alive_max).map(|most| Count(most.as_secs())))
+            .bind(levers.map(|levers| levers.may_unload))
+            .bind(levers.and_then(|levers| levers.num_ctx_max).map(Count))
+            .bind(levers.map(|levers| levers.options.as_str()))
+            .bind(levers.map(|levers| levers.trusted_show))
             .execute(&mut *transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use identity::policy::{Exhausted, Policy, Reserve};
+use protocol::levers::{Levers, LoadOptions};
 use uuid::Uuid;
 
 use super::Tenant;
@@ -23,7 +24,10 @@ macro_rules! tenant_columns {
          CAST(tl.budget_period AS text) AS t_budget_period, tl.observed AS t_observed,
          tl.budget_forgiven AS t_budget_forgiven, tl.budget_reset_at AS t_budget_reset_at,
          tl.budget_read_at AS t_budget_read_at, t.weight AS t_weight, t.reserve AS t_reserve,
-         t.exhausted AS t_exhausted, t.audit_retention AS t_audit_retention"
+         t.exhausted AS t_exhausted, t.audit_retention AS t_audit_retention,
+         t.keep_alive_max AS t_keep_alive_max, t.may_unload AS t_may_unload,
+         t.num_ctx_max AS t_num_ctx_max, t.load_options AS t_load_options,
+         t.trusted_show AS t_trusted_show"
     };
 }
 pub(crate) use tenant_columns;
@@ -46,13 +50,14 @@ pub(super) const BY_ID: &str = select!("WHERE t.id = $1");
 /// One by name, `$1`.
 pub(super) const BY_NAME: &str = select!("WHERE t.name = $1");
 /// Bound: id, name, `allow_all_models`, models, `created_at`, weight, reserve, exhausted,
-/// `audit_retention`.
+/// `audit_retention`, `keep_alive_max`, `may_unload`, `num_ctx_max`, `load_options`, `trusted_show`.
 pub(super) const INSERT: &str = "
     INSERT INTO tenants (id, name, allow_all_models, models, created_at, weight, reserve, exhausted,
-        audit_retention)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        audit_retention, keep_alive_max, may_unload, num_ctx_max, load_options, trusted_show)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 /// Bound: id, and then what is NULL where it stays: name, suspended, `allow_all_models` with models,
-/// weight, reserve, exhausted; whether the retention changes, `audit_retention`.
+/// weight, reserve, exhausted; whether the retention changes, `audit_retention`; whether the levers
+/// change, `keep_alive_max`, `may_unload`, `num_ctx_max`, `load_options`, `trusted_show`.
 pub(super) const UPDATE: &str = "
     UPDATE tenants SET
         name = COALESCE($2, name),
@@ -62,7 +67,12 @@ pub(super) const UPDATE: &str = "
         weight = COALESCE($6, weight),
         reserve = COALESCE($7, reserve),
         exhausted = COALESCE($8, exhausted),
-        audit_retention = CASE WHEN $9 THEN $10 ELSE audit_retention END
+        audit_retention = CASE WHEN $9 THEN $10 ELSE audit_retention END,
+        keep_alive_max = CASE WHEN $11 THEN $12 ELSE keep_alive_max END,
+        may_unload = COALESCE($13, may_unload),
+        num_ctx_max = CASE WHEN $11 THEN $14 ELSE num_ctx_max END,
+        load_options = COALESCE($15, load_options),
+        trusted_show = COALESCE($16, trusted_show)
     WHERE id = $1";
 /// One by id, `$1`; its keys and limits go with it.
 pub(super) const DELETE: &str = "DELETE FROM tenants WHERE id = $1";
@@ -89,6 +99,11 @@ pub(crate) struct TenantRow {
     t_reserve: String,
     t_exhausted: String,
     t_audit_retention: Option<Count>,
+    t_keep_alive_max: Option<Count>,
+    t_may_unload: bool,
+    t_num_ctx_max: Option<Count>,
+    t_load_options: String,
+    t_trusted_show: bool,
 }
 
 // === impl TenantRow ===
@@ -114,6 +129,14 @@ impl TryFrom<TenantRow> for Tenant {
                 .ok_or_else(|| Error::unknown_word("reserve"))?,
             exhausted: Exhausted::parse(&row.t_exhausted)
                 .ok_or_else(|| Error::unknown_word("exhausted"))?,
+            levers: Levers {
+                keep_alive_max: row.t_keep_alive_max.map(|Count(span)| Duration::from_secs(span)),
+                may_unload: row.t_may_unload,
+                num_ctx_max: row.t_num_ctx_max.map(|Count(most)| most),
+                options: LoadOptions::parse(&row.t_load_options)
+                    .ok_or_else(|| Error::unknown_word("load_options"))?,
+                trusted_show: row.t_trusted_show,
+            },
         };
         Ok(Self {
             id: protocol::id::TenantId(row.t_id),

@@ -5,7 +5,8 @@ import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
-const { GATEWAY_URL, GATEWAY_KEY, GATEWAY_KEY_NARROW, GATEWAY_KEY_SINGLE, MODEL } = process.env;
+const { GATEWAY_URL, GATEWAY_URL_DEAD, GATEWAY_KIND, GATEWAY_KEY, GATEWAY_KEY_NARROW, GATEWAY_KEY_SINGLE, MODEL } =
+  process.env;
 const client = (apiKey = GATEWAY_KEY, options = {}) =>
   new OpenAI({ baseURL: `${GATEWAY_URL}/v1`, apiKey, maxRetries: 0, timeout: 30_000, ...options });
 const messages = [{ role: "user", content: "Why is the sky blue?" }];
@@ -114,6 +115,40 @@ test("every refusal has its class", async () => {
   }
 });
 
+test("a gateway without a model server", async () => {
+  const asked = client(GATEWAY_KEY, { baseURL: `${GATEWAY_URL_DEAD}/v1` });
+  await assert.rejects(chat(asked, "hi"), (error) => {
+    assert.deepEqual([error.status, error.code], [503, "catalog_unavailable"]);
+    assert.ok(error instanceof OpenAI.InternalServerError);
+    return true;
+  });
+  await assert.rejects(chat(client(), "[[status 503]]"), (error) => {
+    assert.deepEqual([error.status, error.code], [503, "upstream_unavailable"]);
+    return true;
+  });
+});
+
+test("a forced call is made or refused", async () => {
+  const tools = [{ type: "function", function: { name: "weather", parameters } }];
+  const forced = { type: "function", function: { name: "weather" } };
+  for (const tool_choice of ["required", forced]) {
+    const asked = chat(client(), "what does weather say", { tools, tool_choice });
+    if (GATEWAY_KIND === "ollama") {
+      await assert.rejects(asked, { status: 400, code: "unsupported_parameter", param: "tool_choice" });
+    } else {
+      assert.equal((await asked).choices[0].message.tool_calls[0].function.name, "weather");
+    }
+  }
+});
+
+test("what is thought is streamed", async () => {
+  const chunks = await collect(await chat(client(), "hi", { model: "qwen3:8b", stream: true }));
+  const thought = chunks.map(({ choices: [choice] }) => choice?.delta.reasoning ?? choice?.delta.reasoning_content ?? "");
+  assert.notEqual(thought.join(""), "");
+  const text = chunks.map(({ choices: [choice] }) => choice?.delta.content ?? "").join("");
+  assert.equal(text, "This is the scripted Ollama: hi");
+});
+
 test("silence is a timeout", async () => {
   const asked = client(GATEWAY_KEY, { timeout: 500 });
   await assert.rejects(chat(asked, "[[hang-head]]"), OpenAI.APIConnectionTimeoutError);
@@ -124,6 +159,8 @@ test("a stream that hangs keeps the only place until it is aborted", async () =>
   for await (const _ of stream) {
     await assert.rejects(chat(client(GATEWAY_KEY_SINGLE), "hi"), OpenAI.RateLimitError);
     stream.controller.abort();
+    // What came before may wait to be read.
+    break;
   }
   // The gateway sees the end a moment later than the client: here the client may try again.
   const reply = await chat(client(GATEWAY_KEY_SINGLE, { maxRetries: 8 }), "hi");

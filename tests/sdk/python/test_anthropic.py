@@ -57,6 +57,30 @@ class Messages(unittest.TestCase):
         self.assertGreater(counted.input_tokens, 0)
 
 
+class Requests(unittest.TestCase):
+    def test_a_reply_has_the_id_by_which_the_operator_finds_it(self):
+        raw = client().messages.with_raw_response.create(
+            model=MODEL, max_tokens=1000, messages=MESSAGES)
+        self.assertTrue(raw.headers["request-id"].startswith("req_"))
+        self.assertEqual(raw.headers["request-id"], raw.headers["x-request-id"])
+        self.assertEqual(raw.parse()._request_id, raw.headers["request-id"])
+
+    def test_so_has_an_error_in_its_head_and_in_its_body(self):
+        with self.assertRaises(anthropic.NotFoundError) as caught:
+            ask(model="no-such")
+        refused = caught.exception
+        self.assertTrue(refused.request_id.startswith("req_"))
+        self.assertEqual(refused.body["request_id"], refused.request_id)
+
+    def test_a_gateway_without_a_model_server(self):
+        away = anthropic.Anthropic(base_url=os.environ["GATEWAY_URL_DEAD"], max_retries=0, timeout=30,
+                                   api_key=os.environ["GATEWAY_KEY"])
+        with self.assertRaises(anthropic.InternalServerError) as caught:
+            ask(away)
+        self.assertEqual(caught.exception.status_code, 503)
+        self.assertEqual(caught.exception.body["error"]["type"], "overloaded_error")
+
+
 class Streams(unittest.TestCase):
     def test_through_the_helper(self):
         with client().messages.stream(model=MODEL, max_tokens=1000, messages=MESSAGES) as stream:

@@ -177,6 +177,50 @@ class Tools(unittest.TestCase):
         self.assertEqual(said, "This is the scripted Ollama: rain")
 
 
+    def test_a_forced_call_is_made_or_refused(self):
+        asked = self.asked()
+        forced = {"type": "function", "function": {"name": "weather"}}
+
+        def ask(**more):
+            return client().chat.completions.create(
+                model=MODEL, messages=asked, tools=[self.TOOL], **more)
+        for choice in ("required", forced):
+            if os.environ["GATEWAY_KIND"] == "ollama":
+                with self.assertRaises(openai.BadRequestError) as caught:
+                    ask(tool_choice=choice)
+                refused = caught.exception
+                self.assertEqual((refused.code, refused.param), ("unsupported_parameter", "tool_choice"))
+                continue
+            asked = self.answer(self.asked(), ask(tool_choice=choice).choices[0].message)
+            self.assertEqual(ask().choices[0].message.content, "This is the scripted Ollama: rain")
+            asked = self.asked()
+
+
+class Reasoning(unittest.TestCase):
+    THINKS = "qwen3:8b"
+
+    def said(self, **more):
+        chunks = client().chat.completions.create(
+            model=self.THINKS, messages=MESSAGES, stream=True, **more)
+        deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+        text = "".join(delta.content or "" for delta in deltas)
+        thought = ["".join(getattr(delta, name, None) or "" for delta in deltas)
+                   for name in ("reasoning", "reasoning_content")]
+        return text, thought
+
+    def test_what_is_thought_is_streamed(self):
+        text, thought = self.said()
+        self.assertEqual(text, SAID)
+        # One under its own name, the other where the server gives it.
+        self.assertTrue(any(thought), thought)
+        if os.environ["GATEWAY_KIND"] == "ollama":
+            self.assertEqual(thought[0], thought[1])
+
+    def test_it_can_be_switched_off(self):
+        text, thought = self.said(reasoning_effort="none")
+        self.assertEqual((text, any(thought)), (SAID, False))
+
+
 class Failures(unittest.TestCase):
     def test_a_bad_request(self):
         with self.assertRaises(openai.BadRequestError):
@@ -191,7 +235,19 @@ class Failures(unittest.TestCase):
         unavailable = [{"role": "user", "content": "[[status 503]]"}]
         with self.assertRaises(openai.InternalServerError) as caught:
             client().chat.completions.create(model=MODEL, messages=unavailable)
+        refused = caught.exception
+        self.assertEqual((refused.status_code, refused.code), (503, "upstream_unavailable"))
         self.assertNotIn("UPSTREAM-WORDS", str(caught.exception))
+
+    def test_a_gateway_without_a_model_server(self):
+        away = openai.OpenAI(base_url=os.environ["GATEWAY_URL_DEAD"] + "/v1", max_retries=1, timeout=30,
+                             api_key=os.environ["GATEWAY_KEY"])
+        with self.assertRaises(openai.InternalServerError) as caught:
+            away.chat.completions.create(model=MODEL, messages=MESSAGES)
+        refused = caught.exception
+        self.assertEqual((refused.status_code, refused.code), (503, "catalog_unavailable"))
+        self.assertEqual(refused.response.headers["retry-after-ms"], "1000")
+        self.assertEqual(refused.response.request.headers["x-stainless-retry-count"], "1")
 
     def test_silence_is_a_timeout(self):
         silent = [{"role": "user", "content": "[[hang-head]]"}]

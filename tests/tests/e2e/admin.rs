@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use identity::policy::Policy;
+use jiff::Timestamp;
+use protocol::telemetry::{METRICS, Metric};
 use serde_json::{Value, json};
 use storage::limits::Limits;
 use tests::{Open, Reply, TestGateway, get, patience::eventually, post};
@@ -10,6 +13,7 @@ use crate::{chat, settings, whole_chat, with};
 
 const TOKEN: &str = "an-operators-token-of-forty-characters-00";
 const PATH: &str = "/v1/chat/completions";
+const KINDS: [&str; 6] = ["audit", "catalog", "root", "sweeper", "tenant", "upstream"];
 
 async fn guarded() -> TestGateway {
     TestGateway::with(settings([
@@ -41,7 +45,19 @@ async fn the_actors_are_seen_live() {
     let list = get(gateway.admin, "/admin/v1/actors", Some(TOKEN)).await.json();
     let kinds: BTreeSet<_> =
         list.as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, BTreeSet::from(["tenant", "upstream", "audit", "catalog"]));
+    assert_eq!(kinds, BTreeSet::from(KINDS));
+    for one in list.as_array().unwrap() {
+        let measured = &one["of_its_kind"];
+        assert_eq!((&measured["running"], &measured["restarts"]), (&json!(1), &json!(0)), "{one}");
+        assert!(measured["handled"].as_u64() > Some(0), "{one}");
+        assert!(measured["handling_mean_us"].as_f64() > Some(0.0), "{one}");
+        assert!(measured["waiting"].is_u64(), "{one}");
+    }
+    for kind in ["root", "sweeper"] {
+        let path = format!("/admin/v1/actors/{kind}/{kind}");
+        let one = get(gateway.admin, &path, Some(TOKEN)).await.json();
+        assert!(one["handled"].as_u64() > Some(0), "{one}");
+    }
     for id in ["acme", &gateway.tenant.id.to_string()] {
         let path = format!("/admin/v1/actors/tenant/{id}");
         let tenant = get(gateway.admin, &path, Some(TOKEN)).await.json();
@@ -64,12 +80,21 @@ async fn the_actors_are_seen_live() {
          Authorization: Bearer {TOKEN}\r\n\r\n"
     );
     let mut watched = Open::send(gateway.admin, head.as_bytes()).await;
-    let said = watched.until("\n\n").await;
+    let said = watched.until_times("\n\n", 2).await;
     assert!(said.contains("text/event-stream"), "{said}");
-    let twice = eventually("a second event", || async { Some(()) });
-    twice.await;
-    let said = watched.until("\"under_way\":1").await;
-    assert!(said.contains("\"mailboxes\"") && said.contains("\"name\":\"acme\""), "{said}");
+    let at = |said: &str| -> Timestamp {
+        let (_, rest) = said.split_once("\"at\":\"").unwrap();
+        rest.split_once('"').unwrap().0.parse().unwrap()
+    };
+    let events: Vec<_> = said.split("data: ").skip(1).take(2).collect();
+    let apart = at(events[1]).duration_since(at(events[0])).as_secs_f64();
+    // A second, but for what it takes to gather it all.
+    assert!((0.5..5.0).contains(&apart), "{apart} s");
+    for event in events {
+        for part in ["\"under_way\":1", "\"name\":\"acme\"", "\"kinds\":{\"audit\":"] {
+            assert!(event.contains(part), "{part}: {event}");
+        }
+    }
     drop(open);
 }
 
@@ -168,8 +193,15 @@ async fn metrics_are_valid_and_bounded() {
         let reply = post(gateway.address, "/api/chat", Some(&gateway.key), &body).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
+    let tenant = gateway.another_tenant("another", Limits::default(), Policy::default()).await;
+    let other = gateway.key_of(tenant.id).await;
+    assert_eq!(post(gateway.address, PATH, Some(&other), &whole_chat("hi")).await.status, 200);
+    let text = eventually("all of it", || async {
+        let text = get(gateway.admin, "/metrics", None).await.text();
+        text.contains("tenant=\"other\"").then_some(text)
+    })
+    .await;
     gateway.audited(3).await;
-    let text = get(gateway.admin, "/metrics", None).await.text();
     let families = families(&text);
     for name in [
         "gateway_requests_total",
@@ -180,28 +212,74 @@ async fn metrics_are_valid_and_bounded() {
         "gateway_streams_open",
         "gateway_actor_mailbox_depth",
         "gateway_actor_handling_seconds",
+        "gateway_actor_restarts_total",
         "gateway_actors_running",
         "gateway_breaker_state",
-        "gateway_audit_stored_total",
+        "gateway_queue_depth",
+        "gateway_upstream_slots_taken",
     ] {
-        // What never happened has no series yet; what did has the right type.
-        if name != "gateway_streams_open" && name != "gateway_breaker_state" {
-            assert!(families.contains_key(name), "{name} is missing:\n{text}");
-        }
+        assert!(families.contains_key(name), "{name} is missing:\n{text}");
     }
-    let models: BTreeSet<_> =
-        families["gateway_requests_total"].iter().map(|labels| &labels["model"]).collect();
-    assert_eq!(models.len(), 2, "{models:?}");
-    assert!(models.iter().any(|model| *model == "other"));
+    let labelled = |name: &str, label: &str| -> BTreeSet<_> {
+        families[name].iter().map(|labels| labels[label].clone()).collect()
+    };
+    // One of each has a series of its own: the first.
+    let own = |name: &str| BTreeSet::from([name.to_owned(), "other".to_owned()]);
+    for name in ["gateway_requests_total", "gateway_tokens_total"] {
+        assert_eq!(labelled(name, "model"), own("llama3.2:latest"), "{name}");
+        assert_eq!(labelled(name, "tenant"), own("acme"), "{name}");
+    }
+    for name in [
+        "gateway_actor_mailbox_depth",
+        "gateway_actor_restarts_total",
+        "gateway_actors_running",
+        "gateway_actor_handling_seconds",
+    ] {
+        assert_eq!(labelled(name, "actor"), KINDS.map(str::to_owned).into(), "{name}");
+    }
+    // A breaker that is closed is said to be.
+    assert_eq!(gateway.metric("gateway_breaker_state{upstream=\"ollama\"} ").await, 0.0);
+    assert!(text.contains("gateway_breaker_state{upstream=\"ollama\"} 0"), "{text}");
 }
 
 type Labels = BTreeMap<String, String>;
 
+/// The histograms.
+#[derive(Default)]
+struct Histograms(BTreeMap<String, Histogram>);
+
+/// What one series says: at each of its bounds, in order, and in all.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: Vec<(f64, f64)>,
+    count: Option<f64>,
+}
+
+impl Histograms {
+    fn of(&mut self, family: &str, labels: &Labels) -> &mut Histogram {
+        let others = labels.iter().filter(|(name, _)| *name != "le");
+        self.0.entry(format!("{family} {:?}", others.collect::<Vec<_>>())).or_default()
+    }
+
+    fn check(&self) {
+        assert!(!self.0.is_empty());
+        for (series, Histogram { buckets, count }) in &self.0 {
+            let (last, all) = buckets.last().unwrap();
+            assert!(last.is_infinite() && Some(*all) == *count, "{series}: {buckets:?} {count:?}");
+            for pair in buckets.windows(2) {
+                assert!(pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1, "{series}: {pair:?}");
+            }
+        }
+    }
+}
+
 /// The samples of each family, after checking the text by promtool's rules.
 fn families(text: &str) -> BTreeMap<String, Vec<Labels>> {
     let mut types: BTreeMap<String, String> = BTreeMap::new();
+    let mut helps: BTreeMap<String, String> = BTreeMap::new();
     let mut samples: BTreeMap<String, Vec<Labels>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
+    let mut histograms = Histograms::default();
     assert!(text.ends_with('\n'));
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(said) = line.strip_prefix("# TYPE ") {
@@ -216,9 +294,13 @@ fn families(text: &str) -> BTreeMap<String, Vec<Labels>> {
             }
             continue;
         }
-        if line.starts_with('#') {
+        if let Some(said) = line.strip_prefix("# HELP ") {
+            let (name, help) = said.split_once(' ').unwrap();
+            assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "twice: {line}");
+            assert!(!samples.contains_key(name), "the help comes after samples: {line}");
             continue;
         }
+        assert!(!line.starts_with('#'), "{line}");
         let (series, value) = line.rsplit_once(' ').unwrap();
         assert!(value == "+Inf" || value.parse::<f64>().is_ok(), "{line}");
         assert!(seen.insert(series.to_owned()), "twice: {series}");
@@ -234,10 +316,22 @@ fn families(text: &str) -> BTreeMap<String, Vec<Labels>> {
                 None => name,
             };
         assert!(types.contains_key(family), "no type: {line}");
-        if name.ends_with("_bucket") {
-            assert!(labels.contains_key("le"), "{line}");
+        let is_bucket = family != name && name.ends_with("_bucket");
+        assert_eq!(is_bucket, labels.contains_key("le"), "{line}");
+        if is_bucket {
+            let bound = labels["le"].parse().unwrap();
+            histograms.of(family, &labels).buckets.push((bound, value.parse().unwrap()));
+        } else if family != name && name.ends_with("_count") {
+            histograms.of(family, &labels).count = Some(value.parse().unwrap());
         }
         samples.entry(family.to_owned()).or_default().push(labels);
+    }
+    histograms.check();
+    for family in samples.keys() {
+        let known = METRICS.iter().find(|metric| metric.name == family);
+        let Metric { kind, help, .. } = known.unwrap_or_else(|| panic!("{family} is not listed"));
+        assert_eq!(types[family], kind.as_str(), "{family}");
+        assert_eq!(helps.get(family).map(String::as_str), Some(*help), "{family}");
     }
     for (family, series) in &samples {
         assert!(series.len() < 500, "{family} has {} series", series.len());

@@ -1,13 +1,19 @@
 //! Who is calling.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use identity::{api_key::mint, hashing::Hashing, models::ModelRule};
 use jiff::{SignedDuration, Timestamp};
 use protocol::error::Code;
-use storage::{keys::NewKey, limits::Limits, revocations::Revocation, tenants::TenantChange};
-use tests::{Setup, TestGateway, client::ask, get, patience::eventually, post};
+use protocol::name::ModelName;
+use storage::{
+    keys::{KeyChange, NewKey},
+    limits::Limits,
+    revocations::Revocation,
+    tenants::TenantChange,
+};
+use tests::{Open, Setup, TestGateway, client::ask, get, patience::eventually, post};
 
 use crate::{on_both, settings, whole_chat};
 
@@ -18,6 +24,7 @@ on_both! {
     an_expired_key_is_refused,
     a_rotated_key_goes_on_for_its_grace,
     a_hash_of_another_cost_is_replaced_on_use,
+    what_changes_while_a_body_arrives_counts,
 }
 
 /// Another secret behind the same public prefix, with a right checksum.
@@ -194,6 +201,67 @@ async fn a_hash_of_another_cost_is_replaced_on_use(setup: Setup) {
     assert_eq!(get(gateway.address, "/v1/models", Some(&gateway.key)).await.status, 200);
 }
 
+/// A chat that has begun and whose caller is proven, with the half of its body that has not come.
+async fn half_a_chat(gateway: &TestGateway, key: &str) -> (Open, String) {
+    let right = "gateway_key_verifications_total{result=\"right\"}";
+    let proven = gateway.metric(right).await;
+    let body = whole_chat("hi").to_string();
+    let (first, rest) = body.split_at(body.len() / 2);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {key}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{first}",
+        body.len()
+    );
+    let open = Open::send(gateway.address, head.as_bytes()).await;
+    eventually("the proof", || async { (gateway.metric(right).await > proven).then_some(()) })
+        .await;
+    (open, rest.to_owned())
+}
+
+async fn what_changes_while_a_body_arrives_counts(setup: Setup) {
+    let gateway = TestGateway::with(setup).await;
+    let refused = async |(mut open, rest): (Open, String), key: &str, code: &str| {
+        // It has been heard of here.
+        eventually(code, || async {
+            (get(gateway.address, "/v1/models/llama3.2", Some(key)).await.code() == code)
+                .then_some(())
+        })
+        .await;
+        open.more(rest.as_bytes()).await;
+        let said = open.end().await;
+        assert!(said.contains(&format!("\"code\":\"{code}\"")), "{said}");
+        said
+    };
+    for cut in [false, true] {
+        let (key, text) = gateway.key(None).await;
+        let half = half_a_chat(&gateway, &text).await;
+        let revocation =
+            Revocation { key: key.id, at: Timestamp::now(), reason: String::new(), cut };
+        gateway.storage.revocations.revoke(revocation).await.unwrap();
+        let said = refused(half, &text, "key_revoked").await;
+        assert!(said.starts_with("HTTP/1.1 401"), "{said}");
+    }
+    let now = Timestamp::now();
+    let none = ModelRule::Only([ModelName::parse("qwen3:8b").unwrap()].into());
+    for (change, status, code) in [
+        (KeyChange { expires_at: Some(Some(now)), ..KeyChange::default() }, 401, "key_expired"),
+        (KeyChange { models: Some(Some(none)), ..KeyChange::default() }, 403, "model_not_allowed"),
+    ] {
+        let (key, text) = gateway.key(None).await;
+        let half = half_a_chat(&gateway, &text).await;
+        gateway.storage.keys.change(key.id, change).await.unwrap();
+        let said = refused(half, &text, code).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+    }
+    let (_, text) = gateway.key(None).await;
+    let half = half_a_chat(&gateway, &text).await;
+    let change = TenantChange { suspended: Some(true), ..TenantChange::default() };
+    gateway.storage.tenants.change(gateway.tenant.id, change).await.unwrap();
+    let said = refused(half, &text, "tenant_suspended").await;
+    assert!(said.starts_with("HTTP/1.1 403"), "{said}");
+    assert!(gateway.ollama.requests().iter().all(|seen| seen.path != "/api/chat"));
+}
+
 #[tokio::test]
 async fn a_flood_of_wrong_keys_holds_up_no_right_one() {
     let gateway = TestGateway::start().await;
@@ -229,12 +297,15 @@ async fn when_the_database_is_away_a_cached_key_goes_on_and_an_unknown_one_is_re
     assert_eq!((reply.status.as_u16(), reply.code()), (503, "identity_unavailable".to_owned()));
     assert!(!reply.header("retry-after").is_empty());
     assert_eq!(Code::parse(&reply.code()), Some(Code::IdentityUnavailable));
-    // Nobody hears of revocations now, so the cached one lives no longer than a second.
+    // Nobody hears of revocations now, so the cached one lives no longer than a second (and one look at
+    // the database, which takes its time to fail).
+    let lost = Instant::now();
     eventually("the end of the cached identity", || async {
         let reply = get(gateway.address, "/v1/models", Some(&gateway.key)).await;
         (reply.status == 503).then_some(())
     })
     .await;
+    assert!(lost.elapsed() < Duration::from_millis(1_500), "{:?}", lost.elapsed());
     let closed = "gateway_fail_closed_total{reason=\"identity_unavailable\"}";
     assert!(gateway.metric(closed).await > 0.9);
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use storage::revocations::Revocation;
 use tests::{Open, Setup, TestGateway, get, patience::eventually, post};
 
-use crate::{chat, on_both, whole_chat, with};
+use crate::{chat, on, on_both, whole_chat, with};
 
 on_both! {
     a_revocation_with_a_cut_ends_the_streams_of_its_key_and_of_no_other,
@@ -84,4 +84,43 @@ async fn a_key_made_elsewhere_works_at_once(setup: Setup) {
         let (_, text) = gateway.key(None).await;
         assert_eq!(get(gateway.address, "/v1/models", Some(&text)).await.status, 200);
     }
+}
+
+/// A stream that is under way, of a key that can be revoked.
+async fn streaming(gateway: &TestGateway) -> (Open, storage::keys::Key) {
+    let (key, text) = gateway.key(None).await;
+    let hanging = with(chat("[[hang 2]]"), "stream", json!(true));
+    let mut open = Open::post(gateway.address, "/v1/chat/completions", &text, &hanging).await;
+    open.until(" is").await;
+    (open, key)
+}
+
+#[tokio::test]
+async fn a_cut_that_nobody_heard_is_made_up_for() {
+    let gateway = TestGateway::with(on(true)).await;
+    let (cut, key) = streaming(&gateway).await;
+    let (mut goes_on, other) = streaming(&gateway).await;
+    // Who listens is thrown out, and the row is there before anybody listens again.
+    let insert = |key: &storage::keys::Key, cut: bool| {
+        format!("INSERT INTO gateway.revocations (key_id, cut) VALUES ('{}', {cut})", key.id)
+    };
+    gateway.scratch().run_unheard(&insert(&key, true)).await.unwrap();
+    gateway.scratch().run(&insert(&other, false)).await.unwrap();
+    let told = cut.end().await;
+    assert!(told.contains("\"code\":\"key_revoked\"") && !told.contains("[DONE]"), "{told}");
+    assert!(!goes_on.until(" is").await.contains("key_revoked"));
+
+    // The same where the whole database was away.
+    let (cut, key) = streaming(&gateway).await;
+    gateway.lose_database().await;
+    eventually("the loss", || async {
+        let ready = get(gateway.address, "/readyz", None).await.json();
+        (ready["database"] == "unavailable").then_some(())
+    })
+    .await;
+    gateway.find_database().await;
+    gateway.scratch().run(&insert(&key, true)).await.unwrap();
+    let told = cut.end().await;
+    assert!(told.contains("\"code\":\"key_revoked\""), "{told}");
+    drop(goes_on);
 }

@@ -1,14 +1,19 @@
 //! Several gateways on one database and one Redis.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
+use identity::policy::{Policy, Reserve};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::json;
 use storage::{
     keys::KeyChange,
     limits::{Budget, LimitPeriod, Limits},
     revocations::Revocation,
+    scratch::{ScratchRedis, SlowWay},
     tenants::TenantChange,
 };
 use tests::{
@@ -21,6 +26,11 @@ const PATH: &str = "/v1/chat/completions";
 
 fn shared() -> Setup {
     Setup { postgres: true, redis: true, ..Setup::default() }
+}
+
+/// The same with a Redis that is given its time: what is counted is on trial, and not the machine.
+fn patient() -> Setup {
+    Setup { env: vec![("NEURONETZ_REDIS_DEADLINE", "10s".to_owned())], ..shared() }
 }
 
 fn rpm(limit: u64) -> Limits {
@@ -42,7 +52,7 @@ async fn ask(replica: &Replica, key: &str) -> Reply {
 /// Asks 10,000 times on so many replicas; returns how many were let in and how long it took.
 async fn ten_thousand(replicas: usize) -> (usize, Duration) {
     const CLIENTS: usize = 50;
-    let gateway = TestGateway::with(shared()).await;
+    let gateway = TestGateway::with(patient()).await;
     let (_, key) = gateway.limited(rpm(1_000)).await;
     let mut addresses = vec![gateway.address];
     let mut others = Vec::new();
@@ -107,7 +117,7 @@ async fn slots_are_shared_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_streams_over_two_replicas_never_pass_a_budget() {
-    let gateway = TestGateway::with(shared()).await;
+    let gateway = TestGateway::with(patient()).await;
     let other = gateway.replica().await;
     let (_, key) = gateway.limited(daily(3_000)).await;
     let body = with(
@@ -128,49 +138,133 @@ async fn five_hundred_streams_over_two_replicas_never_pass_a_budget() {
     assert!(used <= 3_000, "{used} of 3000");
 }
 
+/// Within this time of a fault's end requests are let in again.
+const RECOVERY_MAX: Duration = Duration::from_secs(2);
+/// How long an answer of Redis may take, as is configured.
+const DEADLINE: Duration = Duration::from_millis(250);
+
+/// Demands that nobody is let in, and that this does not cost everybody the deadline.
+async fn assert_refuses(address: SocketAddr, key: &str, fault: &str) {
+    let mut took = Duration::ZERO;
+    for number in 0..40 {
+        let began = Instant::now();
+        let reply = post(address, PATH, Some(key), &whole_chat("hi")).await;
+        assert_eq!(reply.code(), "limits_unavailable", "{fault}: {}", reply.text());
+        assert_eq!(reply.status, 503);
+        assert!(!reply.header("retry-after").is_empty());
+        // Until the breaker is open.
+        if number >= 20 {
+            took += began.elapsed();
+        }
+    }
+    // It is asked once in a while whether it is back; the others need not wait for that.
+    assert!(took < 8 * DEADLINE, "{fault}: 20 refusals took {took:?}");
+}
+
+/// Demands that requests are let in again in time.
+async fn assert_comes_back(address: SocketAddr, key: &str, fault: &str) {
+    let ended = Instant::now();
+    eventually(&format!("the end of {fault}"), || async {
+        (post(address, PATH, Some(key), &whole_chat("hi")).await.status == 200).then_some(())
+    })
+    .await;
+    assert!(ended.elapsed() < RECOVERY_MAX, "{fault}: {:?}", ended.elapsed());
+}
+
 #[tokio::test]
 async fn where_redis_cannot_say_nobody_is_let_in_and_it_comes_back_by_itself() {
     let mut gateway = TestGateway::with(shared()).await;
     let (_, key) = gateway.limited(rpm(1_000_000)).await;
-    let address = gateway.address;
-    let ask = async || post(address, PATH, Some(&key), &whole_chat("hi")).await;
-    let refuses = async |fault: &str| {
-        for _ in 0..20 {
-            let reply = ask().await;
-            assert_eq!(reply.code(), "limits_unavailable", "{fault}: {}", reply.text());
-            assert_eq!(reply.status, 503);
-            assert!(!reply.header("retry-after").is_empty());
-        }
-    };
-    let comes_back = async |fault: &str| {
-        eventually(&format!("the end of {fault}"), || async {
-            (ask().await.status == 200).then_some(())
-        })
-        .await;
-    };
-    comes_back("the beginning").await;
+    let (address, key) = (gateway.address, key.as_str());
+    assert_comes_back(address, key, "the beginning").await;
     for (fault, mended) in [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
-        ("CLIENT PAUSE 600000 ALL", ""),
+        ("CLIENT PAUSE 600000 WRITE", "CLIENT UNPAUSE"),
     ] {
         gateway.redis().run(fault).await;
-        refuses(fault).await;
-        if !mended.is_empty() {
-            gateway.redis().run(mended).await;
-            comes_back(fault).await;
-        }
+        assert_refuses(address, key, fault).await;
+        gateway.redis().run(mended).await;
+        assert_comes_back(address, key, fault).await;
     }
     gateway.redis().stop();
-    refuses("a Redis that is gone").await;
+    assert_refuses(address, key, "a Redis that is gone").await;
     gateway.redis().start_again().await;
-    comes_back("a Redis that is gone").await;
-    let events = gateway.audited(80).await;
+    assert_comes_back(address, key, "a Redis that is gone").await;
+    // One that is paused for everybody hears of no end of that: it comes by itself.
+    let pause = Duration::from_secs(30);
+    gateway.redis().run(&format!("CLIENT PAUSE {} ALL", pause.as_millis())).await;
+    let paused = Instant::now();
+    assert_refuses(address, key, "a pause of all").await;
+    assert!(paused.elapsed() < pause, "40 refusals took {:?}", paused.elapsed());
+    let events = gateway.audited(160).await;
     let refused = events.iter().filter(|event| event.status == 503);
-    assert!(refused.clone().count() >= 80 && refused.clone().all(|event| event.usage.total() == 0));
     assert!(
-        gateway.metric("gateway_fail_closed_total{reason=\"limits_unavailable\"}").await >= 80.0
+        refused.clone().count() >= 160 && refused.clone().all(|event| event.usage.total() == 0)
     );
+    let closed = "gateway_fail_closed_total{reason=\"limits_unavailable\"}";
+    assert!(gateway.metric(closed).await >= 160.0);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_slow_beyond_the_deadline_is_as_good_as_none() {
+    let redis = ScratchRedis::start().await;
+    let way = SlowWay::to(SocketAddr::from(([127, 0, 0, 1], redis.port))).await;
+    let env = vec![("REDIS_URL", format!("redis://{}", way.address))];
+    let gateway = TestGateway::with(Setup { postgres: true, env, ..Setup::default() }).await;
+    let (_, key) = gateway.limited(rpm(1_000_000)).await;
+    assert_comes_back(gateway.address, &key, "the beginning").await;
+    for delay in [Some(4 * DEADLINE), None] {
+        way.delay(delay);
+        assert_refuses(gateway.address, &key, "a slow Redis").await;
+        way.delay(Some(Duration::ZERO));
+        assert_comes_back(gateway.address, &key, "a slow Redis").await;
+    }
+    // What takes its time and comes within the deadline is no fault.
+    way.delay(Some(DEADLINE / 10));
+    let reply = post(gateway.address, PATH, Some(&key), &whole_chat("hi")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_refusal_for_want_of_redis_waits_for_one_deadline_and_not_for_two() {
+    let setup = shared();
+    let env = vec![("NEURONETZ_REDIS_DEADLINE", "900ms".to_owned())];
+    let mut gateway = TestGateway::with(Setup { env, ..setup }).await;
+    let (_, key) = gateway.limited(rpm(1_000_000)).await;
+    let ask = async || post(gateway.address, PATH, Some(&key), &whole_chat("hi")).await;
+    eventually("the beginning", || async { (ask().await.status == 200).then_some(()) }).await;
+    gateway.redis.as_ref().unwrap().run("CLIENT PAUSE 600000 WRITE").await;
+    let began = Instant::now();
+    assert_eq!(ask().await.code(), "limits_unavailable");
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    gateway.redis().stop();
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_more_of_its_budget_is_cut_all_the_same() {
+    // One that takes part in everything and is not answered for long.
+    let env = vec![
+        ("NEURONETZ_REDIS_DEADLINE", "15s".to_owned()),
+        ("NEURONETZ_LIMITS_COMPLETION_TOKENS_DEFAULT", "64".to_owned()),
+    ];
+    let gateway = TestGateway::with(Setup { env, ..shared() }).await;
+    let policy = Policy { reserve: Reserve::Learned, ..Policy::default() };
+    let change = TenantChange { policy: Some(policy), ..TenantChange::default() };
+    gateway.storage.tenants.change(gateway.tenant.id, change).await.unwrap();
+    let (key, text) = gateway.limited(daily(1_000_000)).await;
+    let endless = with(chat("[[chunks 100000]] [[pace 10]]"), "stream", json!(true));
+    let mut open = Open::post(gateway.address, PATH, &text, &endless).await;
+    open.until_times("\"content\"", 20).await;
+    gateway.redis.as_ref().unwrap().run("CLIENT PAUSE 600000 WRITE").await;
+    // It goes on with what it has, and then waits to be given more.
+    open.until_times("\"content\"", 64).await;
+    let revocation =
+        Revocation { key: key.id, at: Timestamp::now(), reason: String::new(), cut: true };
+    gateway.storage.revocations.revoke(revocation).await.unwrap();
+    let cut = Instant::now();
+    assert!(open.end().await.contains("\"code\":\"key_revoked\""));
+    assert!(cut.elapsed() < Duration::from_secs(5), "{:?}", cut.elapsed());
 }
 
 #[tokio::test]
@@ -262,9 +356,11 @@ async fn what_changes_is_honoured_on_every_replica_within_a_second() {
     let revocation =
         Revocation { key: key.id, at: Timestamp::now(), reason: String::new(), cut: true };
     gateway.storage.revocations.revoke(revocation).await.unwrap();
+    let changed = Instant::now();
     for open in streams {
         assert!(open.end().await.contains("\"code\":\"key_revoked\""));
     }
+    assert!(changed.elapsed() < Duration::from_secs(1), "the cut: {:?}", changed.elapsed());
     // An end that is moved up.
     let (key, text) = known().await;
     let now = Timestamp::now().checked_sub(1.second()).unwrap();
@@ -275,6 +371,7 @@ async fn what_changes_is_honoured_on_every_replica_within_a_second() {
     let (key, text) = known().await;
     let change = KeyChange { limits: Some(rpm(0)), ..KeyChange::default() };
     gateway.storage.keys.change(key.id, change).await.unwrap();
+    let changed = Instant::now();
     for replica in [gateway.address, other.address] {
         eventually("the limit", || async {
             let reply = post(replica, PATH, Some(&text), &whole_chat("hi")).await;
@@ -282,6 +379,7 @@ async fn what_changes_is_honoured_on_every_replica_within_a_second() {
         })
         .await;
     }
+    assert!(changed.elapsed() < Duration::from_secs(1), "the limit: {:?}", changed.elapsed());
     // The tenant.
     let (_, text) = known().await;
     let change = TenantChange { suspended: Some(true), ..TenantChange::default() };
@@ -322,4 +420,76 @@ async fn a_correction_of_a_budget_counts_everywhere() {
     let reconciled = run("reconcile");
     assert!(reconciled["used"].as_u64().unwrap() < 400 - before);
     assert!(reconciled["forgiven"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn who_is_cut_at_the_end_of_a_replica_is_over_for_all_at_once() {
+    let env = vec![("NEURONETZ_SERVER_DRAIN_TIMEOUT", "200ms".to_owned())];
+    let gateway = TestGateway::with(Setup { env, ..shared() }).await;
+    let mut other = gateway.replica().await;
+    let (_, key) = gateway.limited(Limits { concurrency: Some(5), ..daily(100_000) }).await;
+    let hanging = with(with(chat("[[hang 1]]"), "stream", json!(true)), "max_tokens", json!(1_000));
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut open = Open::post(other.address, PATH, &key, &hanging).await;
+        open.until("This").await;
+        streams.push(open);
+    }
+    let refused = post(gateway.address, PATH, Some(&key), &whole_chat("hi")).await;
+    assert_eq!(refused.code(), "concurrency");
+    other.stop().await;
+    other.ended().await;
+    // At once, and not when nothing was heard of them for a while.
+    let small = with(whole_chat("hi"), "max_tokens", json!(20));
+    let reply = post(gateway.address, PATH, Some(&key), &small).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let left: u64 = reply.header("x-budget-remaining-tokens").parse().unwrap();
+    let events = gateway.audited(7).await;
+    let own = events.iter().filter(|event| event.status == 200 && event.usage.completion == 0);
+    assert_eq!(own.count(), 0, "all that began have used something");
+    let cut: u64 = (events.iter())
+        .filter(|event| event.outcome != protocol::outcome::Outcome::Completed)
+        .map(|event| event.usage.total())
+        .sum();
+    // What the ledger has of them is counted; besides, this one holds its own.
+    let held = 100_000 - cut - left;
+    assert!((20..100).contains(&held), "{held} are held after {cut} were used");
+    drop(streams);
+}
+
+#[tokio::test]
+async fn a_count_that_is_wrong_is_corrected_on_demand_and_said() {
+    let mut gateway = TestGateway::with(shared()).await;
+    let (key, text) = gateway.limited(daily(100_000)).await;
+    let small = with(whole_chat("one two three"), "max_tokens", json!(20));
+    let address = gateway.address;
+    let left = async || {
+        let reply = post(address, PATH, Some(&text), &small).await;
+        reply.header("x-budget-remaining-tokens").parse::<u64>().unwrap()
+    };
+    // Each holds as much as the first one, and uses what the ledger says of it.
+    let held = 100_000 - left().await;
+    let used = gateway.audited_one().await.usage.total();
+    let (tenant, id) = (gateway.tenant.id.0.as_simple(), key.id.0.as_simple());
+    let falsify = format!("HINCRBY nz:{{{tenant}}}:{id}:b s 777");
+    gateway.redis().run(&falsify).await;
+    assert_eq!(left().await, 100_000 - used - 777 - held);
+    gateway.audited(2).await;
+    let drift = "gateway_budget_drift_tokens_total{direction=\"over\"}";
+    let before = gateway.metric(drift).await;
+    let mut command = std::process::Command::new(tests::binary("neuronetz"));
+    command.args(["budget", "reconcile", "--key", &key.id.to_string(), "--json"]).env_clear();
+    let output = command.envs(gateway.env().to_vec()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // With the next request that knows of it.
+    let mut asked = 2;
+    eventually("the correction", || {
+        asked += 1;
+        let (left, expected) = (left(), 100_000 - (asked - 1) * used - held);
+        async move { (left.await == expected).then_some(()) }
+    })
+    .await;
+    assert_eq!(gateway.metric(drift).await - before, 777.0);
+    let log = tests::log::keep().text();
+    assert!(log.contains("the count of a budget differs from the ledger"), "{log}");
 }

@@ -79,6 +79,30 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
         limits(&set),
         json!({ "rpm": 60, "tpm": null, "concurrency": 4, "budget_tokens": null, "budget_period": null, "observed": [] })
     );
+    let policy = &set["policy"];
+    assert_eq!((&policy["keep_alive_max"], &policy["may_unload"]), (&json!(1800), &json!(false)));
+    assert_eq!((&policy["options"], &policy["trusted_show"]), (&json!("safe"), &json!(false)));
+    let set = shell.json(
+        "tenant set acme --keep-alive-max 2h --may-unload true --num-ctx-max 8192 --options all --trusted-show true",
+    );
+    let policy = &set["policy"];
+    assert_eq!((&policy["keep_alive_max"], &policy["may_unload"]), (&json!(7200), &json!(true)));
+    assert_eq!((&policy["num_ctx_max"], &policy["options"]), (&json!(8192), &json!("all")));
+    assert_eq!(policy["trusted_show"], json!(true));
+    let told = "keep_alive 2h, num_ctx 8192, all options, unloads, shows all";
+    assert!(shell.text("tenant list").contains(told));
+    let set = shell.json("tenant set acme --keep-alive-max none --num-ctx-max none");
+    assert_eq!(
+        (&set["policy"]["keep_alive_max"], &set["policy"]["num_ctx_max"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(set["policy"]["options"], json!("all"));
+    let made = shell.json("tenant create other --num-ctx-max 0 --keep-alive-max 10m");
+    assert_eq!(
+        (&made["policy"]["num_ctx_max"], &made["policy"]["keep_alive_max"]),
+        (&json!(0), &json!(600))
+    );
+    shell.text("tenant delete other");
     let shown = shell.json("limits set --tenant acme --rpm none --tpm 9000");
     assert_eq!(
         (&shown["rpm"], &shown["tpm"], &shown["concurrency"]),
@@ -139,10 +163,12 @@ fn exit_codes_mean_something() {
         ("limits set --tenant acme", 2, "say what to set"),
         ("limits show", 2, "--tenant"),
         ("tenant create x --rpm many", 2, "give a number, or none"),
+        ("tenant create x --keep-alive-max 0s", 2, "give 30m, or none"),
+        ("tenant create x --may-unload perhaps", 2, "perhaps"),
         ("key show nz_nothing", 3, "there is no key"),
         ("key create --tenant nobody", 3, "there is no tenant"),
         ("key create --tenant acme --expires soon", 2, "give a moment"),
-        ("key create --tenant acme --models a@b", 2, "no name of a model"),
+        ("key create --tenant acme --models a\u{1}b", 2, "no name of a model"),
         ("upstream remove nothing", 3, "there is no such upstream"),
         ("upstream add x ftp://y", 2, "http://host"),
         ("upstream check", 1, "do not answer"),
@@ -192,8 +218,42 @@ async fn models_upstreams_audit_and_usage_are_read() {
     assert_eq!(added["from"], json!("database"));
     assert_eq!(shell.json("model list")[0]["upstreams"], json!(["ollama", "second"]));
     assert_eq!(shell.json("upstream remove second"), json!({ "removed": "second" }));
+    let url = format!("http://{}", gateway.ollama.address());
+    let added = shell.json(&format!("upstream add vllm {url} --kind openai --slots 3"));
+    assert_eq!((&added["kind"], &added["slots"]), (&json!("openai"), &json!(3)));
+    let list = shell.json("upstream list");
+    let kind = |one: &Value| (one["name"].clone(), one["kind"].clone());
+    let kinds: Vec<_> = list.as_array().unwrap().iter().map(kind).collect();
+    assert!(kinds.contains(&(json!("vllm"), json!("openai"))), "{kinds:?}");
+    assert!(kinds.contains(&(json!("ollama"), json!("ollama"))), "{kinds:?}");
+    assert!(shell.text("upstream check vllm").contains("up"));
+    assert_eq!(shell.code(&format!("upstream add other {url} --kind azure")).0, 2);
     assert_eq!(shell.json("audit query"), json!([]));
     assert!(shell.text("usage").contains("Nothing has been used"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_of_upstreams_can_be_in_a_file() {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let script = Script { api_key: Some("key-of-vllm".to_owned()), ..Script::default() };
+    let server = Scripted::start(script, loopback).await.unwrap();
+    let shell = Shell::new("http://127.0.0.1:9");
+    shell.text(&format!("upstream add vllm http://{} --kind openai", server.address()));
+    let file = shell.directory.path().join("keys");
+    let check = |keys: &str| {
+        std::fs::write(&file, keys).unwrap();
+        let mut command = shell.command("upstream check vllm --json");
+        command.env("NEURONETZ_UPSTREAM_KEYS_FILE", &file).output().unwrap()
+    };
+    let right = check("other=x\nvllm=key-of-vllm\n");
+    assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
+    assert!(!check("vllm=another\n").status.success());
+    assert!(!check("other=key-of-vllm\n").status.success());
+    // What is no pair stops everything, and is not shown.
+    let wrong = check("key-of-vllm\n");
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(5), "{said}");
+    assert!(said.contains("upstream.keys") && !said.contains("key-of-vllm"), "{said}");
 }
 
 async fn ollama() -> Scripted {

@@ -189,27 +189,62 @@ async fn every_dialect_is_answered_by_a_server_of_openais() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_is_a_failure_in_every_dialect() {
+async fn a_stream_says_what_it_is_in_every_dialect() {
     for openai in [false, true] {
         let gateway = gateway(openai).await;
-        let chat = with(chat("[[error-line 2]]"), "max_tokens", json!(100));
-        let input = json!({ "model": "llama3.2", "input": "[[error-line 2]]" });
-        let prompt = json!({ "model": "llama3.2", "prompt": "[[error-line 2]]" });
-        for (path, body, failed, ended) in [
-            ("/v1/chat/completions", &chat, "upstream_failed", "[DONE]"),
-            ("/v1/completions", &prompt, "upstream_failed", "[DONE]"),
-            ("/v1/responses", &input, "response.failed", "response.completed"),
-            ("/v1/messages", &chat, "event: error", "message_stop"),
-            ("/api/chat", &chat, "{\"error\":", "\"done\":true"),
-            ("/api/generate", &prompt, "{\"error\":", "\"done\":true"),
+        let chat = with(chat("hi"), "max_tokens", json!(100));
+        let input = json!({ "model": "llama3.2", "input": "hi" });
+        let prompt = json!({ "model": "llama3.2", "prompt": "hi" });
+        for (path, body, kind) in [
+            ("/v1/chat/completions", &chat, "text/event-stream"),
+            ("/v1/completions", &prompt, "text/event-stream"),
+            ("/v1/responses", &input, "text/event-stream"),
+            ("/v1/messages", &chat, "text/event-stream"),
+            ("/api/chat", &chat, "application/x-ndjson"),
+            ("/api/generate", &prompt, "application/x-ndjson"),
         ] {
-            let text = ask(&gateway, path, &streamed(body)).await.text();
-            assert!(text.contains(failed), "{path}: {text}");
-            assert!(!text.contains(ended) && !text.contains("UPSTREAM-WORDS"), "{path}: {text}");
+            let reply = ask(&gateway, path, &streamed(body)).await;
+            let (cache, buffering) =
+                if kind == "text/event-stream" { ("no-cache", "no") } else { ("", "") };
+            assert_eq!(reply.header("content-type"), kind, "{path}");
+            assert_eq!(reply.header("cache-control"), cache, "{path}");
+            assert_eq!(reply.header("x-accel-buffering"), buffering, "{path}");
+            assert!(reply.header("content-length").is_empty(), "{path}");
+            let whole = ask(&gateway, path, &with(body.clone(), "stream", json!(false))).await;
+            assert_eq!(whole.header("content-type"), "application/json", "{path}");
         }
-        let events = gateway.audited(6).await;
-        assert!(events.iter().all(|event| event.outcome == Outcome::UpstreamFailed), "{events:?}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_a_failure_in_every_dialect() {
+    for openai in [false, true] {
+        for fault in ["error-line", "reset", "cut", "eof", "half"] {
+            breaks_off(openai, &format!("[[{fault} 2]]")).await;
+        }
+    }
+}
+
+async fn breaks_off(openai: bool, words: &str) {
+    let gateway = gateway(openai).await;
+    let chat = with(chat(words), "max_tokens", json!(100));
+    let input = json!({ "model": "llama3.2", "input": words });
+    let prompt = json!({ "model": "llama3.2", "prompt": words });
+    for (path, body, failed, ended) in [
+        ("/v1/chat/completions", &chat, "upstream_failed", "[DONE]"),
+        ("/v1/completions", &prompt, "upstream_failed", "[DONE]"),
+        ("/v1/responses", &input, "response.failed", "response.completed"),
+        ("/v1/messages", &chat, "event: error", "message_stop"),
+        ("/api/chat", &chat, "{\"error\":", "\"done\":true"),
+        ("/api/generate", &prompt, "{\"error\":", "\"done\":true"),
+    ] {
+        let text = ask(&gateway, path, &streamed(body)).await.text();
+        assert!(text.contains(failed), "{words} {openai} {path}: {text}");
+        assert!(!text.contains(ended), "{words} {openai} {path}: {text}");
+        assert!(!text.contains("UPSTREAM-WORDS"), "{words} {openai} {path}: {text}");
+    }
+    let events = gateway.audited(6).await;
+    assert!(events.iter().all(|event| event.outcome == Outcome::UpstreamFailed), "{events:?}");
 }
 
 #[tokio::test]
@@ -246,6 +281,13 @@ async fn anthropics_clients_present_their_key_and_read_errors_in_their_own_way()
     let reply = post(gateway.address, "/v1/messages", Some(&gateway.key), &unknown).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["type"]), (404, &json!("error")));
     assert_eq!(reply.json()["error"]["type"], "not_found_error");
+    // Where their SDKs look for it.
+    assert_eq!(reply.header("request-id"), reply.header("x-request-id"));
+    assert_eq!(reply.json()["request_id"], reply.header("request-id"));
+    assert_eq!(
+        with_key(&gateway.key).await.header("request-id").len(),
+        reply.header("request-id").len()
+    );
 }
 
 #[tokio::test]
@@ -274,4 +316,28 @@ async fn what_cannot_be_had_is_refused_by_name() {
         gateway.ollama.produced().requests,
         gateway.ollama.requests().iter().filter(|seen| seen.method == "GET").count() as u64
     );
+}
+
+#[tokio::test]
+async fn no_upstream_is_sent_the_url_of_an_image() {
+    let user = |part: Value| json!([{ "role": "user", "content": [part] }]);
+    let url = "http://169.254.169.254/latest/meta-data";
+    let chat = user(json!({ "type": "image_url", "image_url": { "url": url } }));
+    let response = user(json!({ "type": "input_image", "image_url": url }));
+    let message = user(json!({ "type": "image", "source": { "type": "url", "url": url } }));
+    for openai in [false, true] {
+        let gateway = gateway(openai).await;
+        let before = gateway.ollama.produced().requests;
+        for (path, field, value) in [
+            ("/v1/chat/completions", "messages", &chat),
+            ("/v1/responses", "input", &response),
+            ("/v1/messages", "messages", &message),
+        ] {
+            let body = json!({ "model": "llama3.2", "max_tokens": 9, field: value });
+            let reply = post(gateway.address, path, Some(&gateway.key), &body).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+            assert!(reply.text().contains("unsupported_parameter"), "{}", reply.text());
+        }
+        assert_eq!(gateway.ollama.produced().requests, before);
+    }
 }

@@ -6,15 +6,20 @@
 //! | `admin` | what operators see and change |
 //! | `auth` | who is calling |
 //! | `blocked` | paths that are blocked, however they are spelled |
+//! | `images` | images that a request names by their address
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
 //! | `dialects` | every dialect of clients on every kind of upstream |
+//! | `described` | what the OpenAPI documents describe
 //! | `failing` | upstreams and clients that fail |
+//! | `levers` | what is asked of a model server at the cost of others |
 //! | `limits` | limits of tenants and keys |
+//! | `loading` | comments while a model is being loaded |
 //! | `losses` | what is lost in the middle of a run |
 //! | `memory` | how much memory those who use it take |
 //! | `models` | what is discovered, and who may use it |
 //! | `routing` | several upstreams: who is asked, who waits, who stands in for whom |
+//! | `names` | models of servers that speak OpenAI's dialect, and of both kinds of server |
 //! | `wire` | HTTP/2, TLS, `HEAD`, `OPTIONS`, what goes upstream |
 //! | `budgets` | budgets that learn, limits that only observe, what outlives a crash |
 //! | `changes` | what other processes change |
@@ -22,6 +27,7 @@
 //! | `operations` | health, metrics, the end |
 //! | `prompts` | the prompt log, and how long what was done is kept |
 //! | `commands` | the command line |
+//! | `corpus` | what the fuzzers were fed |
 
 mod addresses;
 mod admin;
@@ -31,13 +37,19 @@ mod budgets;
 mod changes;
 mod cluster;
 mod commands;
+mod corpus;
+mod described;
 mod dialects;
 mod failing;
+mod images;
 mod input;
+mod levers;
 mod limits;
+mod loading;
 mod losses;
 mod memory;
 mod models;
+mod names;
 mod native;
 mod openai;
 mod operations;

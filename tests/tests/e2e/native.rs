@@ -92,6 +92,45 @@ async fn generate_streams_and_is_whole() {
 }
 
 #[tokio::test]
+async fn what_generate_is_asked_passes_byte_for_byte() {
+    let script = scripted_ollama::Script {
+        fixed_time: Some("2026-11-23T12:00:00Z".parse().unwrap()),
+        ..Default::default()
+    };
+    let gateway = TestGateway::with(Setup { script, ..Setup::default() }).await;
+    for rest in [
+        r#""options":{"temperature":1.50,"top_p":1e0,"repeat_penalty":1.10E+0,"seed":9007199254740993}"#,
+        r#""raw":true , "x_unknown":{"b":1e2,"a":[2.0,-0.0]}"#,
+        r#""suffix":"\u00e9nd","system":"","template":"{{ .Prompt }}""#,
+        r#""context":[1,2,128006],"keep_alive":"10m""#,
+        r#""images":["AAAA","iVBORw0KGgo="],"keep_alive":6e2"#,
+        r#""format":{"type":"object","properties":{"z":{"type":"number"},"a":{"const":1.50}}},"think":false"#,
+    ] {
+        for stream in ["true", "false"] {
+            let body = format!(
+                "{{ \"prompt\":\"hi\\u0020there\",\"model\" :\"Library/LLAMA3.2\",{rest},\"stream\":{stream}}}"
+            );
+            let sent = async |address, key| {
+                let body = body.clone().into();
+                let reply =
+                    tests::client::ask(address, http::Method::POST, "/api/generate", key, body);
+                let reply = reply.await;
+                assert_eq!(reply.status, 200, "{rest}: {}", reply.text());
+                reply.text()
+            };
+            let through = sent(gateway.address, Some(gateway.key.as_str())).await;
+            let seen = gateway.ollama.requests().pop().unwrap();
+            assert_eq!(seen.body, body.as_bytes(), "the body was changed");
+            assert_eq!(
+                through,
+                sent(gateway.ollama.address(), None).await,
+                "the reply was changed"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn embeddings_of_both_kinds_are_counted() {
     let gateway = TestGateway::start().await;
     let body = json!({ "model": "nomic-embed-text", "input": ["one two", "three"] });

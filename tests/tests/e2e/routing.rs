@@ -107,15 +107,22 @@ async fn an_alias_stands_for_a_model_and_for_those_that_stand_in(setup: Setup) {
 async fn what_fails_before_the_first_byte_is_tried_on_another_upstream() {
     for fault in ["[[status 500]]", "[[status 429]]", "[[status 404]]", "[[html 502]]"] {
         let gateway = TestGateway::start().await;
+        let before = gateway.metric("gateway_retries_total{upstream=\"bad\"}").await;
         let bad = another(fault, &["llama3.2"]).await;
         gateway.add_upstream("bad", bad.address()).await;
         knows(&gateway, 2).await;
-        for _ in 0..10 {
+        // Which of the two is asked first is drawn: until the bad one was, a few times.
+        let mut asked = 0;
+        while chats(&bad) < 3 {
             let reply = ask(&gateway, "hi").await;
             assert_eq!(reply.status, 200, "{fault}: {}", reply.text());
+            asked += 1;
+            assert!(asked < 200, "{fault}: it is never asked");
         }
-        assert_eq!(chats(&gateway.ollama), 10, "{fault}");
-        let events = gateway.audited(10).await;
+        assert_eq!(chats(&gateway.ollama), asked, "{fault}");
+        let retried = gateway.metric("gateway_retries_total{upstream=\"bad\"}").await;
+        assert_eq!(retried, before + 3.0, "{fault}");
+        let events = gateway.audited(asked).await;
         assert!(events.iter().all(|event| event.upstream.as_deref() == Some("ollama")));
         // What is the client's own fault is not tried again.
         let asked = chats(&gateway.ollama) + chats(&bad);
@@ -126,18 +133,58 @@ async fn what_fails_before_the_first_byte_is_tried_on_another_upstream() {
 
 #[tokio::test]
 async fn an_upstream_that_is_gone_is_gone_around_and_then_left_alone() {
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::with(settings([("NEURONETZ_UPSTREAM_BREAKER_PAUSE", "60s")])).await;
     let gone = another("", &["llama3.2"]).await;
     gateway.add_upstream("gone", gone.address()).await;
     knows(&gateway, 2).await;
     gone.stop().await;
+    let said = async |metric: &str| gateway.metric(&format!("{metric}{{upstream=\"gone\"}}")).await;
+    let mut asked = 0;
+    while said("gateway_breaker_state").await < 2.0 {
+        assert_eq!(ask(&gateway, "hi").await.status, 200);
+        asked += 1;
+        assert!(asked < 200, "it is never asked, or never left alone");
+    }
+    // Three connections in a row that could not be made are enough, and then there are no more.
+    assert_eq!(said("gateway_retries_total").await, 3.0);
     for _ in 0..20 {
         assert_eq!(ask(&gateway, "hi").await.status, 200);
     }
-    // Three connections in a row that could not be made are enough.
-    let open = gateway.metric("gateway_breaker_state{upstream=\"gone\"}").await;
-    let retried = gateway.metric("gateway_retries_total{upstream=\"gone\"}").await;
-    assert!(open > 0.0 || retried < 20.0, "{open} after {retried} retries");
+    assert_eq!(said("gateway_retries_total").await, 3.0);
+}
+
+#[tokio::test]
+async fn where_there_is_no_other_upstream_nothing_is_tried_again() {
+    let gateway = TestGateway::start().await;
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, "[[status 500]]").await.code(), "upstream_failed");
+    }
+    assert_eq!(chats(&gateway.ollama), 3);
+    assert_eq!(gateway.metric("gateway_retries_total{upstream=\"ollama\"}").await, 0.0);
+    assert!(!tests::log::keep().text().contains("trying another"));
+}
+
+#[tokio::test]
+async fn a_share_of_all_calls_may_be_tried_again() {
+    let gateway = TestGateway::with(settings([
+        ("NEURONETZ_UPSTREAM_RETRIES_PER_SECOND", "0"),
+        ("NEURONETZ_UPSTREAM_RETRIES_PERCENT", "50"),
+        ("NEURONETZ_UPSTREAM_BREAKER_CALLS_MIN", "1000"),
+    ]))
+    .await;
+    let other = another("", &["llama3.2"]).await;
+    gateway.add_upstream("other", other.address()).await;
+    knows(&gateway, 2).await;
+    // Whoever is asked fails: each of these would be tried again.
+    for _ in 0..20 {
+        assert_eq!(ask(&gateway, "[[status 500]]").await.status, 502);
+    }
+    assert_eq!(chats(&gateway.ollama) + chats(&other), 20 + 10);
+    let mut retried = 0.0;
+    for name in ["ollama", "other"] {
+        retried += gateway.metric(&format!("gateway_retries_total{{upstream=\"{name}\"}}")).await;
+    }
+    assert_eq!(retried, 10.0);
 }
 
 #[tokio::test]
@@ -154,6 +201,7 @@ async fn the_budget_of_retries_bounds_them() {
     let failed = replies.iter().filter(|reply| reply.status == 502).count();
     assert_eq!(failed, chats(&bad));
     assert!(failed > 0);
+    assert_eq!(gateway.metric("gateway_retries_total{upstream=\"bad\"}").await, 0.0);
 }
 
 #[tokio::test]
@@ -240,6 +288,12 @@ async fn a_greedy_tenant_delays_another_by_one_time_of_service() {
     assert!(before.clone().count() <= 1, "{} were served before", before.count());
 }
 
+/// What a head says in `server-timing` of one part, in milliseconds.
+fn timing(head: &str, part: &str) -> f64 {
+    let (_, rest) = head.split_once(&format!("{part};dur=")).unwrap();
+    rest.split([',', '\r']).next().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_stream_that_waits_is_told_its_place_if_somebody_wants_that() {
     let gateway = TestGateway::with(settings([
@@ -255,6 +309,9 @@ async fn a_stream_that_waits_is_told_its_place_if_somebody_wants_that() {
     let mut first = Open::post(gateway.address, PATH, &gateway.key, &streamed).await;
     let told = first.until(": queue position 1").await;
     assert!(told.contains("text/event-stream"), "{told}");
+    // The wait until the head went out is said as such, and is not the gateway's own time.
+    assert!(timing(&told, "queue") >= 50.0, "{told}");
+    assert!(timing(&told, "own") < timing(&told, "queue"), "{told}");
     let mut second = Open::post(gateway.address, PATH, &gateway.key, &streamed).await;
     second.until(": queue position 2").await;
     drop(open);
@@ -304,6 +361,42 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone() {
 }
 
 #[tokio::test]
+async fn one_that_lets_others_wait_is_left_alone_and_one_whose_clients_leave_is_not() {
+    let gateway = TestGateway::with(settings([
+        ("NEURONETZ_UPSTREAM_BREAKER_CALLS_MIN", "4"),
+        ("NEURONETZ_UPSTREAM_BREAKER_PAUSE", "60s"),
+        ("NEURONETZ_UPSTREAM_COLD_FIRST_BYTE_TIMEOUT", "500ms"),
+        ("NEURONETZ_UPSTREAM_FIRST_BYTE_TIMEOUT", "500ms"),
+    ]))
+    .await;
+    let state = async || gateway.metric("gateway_breaker_state{upstream=\"ollama\"}").await;
+    let silent = with(chat("[[hang-head]]"), "stream", json!(true));
+    let hanging = with(chat("[[hang 1]]"), "stream", json!(true));
+    // Those who leave, before the first byte and after it.
+    for number in 0..8 {
+        let (body, begins) = if number % 2 == 0 { (&silent, false) } else { (&hanging, true) };
+        let before = gateway.ollama.produced().requests;
+        let mut open = Open::post(gateway.address, PATH, &gateway.key, body).await;
+        gateway.ollama.until(|done| done.requests > before).await;
+        if begins {
+            open.until("This").await;
+        }
+    }
+    let events = gateway.audited(8).await;
+    assert!(events.iter().all(|event| event.outcome == Outcome::ClientLeft), "{events:#?}");
+    assert_eq!(state().await, 0.0);
+    assert_eq!(ask(&gateway, "hi").await.status, 200);
+    // Five replies have begun: as many that never do are half of all.
+    for _ in 0..5 {
+        assert_eq!(state().await, 0.0);
+        let reply = post(gateway.address, PATH, Some(&gateway.key), &silent).await;
+        assert_eq!(reply.code(), "upstream_timeout");
+    }
+    eventually("the breaker", || async { (state().await == 2.0).then_some(()) }).await;
+    assert_eq!(ask(&gateway, "hi").await.code(), "upstream_unavailable");
+}
+
+#[tokio::test]
 async fn every_answer_says_where_its_time_went() {
     let gateway = TestGateway::start().await;
     let change = TenantChange {
@@ -334,4 +427,56 @@ async fn every_answer_says_where_its_time_went() {
         assert_eq!(limit == "1000", is_known, "{}: {limit}", reply.status);
     }
     assert!(gateway.metric("gateway_overhead_seconds_count").await >= 5.0);
+}
+
+/// What is left of a limit of ten requests a minute, as a reply says.
+fn left(reply: &tests::Reply) -> (u16, String) {
+    (reply.status.as_u16(), reply.header("x-ratelimit-remaining-requests"))
+}
+
+async fn who_came_to_no_upstream_has_used_up_nothing(setup: Setup) {
+    let env = [("NEURONETZ_UPSTREAM_SLOTS", "1"), ("NEURONETZ_UPSTREAM_QUEUE_WAIT", "300ms")];
+    let Setup { env: mut settings, .. } = settings(env);
+    settings.push(("NEURONETZ_UPSTREAM_QUEUE_PER_TENANT_MAX", "1".to_owned()));
+    let gateway = TestGateway::with(Setup { env: settings, ..setup }).await;
+    let limits = Limits { rpm: Some(10), tpm: Some(100_000), ..Limits::default() };
+    let (_, key) = gateway.limited(limits).await;
+    let ask = async |words: &str| post(gateway.address, PATH, Some(&key), &whole_chat(words)).await;
+    let hanging = with(chat("[[hang 1]]"), "stream", json!(true));
+    let mut open = Open::post(gateway.address, PATH, &key, &hanging).await;
+    open.until("This").await;
+    for _ in 0..10 {
+        let both = join_all([ask("hi"), ask("hi")]).await;
+        assert!(both.iter().all(|reply| reply.status == 503));
+    }
+    let reply = ask("hi").await;
+    assert_eq!((reply.code().as_str(), left(&reply)), ("queue_timeout", (503, "9".to_owned())));
+    drop(open);
+    let reply = eventually("the slot", || async {
+        let reply = ask("hi").await;
+        (reply.status == 200).then_some(reply)
+    })
+    .await;
+    assert_eq!(left(&reply), (200, "8".to_owned()));
+    // What an upstream has seen counts, whatever became of it; what could not be sent to one does not.
+    assert_eq!(left(&ask("[[status 500]]").await), (502, "7".to_owned()));
+    gateway.ollama.stop().await;
+    // The first one may go through a connection that was kept.
+    let first = ask("hi").await;
+    for _ in 0..5 {
+        let reply = ask("hi").await;
+        assert_eq!(reply.code(), "upstream_unavailable");
+        assert_eq!(left(&reply), (503, left(&first).1));
+    }
+}
+
+#[tokio::test]
+async fn who_came_to_no_upstream_has_used_up_nothing_alone() {
+    who_came_to_no_upstream_has_used_up_nothing(Setup::default()).await;
+}
+
+#[tokio::test]
+async fn who_came_to_no_upstream_has_used_up_nothing_on_redis() {
+    let setup = Setup { postgres: true, redis: true, ..Setup::default() };
+    who_came_to_no_upstream_has_used_up_nothing(setup).await;
 }

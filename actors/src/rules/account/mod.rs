@@ -263,10 +263,14 @@ impl Account {
 
     /// How the limits stand.
     pub fn gauges(&mut self, now: Now) -> Gauges {
+        // Of another kind of period nothing is known yet.
+        let period = self.limits.budget.map(|limit| limit.period);
+        let budget = self.budget.as_mut().map(|known| &mut known.budget);
+        let budget = budget.filter(|budget| Some(budget.period()) == period);
         Gauges {
             requests: self.requests.as_mut().map(|window| gauge(window, now.moment)),
             tokens: self.tokens.as_mut().map(|window| gauge(window, now.moment)),
-            budget: self.budget.as_mut().map(|Known { budget, .. }| Gauge {
+            budget: budget.map(|budget| Gauge {
                 limit: budget.limit(),
                 remaining: budget.remaining(now.wall),
                 reset: budget.reset_at(now.wall).map(|at| until(at, now.wall)),

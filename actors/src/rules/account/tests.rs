@@ -153,6 +153,17 @@ fn what_is_counted_while_the_ledger_is_read_is_not_lost() {
 }
 
 #[test]
+fn who_began_before_there_was_a_budget_holds_nothing_of_it() {
+    let mut account = Account::new(Limits::default());
+    let held = account.take(need(60), at(0));
+    account.set_limits(budget(100, LimitPeriod::Day));
+    learn(&mut account, 0, at(0));
+    assert_eq!(account.gauges(at(0)).budget.unwrap().remaining, 100);
+    account.settle(held, 60, at(1));
+    assert_eq!(account.gauges(at(1)).budget.unwrap().remaining, 100);
+}
+
+#[test]
 fn a_request_that_never_was_gives_everything_back() {
     let both = Limits { rpm: Some(1), tpm: Some(10), ..budget(10, LimitPeriod::Total) };
     let mut account = Account::new(both);

@@ -1,0 +1,106 @@
+//! What is asked of `/v1/completions`, and its body for Ollama's `/api/generate`.
+
+use std::borrow::Cow;
+
+use serde_json::{json, value::RawValue};
+
+use super::chat_request::stop;
+use crate::{
+    body::{BodyError, Fields},
+    json::{Cursor, is_filled},
+    ollama::chat::Options,
+    openai::chat::texts,
+};
+
+/// The fields of a request to `/v1/completions` that matter.
+pub(super) const FIELDS: [&str; 17] = [
+    "model",
+    "prompt",
+    "suffix",
+    "echo",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "n",
+    "best_of",
+    "logprobs",
+    "logit_bias",
+];
+
+pub(super) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
+/// The body for Ollama, for the model of that name.
+///
+/// # Errors
+/// [`BodyError`] with `UnsupportedParameter` where something is asked for that Ollama has not.
+pub(super) fn generate(
+    given: &Given<'_>,
+    model: &str,
+    stream: bool,
+    tokens_max: Option<u64>,
+) -> Result<Vec<u8>, BodyError> {
+    for name in ["logprobs", "logit_bias"] {
+        let asks = |raw: &&RawValue| !matches!(raw.get(), "0" | "false" | "{}");
+        if given.get(name).filter(asks).is_some() {
+            let why = "The model server has nothing like it.";
+            return Err(BodyError::unsupported(name, why));
+        }
+    }
+    let options = Options {
+        num_predict: tokens_max,
+        temperature: given.number("temperature")?,
+        top_p: given.number("top_p")?,
+        seed: given.integer("seed")?,
+        frequency_penalty: given.number("frequency_penalty")?,
+        presence_penalty: given.number("presence_penalty")?,
+        stop: stop(given)?,
+        ..Options::default()
+    };
+    let mut body = json!({
+        "model": model,
+        "prompt": asked(given)?,
+        "stream": stream,
+        "options": serde_json::to_value(options).unwrap_or_default(),
+    });
+    if let Some(suffix) = given.string("suffix")? {
+        body["suffix"] = suffix.into();
+    }
+    Ok(body.to_string().into_bytes())
+}
+
+/// How many prompts there are: texts, or lists of token ids.
+pub(super) fn prompts(given: &Given<'_>) -> Result<u64, BodyError> {
+    let must = || given.must("prompt", "a string or a list of strings");
+    let raw = given.get("prompt").ok_or_else(must)?.get();
+    if raw.starts_with('"') {
+        return Ok(1);
+    }
+    if !is_filled(raw) {
+        return Err(must());
+    }
+    let mut prompts = 0;
+    Cursor::new(raw).items(|cursor, _| {
+        prompts += u64::from(matches!(cursor.peek(), Some(b'"' | b'[')));
+        cursor.value();
+    });
+    // Numbers alone are the tokens of one prompt.
+    Ok(prompts.max(1))
+}
+
+/// The one prompt.
+pub(super) fn asked<'a>(given: &Given<'a>) -> Result<Cow<'a, str>, BodyError> {
+    let must = || given.must("prompt", "a string, or a list of one");
+    let raw = given.get("prompt").ok_or_else(must)?;
+    let mut prompts = texts(raw).ok_or_else(must)?;
+    match prompts.len() {
+        1 => Ok(prompts.swap_remove(0)),
+        0 => Err(must()),
+        _ => Err(BodyError::unsupported("prompt", "The model server takes one prompt at a time.")),
+    }
+}

@@ -1,0 +1,33 @@
+//! Which fields of a request are read, for whoever describes them.
+
+#[cfg(test)]
+mod rows;
+#[cfg(test)]
+mod tables;
+
+use super::{chat_request, completion_request, request, response_request};
+use crate::{anthropic, ollama, route::Route};
+
+/// The fields that are read of a request's body on that route. Ollama's own routes share one list.
+#[must_use]
+pub fn of(route: Route) -> &'static [&'static str] {
+    match route {
+        Route::OpenAiChat => &chat_request::FIELDS,
+        Route::OpenAiCompletions => &completion_request::FIELDS,
+        Route::OpenAiEmbeddings => &request::EMBEDDING_FIELDS,
+        Route::OpenAiResponses => &response_request::FIELDS,
+        Route::AnthropicMessages | Route::AnthropicCount => &anthropic::FIELDS,
+        Route::OllamaChat
+        | Route::OllamaGenerate
+        | Route::OllamaEmbed
+        | Route::OllamaEmbeddings
+        | Route::OllamaShow => &ollama::request::FIELDS,
+        Route::OllamaTags
+        | Route::OllamaPs
+        | Route::OllamaVersion
+        | Route::OpenAiModels
+        | Route::OpenAiModel
+        | Route::Blocked
+        | Route::Unknown => &[],
+    }
+}
