@@ -160,7 +160,7 @@ pub struct Effective<'a> {
 pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError> {
     let tasks = TaskTracker::new();
     let storage = open_storage(&config.database).await?;
-    let client = Arc::new(Client::new(&config.upstream, tasks.clone())?);
+    let client = Arc::new(Client::new(&config.upstream)?);
     let configured = configured(&config.upstream, outside.clock.as_ref());
     let stored = storage.upstreams.list().await?;
     let redis = open_redis(&config.redis)?;

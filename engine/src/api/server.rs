@@ -13,10 +13,7 @@ use tokio::time::Duration;
 use crate::{
     gateway::Gateway,
     http::refusal::Refusal,
-    upstream::{
-        client::{Call, CallError},
-        connect::Origin,
-    },
+    upstream::client::{Call, CallError},
 };
 
 /// How long an upstream may take to answer from memory.
@@ -93,7 +90,7 @@ async fn get(
     path: &'static str,
     request: RequestId,
 ) -> Result<Bytes, Refusal> {
-    let origin = Origin::parse(&upstream.url, upstream.kind).map_err(|_| Refusal::UpstreamReply)?;
+    let origin = gateway.client.origin(upstream).map_err(|_| Refusal::UpstreamReply)?;
     let call = Call {
         method: Method::GET,
         path,

@@ -1,13 +1,12 @@
 //! `neuronetz check-config`, `migrate`, `healthcheck`, `openapi`, `completions`, `man`
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, CommandFactory};
 use http::Method;
 use protocol::route::UpstreamKind;
 use serde_json::json;
-use tokio_util::task::TaskTracker;
 
 use super::{Cli, Context, failure::Failure, output::Out};
 use crate::{
@@ -109,9 +108,9 @@ pub(super) async fn healthcheck(
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Failed(format!("the gateway at http://{address} does not answer: {error}"))
     };
-    let client =
-        Client::new(&config.upstream, TaskTracker::new()).map_err(|error| failed(&error))?;
+    let client = Client::new(&config.upstream).map_err(|error| failed(&error))?;
     let origin = Origin::parse(&format!("http://{address}"), UpstreamKind::Ollama)
+        .map(Arc::new)
         .map_err(|error| failed(&error))?;
     let call = Call {
         method: Method::GET,

@@ -11,7 +11,6 @@ use storage::{
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use super::{
     failure::Failure,
@@ -166,9 +165,8 @@ pub(super) async fn ask(
     config: &Config,
     upstreams: Vec<Upstream>,
 ) -> Result<Vec<(Upstream, Result<Vec<DiscoveredModel>, ProbeError>, u64)>, Failure> {
-    let tasks = TaskTracker::new();
-    let client = Client::new(&config.upstream, tasks)
-        .map_err(|error| Failure::Failed(format!("TLS: {error}")))?;
+    let client =
+        Client::new(&config.upstream).map_err(|error| Failure::Failed(format!("TLS: {error}")))?;
     let probe = Probe::new(Arc::new(client), config.catalog.allow_cloud_models);
     let asked = upstreams.into_iter().map(async |upstream| {
         let begun = Instant::now();

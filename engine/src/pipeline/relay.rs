@@ -30,7 +30,12 @@ use super::{
     settled::Record,
     streaming::{Begun, or_estimate},
 };
-use crate::{gateway::Gateway, phase::Phase, telemetry, upstream::client::ReplyStream};
+use crate::{
+    gateway::Gateway,
+    phase::Phase,
+    telemetry,
+    upstream::{client::ReplyStream, connection::Broken},
+};
 
 /// How often a stream is looked at that always has something to send.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -65,7 +70,7 @@ pub(super) enum Relayed {
 
 /// What comes of the upstream.
 enum Source {
-    Said(Option<Result<Bytes, hyper::Error>>),
+    Said(Option<Result<Bytes, Broken>>),
     /// It may not have more.
     Exhausted,
 }

@@ -32,10 +32,7 @@ use crate::{
     keyring,
     phase::Phase,
     telemetry,
-    upstream::{
-        client::{Call, CallError, ReadError, Reply},
-        connect::Origin,
-    },
+    upstream::client::{Call, CallError, ReadError, Reply},
 };
 
 /// How much, and how long, is read of an upstream's refusal.
@@ -259,7 +256,7 @@ impl Trip {
         turn: &mut Turn,
     ) -> Result<Asked, Fault> {
         let gateway = &self.gateway;
-        let Ok(origin) = Origin::parse(&upstream.url, upstream.kind) else {
+        let Ok(origin) = gateway.client.origin(upstream) else {
             return Err((Refusal::UpstreamReply, Ended::Unknown, true));
         };
         let Written { path, body, .. } = inference

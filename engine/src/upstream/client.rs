@@ -4,28 +4,30 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
-use protocol::{id::RequestId, secret::Secret};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Method, StatusCode};
+use protocol::{id::RequestId, route::UpstreamKind, secret::Secret};
+use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::TaskTracker;
 
 use super::{
-    connect::{ConnectError, Connector, Origin},
-    pool::{Loan, Pool, Unsent},
+    connect::{ConnectError, Connector, NotAnOrigin, Origin},
+    connection::{Broken, Connection, Failed},
+    pool::{Loan, Pool},
+    reply::{Framing, Head, Taken},
 };
 use crate::{
     config::{Credentials, Upstream as Settings},
     http::gather::Gathered,
 };
+
+/// Origins that are remembered; far more than there are upstreams.
+const ORIGINS_MAX: usize = 1_024;
 
 /// What is asked of an upstream.
 pub struct Call<'a> {
@@ -40,7 +42,7 @@ pub struct Call<'a> {
     /// How long the head of the reply may take.
     pub first_byte: Duration,
     /// Where.
-    pub origin: &'a Origin,
+    pub origin: &'a Arc<Origin>,
     /// What proves us to it.
     pub credential: Option<&'a Secret>,
 }
@@ -58,8 +60,8 @@ pub enum CallError {
     #[error("no first byte in time")]
     FirstByteTimeout,
     /// The connection broke before the head of a reply.
-    #[error("the connection broke: {0}")]
-    Broken(#[source] hyper::Error),
+    #[error(transparent)]
+    Broken(Broken),
 }
 
 /// The head of a reply, and its body to be read.
@@ -72,7 +74,8 @@ pub struct Reply {
 
 /// The body of a reply. Read to its end, it gives its connection back; dropped before, it cuts it.
 pub struct ReplyStream {
-    incoming: Incoming,
+    framing: Framing,
+    keeps: bool,
     loan: Option<Loan>,
 }
 
@@ -81,7 +84,7 @@ pub struct ReplyStream {
 pub enum ReadError {
     /// It broke off.
     #[error("the reply broke off: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] Broken),
     /// It is larger than allowed.
     #[error("the reply is too large")]
     TooLarge,
@@ -97,6 +100,8 @@ pub struct Client {
     pool: Arc<Pool>,
     connect_timeout: Duration,
     warm: Warm,
+    /// The origins of upstreams, by their URLs: each is read once.
+    origins: Mutex<HashMap<String, (UpstreamKind, Arc<Origin>)>>,
 }
 
 /// Which models answered lately, so that their next first byte is expected soon.
@@ -108,18 +113,38 @@ struct Warm {
 // === impl Client ===
 
 impl Client {
-    /// A client with its own pool; connections run as tasks of `tasks`.
+    /// A client with its own pool.
     ///
     /// # Errors
     /// Where the TLS library refuses its own versions.
-    pub fn new(settings: &Settings, tasks: TaskTracker) -> Result<Self, rustls::Error> {
+    pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
         Ok(Self {
             credentials: settings.keys.clone(),
-            connector: Connector::new(tasks)?,
+            connector: Connector::new()?,
             pool: Pool::new(settings.idle_connections_max, settings.idle_timeout),
             connect_timeout: settings.connect_timeout,
             warm: Warm { seen: Mutex::default(), lasts: settings.warm_for },
+            origins: Mutex::default(),
         })
+    }
+
+    /// Where an upstream listens.
+    ///
+    /// # Errors
+    /// [`NotAnOrigin`].
+    pub fn origin(&self, upstream: &Upstream) -> Result<Arc<Origin>, NotAnOrigin> {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kind, origin)) = origins.get(&upstream.url)
+            && *kind == upstream.kind
+        {
+            return Ok(Arc::clone(origin));
+        }
+        let origin = Arc::new(Origin::parse(&upstream.url, upstream.kind)?);
+        if origins.len() >= ORIGINS_MAX {
+            origins.clear();
+        }
+        origins.insert(upstream.url.clone(), (upstream.kind, Arc::clone(&origin)));
+        Ok(origin)
     }
 
     /// Sends a call and waits for the head of the reply.
@@ -131,7 +156,7 @@ impl Client {
     /// [`CallError`].
     pub async fn call(&self, call: &Call<'_>) -> Result<Reply, CallError> {
         let deadline = Instant::now() + call.first_byte;
-        let mut request = call.request();
+        let head = call.head();
         loop {
             let kept = self.pool.take(call.origin);
             let is_fresh = kept.is_none();
@@ -139,11 +164,16 @@ impl Client {
                 Some(loan) => loan,
                 None => Box::pin(self.open(call.origin)).await?,
             };
-            match timeout_at(deadline, loan.send(request)).await {
+            let exchange = loan.exchange(head.clone(), call.body.clone());
+            match timeout_at(deadline, exchange).await {
                 Err(_) => return Err(CallError::FirstByteTimeout),
-                Ok(Ok(response)) => return Ok(Reply::new(response, loan)),
-                Ok(Err(Unsent { request: Some(unsent), .. })) if !is_fresh => request = unsent,
-                Ok(Err(Unsent { error, .. })) => return Err(CallError::Broken(error)),
+                Ok(Ok(head)) => return Ok(Reply::new(head, loan)),
+                Ok(Err(Failed { why, is_sent })) => {
+                    loan.end(false);
+                    if is_fresh || is_sent {
+                        return Err(CallError::Broken(why));
+                    }
+                }
             }
         }
     }
@@ -183,57 +213,47 @@ impl Client {
         }
     }
 
-    async fn open(&self, origin: &Origin) -> Result<Loan, CallError> {
-        let connection = timeout(self.connect_timeout, self.connector.connect(origin))
+    async fn open(&self, origin: &Arc<Origin>) -> Result<Loan, CallError> {
+        let stream = timeout(self.connect_timeout, self.connector.connect(origin))
             .await
             .map_err(|_| CallError::ConnectTimeout)??;
-        Ok(self.pool.lend(connection, origin.clone()))
+        let connection = Connection::new(stream);
+        Ok(self.pool.lend(connection, Arc::clone(origin)))
     }
 }
 
 // === impl Call ===
 
 impl Call<'_> {
-    /// Built from nothing that a client sent but the body: no `Authorization`, `Cookie` or `Origin` of
-    /// theirs can slip through.
-    fn request(&self) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = if self.origin.base.is_empty() {
-            http::Uri::from_static(self.path)
-        } else {
-            format!("{}{}", self.origin.base, self.path).parse().unwrap_or_default()
-        };
-        let headers = request.headers_mut();
-        let mut put = |name, value: String| {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(name, value);
-            }
-        };
-        put(header::HOST, self.origin.host_header());
-        put(header::HeaderName::from_static("x-request-id"), self.request.to_string());
-        if let Some(credential) = self.credential
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", credential.expose()))
-        {
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
+    /// The head of the request. It is built from nothing that a client sent: no `Authorization`, `Cookie` or
+    /// `Origin` of theirs can slip through, and nothing in it can hold a line end (the path is ours, an origin
+    /// was read as a URL, a credential as a header's value).
+    fn head(&self) -> Bytes {
+        let Origin { base, .. } = &**self.origin;
+        let mut head = BytesMut::with_capacity(256 + base.len());
+        let mut put =
+            |parts: &[&str]| parts.iter().for_each(|part| head.put_slice(part.as_bytes()));
+        put(&[self.method.as_str(), " ", base, self.path, " HTTP/1.1\r\nhost: "]);
+        put(&[&self.origin.host_header(), "\r\nx-request-id: ", &self.request.to_string()]);
+        if let Some(credential) = self.credential {
+            put(&["\r\nauthorization: Bearer ", credential.expose()]);
         }
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static("neuronetz"));
+        put(&["\r\naccept: application/json\r\nuser-agent: neuronetz\r\n"]);
         if !self.body.is_empty() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let length = self.body.len().to_string();
+            put(&["content-type: application/json\r\ncontent-length: ", &length, "\r\n"]);
         }
-        request
+        put(&["\r\n"]);
+        head.freeze()
     }
 }
 
 // === impl Reply ===
 
 impl Reply {
-    fn new(response: http::Response<Incoming>, loan: Loan) -> Self {
-        let (parts, incoming) = response.into_parts();
-        let body = ReplyStream { incoming, loan: Some(loan) };
-        Self { status: parts.status, body }
+    fn new(head: Head, loan: Loan) -> Self {
+        let Head { status, framing, keeps } = head;
+        Self { status, body: ReplyStream { framing, keeps, loan: Some(loan) } }
     }
 
     /// Reads the whole body, of at most `bytes_max`, each part within `gap`.
@@ -241,8 +261,7 @@ impl Reply {
     /// # Errors
     /// [`ReadError`].
     pub async fn read(mut self, bytes_max: usize, gap: Duration) -> Result<Bytes, ReadError> {
-        let announced =
-            usize::try_from(self.body.incoming.size_hint().lower()).unwrap_or(usize::MAX);
+        let announced = usize::try_from(self.body.framing.announced()).unwrap_or(usize::MAX);
         if announced > bytes_max {
             return Err(ReadError::TooLarge);
         }
@@ -264,23 +283,35 @@ impl Reply {
 // === impl ReplyStream ===
 
 impl ReplyStream {
-    /// The next bytes as they come; `None` at the end.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    /// All bytes that have come since the last ones; `None` at the end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         loop {
-            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    if let Some(loan) = self.loan.take() {
-                        loan.give_back();
-                    }
+            let Some(loan) = &mut self.loan else { return Poll::Ready(None) };
+            let why = match self.framing.take(&mut loan.buffer) {
+                Ok(Taken::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Taken::End) => {
+                    self.end(self.keeps);
                     return Poll::Ready(None);
                 }
-            }
+                Ok(Taken::More) => match ready!(loan.poll_fill(cx)) {
+                    Ok(1..) => continue,
+                    Ok(0) if self.framing.may_close() => {
+                        self.end(false);
+                        return Poll::Ready(None);
+                    }
+                    Ok(0) => Broken::Closed,
+                    Err(error) => error.into(),
+                },
+                Err(malformed) => malformed.into(),
+            };
+            self.end(false);
+            return Poll::Ready(Some(Err(why)));
+        }
+    }
+
+    fn end(&mut self, keeps: bool) {
+        if let Some(loan) = self.loan.take() {
+            loan.end(keeps);
         }
     }
 }

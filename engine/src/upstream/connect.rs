@@ -1,27 +1,12 @@
-//! A new connection to an upstream: TCP or TLS, `TCP_NODELAY`, HTTP/1.1.
+//! A new connection to an upstream: TCP or TLS, `TCP_NODELAY`.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
-
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::AbortHandle,
-};
-use tokio_rustls::TlsConnector;
-use tokio_util::task::TaskTracker;
+use std::{net::SocketAddr, sync::Arc};
 
 use protocol::route::UpstreamKind;
-
-use crate::telemetry;
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 
 /// Where an upstream listens, read from its URL once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,30 +41,15 @@ pub enum ConnectError {
     /// The name cannot stand in a certificate.
     #[error("the host name cannot be verified")]
     Name,
-    /// HTTP said no.
-    #[error("no HTTP on that connection: {0}")]
-    Http(#[from] hyper::Error),
 }
 
-/// An HTTP/1.1 connection, for one call at a time. Dropped, it is closed at once, in the middle of
-/// whatever the upstream is sending, so that it stops working on it.
-pub struct Connection {
-    /// Where requests go in.
-    pub sender: SendRequest<Full<Bytes>>,
-    /// No call is under way on it.
-    pub idle: bool,
-    task: AbortHandle,
-    left: Arc<OnceLock<Instant>>,
-}
+/// The bare connection.
+pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Opens connections.
-pub struct Connector {
+pub(super) struct Connector {
     tls: TlsConnector,
-    tasks: TaskTracker,
 }
-
-/// Says, when it is dropped after the socket, how long the closing took.
-struct Closing(Arc<OnceLock<Instant>>);
 
 // === impl Origin ===
 
@@ -124,40 +94,28 @@ impl Origin {
     }
 }
 
-// === impl Connection ===
-
-impl Drop for Connection {
-    /// In the middle of a call the time until the socket is closed is a metric.
-    fn drop(&mut self) {
-        if !self.idle {
-            let _ = self.left.set(Instant::now());
-        }
-        self.task.abort();
-    }
-}
-
 // === impl Connector ===
 
 impl Connector {
-    /// Connections run as tasks of `tasks`. Certificates are checked against Mozilla's roots.
+    /// Certificates are checked against Mozilla's roots.
     ///
     /// # Errors
     /// Where the TLS library refuses its own versions.
-    pub fn new(tasks: TaskTracker) -> Result<Self, rustls::Error> {
+    pub(super) fn new() -> Result<Self, rustls::Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), tasks })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
     /// Connects; takes as long as it takes, the caller keeps the time.
     ///
     /// # Errors
     /// [`ConnectError`], before anything was sent.
-    pub async fn connect(&self, origin: &Origin) -> Result<Connection, ConnectError> {
+    pub(super) async fn connect(&self, origin: &Origin) -> Result<Stream, ConnectError> {
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
         self.speak(origin, stream).await
     }
@@ -166,49 +124,24 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError`], before anything was sent.
-    pub async fn connect_to(
+    pub(super) async fn connect_to(
         &self,
         origin: &Origin,
         addresses: &[SocketAddr],
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<Stream, ConnectError> {
         let stream = TcpStream::connect(addresses).await?;
         self.speak(origin, stream).await
     }
 
-    async fn speak(&self, origin: &Origin, stream: TcpStream) -> Result<Connection, ConnectError> {
+    async fn speak(&self, origin: &Origin, stream: TcpStream) -> Result<Stream, ConnectError> {
         // Nagle and delayed acknowledgements together would hold small writes back for 40 ms.
         stream.set_nodelay(true)?;
         if !origin.tls {
-            return self.handshake(stream).await;
+            return Ok(Either::Left(stream));
         }
         let name = ServerName::try_from(origin.host.clone()).map_err(|_| ConnectError::Name)?;
         let stream = self.tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
-        self.handshake(stream).await
-    }
-
-    async fn handshake<S>(&self, stream: S) -> Result<Connection, ConnectError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let left = Arc::new(OnceLock::new());
-        let closing = Closing(Arc::clone(&left));
-        let task = self.tasks.spawn(async move {
-            // Declared before the connection is awaited, so dropped after it, aborted or not.
-            let _closing = closing;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Connection { sender, idle: true, task: task.abort_handle(), left })
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        if let Some(left) = self.0.get() {
-            telemetry::cancelled(left.elapsed());
-        }
+        Ok(Either::Right(Box::new(stream)))
     }
 }
 

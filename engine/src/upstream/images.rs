@@ -11,14 +11,18 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
 use protocol::route::UpstreamKind;
 use tokio::{
     net::lookup_host,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{
     address::is_public,
@@ -49,6 +53,7 @@ const KINDS: [(&str, Begins); 4] = [
 pub struct Images {
     settings: Settings,
     connector: Connector,
+    tasks: TaskTracker,
     fetches: Semaphore,
 }
 
@@ -95,8 +100,8 @@ impl Images {
     /// # Errors
     /// Where the TLS library refuses its own versions.
     pub fn new(settings: Settings, tasks: TaskTracker) -> Result<Self, rustls::Error> {
-        let connector = Connector::new(tasks)?;
-        Ok(Self { settings, connector, fetches: Semaphore::new(FETCHES_MAX) })
+        let connector = Connector::new()?;
+        Ok(Self { settings, connector, tasks, fetches: Semaphore::new(FETCHES_MAX) })
     }
 
     /// How many images of a request are fetched; none where the operator does not allow it.
@@ -174,10 +179,15 @@ impl Images {
     ) -> Result<Image, ImageFault> {
         let addresses = self.resolve(origin).await?;
         let connected = Box::pin(self.connector.connect_to(origin, &addresses)).await;
-        let mut connection = connected.map_err(|_: ConnectError| ImageFault::Unreachable)?;
-        let response =
-            connection.sender.send_request(request).await.map_err(|_| ImageFault::Absent)?;
-        self.read(response, bodies).await
+        let stream = connected.map_err(|_: ConnectError| ImageFault::Unreachable)?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| ImageFault::Absent)?;
+        // Ends with the request; aborted with the fetch.
+        let task = AbortOnDropHandle::new(self.tasks.spawn(connection));
+        let response = sender.send_request(request).await.map_err(|_| ImageFault::Absent)?;
+        let image = self.read(response, bodies).await;
+        drop(task);
+        image
     }
 
     /// The addresses of a host, looked up once: all of them are public, or none is used.

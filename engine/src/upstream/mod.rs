@@ -2,16 +2,20 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | [`address`] | which addresses are public
+//! | [`address`] | which addresses are public |
 //! | [`client`] | one call, with its time limits |
-//! | [`images`] | images that a request names by their address
-//! | [`pool`] | connections that are kept for the next call |
-//! | [`connect`] | a new connection: TCP or TLS, `TCP_NODELAY`, HTTP/1.1 |
+//! | [`images`] | images that a request names by their address |
+//! | `pool` | connections that are kept for the next call |
+//! | [`connect`] | a new connection: TCP or TLS, `TCP_NODELAY` |
+//! | [`connection`] | one call on it: the request goes out, the reply comes in |
+//! | [`reply`] | the reply on the wire: its head, and where its body ends; pure |
 //! | [`probe`] | the question which models a server has |
 
 pub mod address;
 pub mod client;
 pub mod connect;
+pub mod connection;
 pub mod images;
-pub mod pool;
+mod pool;
 pub mod probe;
+pub mod reply;

@@ -6,37 +6,25 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-
-use super::connect::{Connection, Origin};
+use super::{connect::Origin, connection::Connection};
 
 /// What is kept, per origin.
-pub struct Pool {
-    idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+pub(super) struct Pool {
+    idle: Mutex<HashMap<Arc<Origin>, Vec<Idle>>>,
     per_origin_max: usize,
     age_max: Duration,
 }
 
 /// A connection on loan. Dropped before it was given back, it is closed at once.
-pub struct Loan {
+pub(super) struct Loan {
     connection: Connection,
-    origin: Origin,
+    origin: Arc<Origin>,
     pool: Weak<Pool>,
-}
-
-/// A request that got no reply.
-pub struct Unsent {
-    /// The request itself, where it is certain that no byte of it was sent.
-    pub request: Option<Request<Full<Bytes>>>,
-    /// Why.
-    pub error: hyper::Error,
 }
 
 struct Idle {
@@ -48,85 +36,83 @@ struct Idle {
 
 impl Pool {
     /// Keeps up to `per_origin_max` connections to each origin, each for `age_max` without use.
-    #[must_use]
-    pub fn new(per_origin_max: usize, age_max: Duration) -> Arc<Self> {
+    pub(super) fn new(per_origin_max: usize, age_max: Duration) -> Arc<Self> {
         Arc::new(Self { idle: Mutex::default(), per_origin_max, age_max })
     }
 
     /// A kept connection that is still open, if there is one.
-    pub fn take(self: &Arc<Self>, origin: &Origin) -> Option<Loan> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>) -> Option<Loan> {
+        let mut idle = self.lock();
         let kept = idle.get_mut(origin)?;
-        while let Some(Idle { connection, since }) = kept.pop() {
+        while let Some(Idle { mut connection, since }) = kept.pop() {
             if since.elapsed() > self.age_max {
                 // What lies below is older still.
                 kept.clear();
                 return None;
             }
-            if !connection.sender.is_closed() {
-                return Some(self.lend(connection, origin.clone()));
+            if connection.is_open() {
+                return Some(self.lend(connection, Arc::clone(origin)));
             }
         }
         None
     }
 
     /// Wraps a new connection, so that it comes back here.
-    pub fn lend(self: &Arc<Self>, mut connection: Connection, origin: Origin) -> Loan {
-        connection.idle = false;
+    pub(super) fn lend(self: &Arc<Self>, mut connection: Connection, origin: Arc<Origin>) -> Loan {
+        connection.is_busy = true;
         Loan { connection, origin, pool: Arc::downgrade(self) }
     }
 
     /// Closes what has grown old; told from time to time, so that idle hours keep nothing open.
-    pub fn prune(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|_, kept| {
-            kept.retain(|idle| {
-                idle.since.elapsed() <= self.age_max && !idle.connection.sender.is_closed()
+    pub(super) fn prune(&self) {
+        self.lock().retain(|_, kept| {
+            kept.retain_mut(|idle| {
+                idle.since.elapsed() <= self.age_max && idle.connection.is_open()
             });
             !kept.is_empty()
         });
     }
 
     /// Closes everything that is idle.
-    pub fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub(super) fn clear(&self) {
+        self.lock().clear();
     }
 
-    fn put(&self, origin: Origin, mut connection: Connection) {
-        connection.idle = true;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    fn put(&self, origin: Arc<Origin>, connection: Connection) {
+        let mut idle = self.lock();
         let kept = idle.entry(origin).or_default();
         if kept.len() < self.per_origin_max {
             kept.push(Idle { connection, since: Instant::now() });
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Origin>, Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Loan ===
 
 impl Loan {
-    /// Sends a request and waits for the head of the reply.
-    ///
-    /// # Errors
-    /// [`Unsent`], with the request where it may be sent through another connection.
-    pub async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Unsent> {
-        let sender = &mut self.connection.sender;
-        if let Err(error) = sender.ready().await {
-            return Err(Unsent { request: Some(request), error });
-        }
-        sender.try_send_request(request).await.map_err(|mut unsent| Unsent {
-            request: unsent.take_message(),
-            error: unsent.into_error(),
-        })
-    }
-
-    /// The reply has been read to its end: the connection may serve another call.
-    pub fn give_back(self) {
-        if let Some(pool) = self.pool.upgrade() {
+    /// The call is over. Where the connection serves on it is kept for another one.
+    pub(super) fn end(mut self, keeps: bool) {
+        self.connection.is_busy = false;
+        if keeps && let Some(pool) = self.pool.upgrade() {
             pool.put(self.origin, self.connection);
         }
+    }
+}
+
+impl Deref for Loan {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 }

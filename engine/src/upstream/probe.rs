@@ -14,10 +14,7 @@ use jiff::Timestamp;
 use protocol::{name::ModelName, ollama::tags, openai::model, route::UpstreamKind};
 use storage::upstreams::Upstream;
 
-use super::{
-    client::{Call, CallError, Client, ReadError},
-    connect::Origin,
-};
+use super::client::{Call, CallError, Client, ReadError};
 use crate::clock::request_id;
 
 /// How long an upstream may take to name its models. It does so from memory.
@@ -61,8 +58,7 @@ impl Probe {
 #[async_trait]
 impl Prober for Probe {
     async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
-        let origin =
-            Origin::parse(&upstream.url, upstream.kind).map_err(|_| ProbeError::Unreachable)?;
+        let origin = self.client.origin(upstream).map_err(|_| ProbeError::Unreachable)?;
         let call = Call {
             method: Method::GET,
             path: match upstream.kind {
