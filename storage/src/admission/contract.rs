@@ -44,6 +44,7 @@ macro_rules! admission_contract {
             a_new_period_is_read_anew,
             a_correction_is_read_anew_and_loses_nothing,
             more_is_given_to_both_or_neither,
+            nothing_more_is_given_of_a_budget_that_was_lowered,
             what_is_observed_refuses_nothing,
             a_look_changes_nothing,
             a_batch_is_done_in_its_order,
@@ -401,6 +402,18 @@ pub async fn a_correction_is_read_anew_and_loses_nothing(stage: &impl Stage) {
     assert_eq!(play.left(1).await, (Some(40), None));
     play.settle(three, 5).await;
     assert_eq!(play.left(1).await, (Some(55), None));
+}
+
+/// Of a limit that was lowered below what is set aside nothing is left; who needs nothing gets it still.
+pub async fn nothing_more_is_given_of_a_budget_that_was_lowered(stage: &impl Stage) {
+    let mut play = Play::new(stage, NONE, budget(60, LimitPeriod::Day));
+    play.learn(1, 0).await;
+    let member = play.admit(1, 50).await;
+    play.key_limits = budget(10, LimitPeriod::Day);
+    assert!(!play.top_up(member, 1).await);
+    assert!(play.top_up(member, 0).await);
+    assert!(play.try_admit(1, 1).await.is_err());
+    assert!(play.try_admit(1, 0).await.is_ok());
 }
 
 /// A request that needs more gets it of tenant and key, or of none.

@@ -362,7 +362,7 @@ function does.top_up(op)
             local limit = limits.budget and not limits.observed.budget and limits.budget.tokens
             -- Of a period that is over there is nothing left to decide.
             local counts = limit and b.p == period(b.k)
-            if counts and b.s + b.r + op.more > limit then return { topped = false } end
+            if counts and op.more > math.max(0, limit - b.s - b.r) then return { topped = false } end
             counted[#counted + 1] = b
         end
     end
