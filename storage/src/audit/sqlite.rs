@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::{error::Code, id::TenantId, name::ModelName};
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Audit, AuditEvent, AuditQuery, names::Ids, row};
@@ -15,12 +15,14 @@ use crate::{column::At, error::Result, sqlite::Sqlite};
 const FORGET_AT_ONCE: i64 = 2_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
+/// Events in one statement: each statement is a way to SQLite's thread and back, which costs as much as
+/// some ten rows.
+const ROWS_AT_ONCE: usize = 50;
 const INSERT: &str = "
     INSERT INTO audit_events (request_id, at, tenant_id, key_id, model_id, upstream_id, route_id,
         code_id, status, outcome, prompt_tokens, completion_tokens, estimated, first_byte_us,
-        total_us)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-    ON CONFLICT (request_id) DO NOTHING";
+        total_us) ";
+const ONCE: &str = " ON CONFLICT (request_id) DO NOTHING";
 const ADD: &str = "
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
         completion_tokens, estimated)
@@ -53,22 +55,9 @@ impl Audit for Sqlite {
             return Ok(());
         }
         let ids = self.ids(events).await?;
-        let mut transaction = self.begin().await?;
-        let mut sums: BTreeMap<Account, Sum> = BTreeMap::new();
-        for event in events {
-            if insert(&mut transaction, event, &ids).await?
-                && let Some(tenant) = event.tenant
-            {
-                let key = event.key.map_or(Uuid::nil(), |key| key.0);
-                let model = ids.of_some(event.model.as_ref().map(ModelName::as_str))?.unwrap_or(0);
-                let day = event.at.as_microsecond().div_euclid(MICROS_PER_DAY);
-                sums.entry((tenant.0, key, model, day)).or_default().add(event);
-            }
+        if !self.append_by(events, ROWS_AT_ONCE, &ids).await? {
+            self.append_by(events, 1, &ids).await?;
         }
-        for (account, sum) in sums {
-            add(&mut transaction, account, &sum).await?;
-        }
-        transaction.commit().await?;
         Ok(())
     }
 
@@ -109,6 +98,34 @@ impl Audit for Sqlite {
 // === impl Sqlite ===
 
 impl Sqlite {
+    /// Stores a batch, so many events in a statement, and counts those that were not there yet. False, and
+    /// nothing is done, where that cannot be told: some of one statement were there.
+    async fn append_by(&self, events: &[AuditEvent], rows: usize, ids: &Ids) -> Result<bool> {
+        let mut transaction = self.begin().await?;
+        let mut sums: BTreeMap<Account, Sum> = BTreeMap::new();
+        for events in events.chunks(rows) {
+            let new = insert(&mut transaction, events, ids).await?;
+            if new == 0 {
+                continue;
+            }
+            if new < events.len() as u64 {
+                return Ok(false);
+            }
+            for event in events {
+                let Some(tenant) = event.tenant else { continue };
+                let key = event.key.map_or(Uuid::nil(), |key| key.0);
+                let model = ids.of_some(event.model.as_ref().map(ModelName::as_str))?.unwrap_or(0);
+                let day = event.at.as_microsecond().div_euclid(MICROS_PER_DAY);
+                sums.entry((tenant.0, key, model, day)).or_default().add(event);
+            }
+        }
+        for (account, sum) in sums {
+            add(&mut transaction, account, &sum).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
     /// The ids of all words of the batch; new words are written.
     async fn ids(&self, events: &[AuditEvent]) -> Result<Ids> {
         let (mut ids, unknown) = self.names.split(events);
@@ -140,27 +157,39 @@ impl Sum {
     }
 }
 
-/// Whether it was not there yet.
-async fn insert(connection: &mut SqliteConnection, event: &AuditEvent, ids: &Ids) -> Result<bool> {
-    let done = sqlx::query(INSERT)
-        .bind(event.request.0)
-        .bind(At(event.at))
-        .bind(event.tenant.map(|tenant| tenant.0))
-        .bind(event.key.map(|key| key.0))
-        .bind(ids.of_some(event.model.as_ref().map(ModelName::as_str))?)
-        .bind(ids.of_some(event.upstream.as_deref())?)
-        .bind(ids.of(event.route.as_str())?)
-        .bind(ids.of_some(event.code.map(Code::as_str))?)
-        .bind(row::status(event.status))
-        .bind(event.outcome.as_str())
-        .bind(row::tokens(event.usage.prompt))
-        .bind(row::tokens(event.usage.completion))
-        .bind(event.usage.estimated)
-        .bind(event.first_byte.map(row::micros))
-        .bind(row::micros(event.total))
-        .execute(connection)
-        .await?;
-    Ok(done.rows_affected() == 1)
+/// Inserts events; says how many were not there yet.
+async fn insert(
+    connection: &mut SqliteConnection,
+    events: &[AuditEvent],
+    ids: &Ids,
+) -> Result<u64> {
+    let rows = events.iter().map(|event| {
+        let model = ids.of_some(event.model.as_ref().map(ModelName::as_str))?;
+        let upstream = ids.of_some(event.upstream.as_deref())?;
+        let code = ids.of_some(event.code.map(Code::as_str))?;
+        Ok((event, model, upstream, ids.of(event.route.as_str())?, code))
+    });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let mut sql = QueryBuilder::new(INSERT);
+    sql.push_values(rows, |mut row, (event, model, upstream, route, code)| {
+        row.push_bind(event.request.0)
+            .push_bind(At(event.at))
+            .push_bind(event.tenant.map(|tenant| tenant.0))
+            .push_bind(event.key.map(|key| key.0))
+            .push_bind(model)
+            .push_bind(upstream)
+            .push_bind(route)
+            .push_bind(code)
+            .push_bind(row::status(event.status))
+            .push_bind(event.outcome.as_str())
+            .push_bind(row::tokens(event.usage.prompt))
+            .push_bind(row::tokens(event.usage.completion))
+            .push_bind(event.usage.estimated)
+            .push_bind(event.first_byte.map(row::micros))
+            .push_bind(row::micros(event.total));
+    });
+    sql.push(ONCE);
+    Ok(sql.build().execute(connection).await?.rows_affected())
 }
 
 async fn add(connection: &mut SqliteConnection, account: Account, sum: &Sum) -> Result<()> {
