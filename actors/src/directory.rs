@@ -129,7 +129,7 @@ impl Directory {
             }
         };
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting::ask(chosen.actor.clone(), ticket, tenant, weight);
+        let waiting = Waiting::ask(chosen.actor.clone(), &chosen.load, ticket, (tenant, weight));
         Ok((Arc::clone(&chosen.upstream), waiting))
     }
 

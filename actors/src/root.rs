@@ -54,16 +54,10 @@ pub(crate) struct Children {
     catalog: (catalog::Arguments, Published<catalog::Message>),
     catalog_handle: catalog::Handle,
     views: Arc<Views>,
-    /// The beginning of the time of all tenants.
-    epoch: Instant,
     tenants: Arc<Registry>,
     audit_handle: audit::Handle,
-    /// What many replicas share; none: this one is alone.
-    shared: Option<Shared>,
-    /// A number of this process's own.
-    replica: u64,
-    /// The number of the next request, of all tenants.
-    next_request: Arc<AtomicU64>,
+    /// What all tenants have in common.
+    common: Arc<tenant::Common>,
 }
 
 pub(crate) struct State {
@@ -108,16 +102,20 @@ pub(crate) fn prepare(arguments: &crate::Arguments) -> (Handles, Children) {
     };
     let epoch = Instant::now();
     let shared = arguments.admission.clone().map(|admission| Shared::new(admission, epoch));
+    let common = tenant::Common {
+        epoch,
+        clock: Arc::clone(&arguments.clock),
+        replica: fastrand::u64(..),
+        next: AtomicU64::new(0),
+        shared,
+    };
     let children = Children {
         audit_handle: handles.audit.clone(),
-        shared,
-        replica: fastrand::u64(..),
-        next_request: Arc::default(),
+        common: Arc::new(common),
         audit: (audit, published_audit),
         catalog: (catalog::Arguments { snapshot }, published_catalog),
         catalog_handle,
         views,
-        epoch,
         tenants,
     };
     (handles, children)
@@ -284,8 +282,8 @@ impl State {
     }
 
     fn desk(&self, tenant: TenantId) -> Arc<Desk> {
-        let Children { tenants, shared, .. } = &self.children;
-        tenants.desk(tenant, || Desk::new(shared.clone()))
+        let Children { tenants, common, .. } = &self.children;
+        tenants.desk(tenant, || Desk::new(common))
     }
 
     /// The actor of a tenant. One that has failed too often is not started until that is past; the
@@ -306,12 +304,9 @@ impl State {
         let arguments = tenant::Arguments {
             tenant,
             desk: Arc::clone(&desk),
-            epoch: self.children.epoch,
-            clock: Arc::clone(&self.arguments.clock),
+            common: Arc::clone(&self.children.common),
             ledger: Arc::clone(&self.arguments.ledger),
             audit: self.children.audit_handle.clone(),
-            replica: self.children.replica,
-            next: Arc::clone(&self.children.next_request),
             tasks: self.arguments.tasks.clone(),
             idle_after: self.arguments.settings.admission.idle_after,
         };
@@ -366,7 +361,7 @@ impl State {
             catalog: self.children.catalog_handle.clone(),
             views: Arc::clone(&self.children.views),
             tasks: self.arguments.tasks.clone(),
-            epoch: self.children.epoch,
+            epoch: self.children.common.epoch,
         };
         let (actor, _) = Actor::spawn_linked(None, Upstream, arguments, me.clone()).await?;
         Ok(actor)

@@ -105,6 +105,18 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
         }
     }
 
+    /// Takes a slot at once; none where somebody waits already, every slot is taken, or the breaker has a
+    /// say.
+    pub fn take(&mut self, now: Moment) -> Option<Pass> {
+        let is_free = self.queue.is_empty() && self.slots.remaining() > 0;
+        if !is_free || self.breaker.view() != breaker::View::Closed {
+            return None;
+        }
+        let pass = self.breaker.ask(now).ok()?;
+        self.slots.take();
+        Some(pass)
+    }
+
     /// Asks for a slot. `ticket` is a number of the asker's own, by which it can leave.
     pub fn ask(
         &mut self,
@@ -308,6 +320,23 @@ mod tests {
         assert_eq!((lane.waiting(), lane.taken(), lane.slots()), (999, 1, Some(1)));
         assert_eq!(lane.waiting_of().collect::<Vec<_>>(), [(1, 999)]);
         drop(pass);
+    }
+
+    #[test]
+    fn a_slot_is_taken_at_once_where_nobody_waits_and_the_breaker_is_closed() {
+        let mut lane = lane(2);
+        let (first, second) = (lane.take(at(0)).unwrap(), lane.take(at(0)).unwrap());
+        assert!(lane.take(at(0)).is_none(), "both are taken");
+        assert_eq!(ask(&mut lane, 1, 1, 0), Asked::Waits { ahead: 0 });
+        assert_eq!(ask(&mut lane, 1, 2, 0), Asked::Waits { ahead: 1 });
+        assert_eq!(tickets(lane.set_slots(Some(4), at(0))), [(1, true), (2, true)]);
+        assert_eq!((lane.taken(), lane.set_slots(None, at(0)).len()), (4, 0));
+        for pass in [first, second, lane.take(at(0)).unwrap()] {
+            lane.ended(pass, Ended::Unconnected, Duration::ZERO, at(0), 0.0);
+        }
+        assert!(lane.take(at(0)).is_none(), "it is open");
+        assert!(lane.take(at(3_600_000)).is_none(), "whoever probes it asks");
+        assert!(matches!(ask(&mut lane, 1, 3, 3_600_000), Asked::Granted(..)));
     }
 
     #[test]

@@ -1,36 +1,26 @@
 //! The actor: it decides, or has it decided.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use identity::limits::Budget;
-use jiff::Timestamp;
 use protocol::{id::KeyId, id::TenantId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::{
-    admission::{Admit, Admitted, Answer, Member, Operation, Standing, Unknown, Usage},
+    admission::{Admit, Answer, Member, Operation, Standing, Unknown, Usage},
     ledger::Ledger,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Asked, Denied, Look, Of, Permit,
-    desk::{Desk, Ended, Keeper},
+    Asked, Common, Denied, Look, Of,
+    desk::{Desk, Keeper},
     line::{Concern, LookAsked},
     usage::Reader,
 };
 use crate::{
     audit,
-    measure::{self, Handling, Kind, Queued},
-    ports::Clock,
-    rules::{account::Now, moment::Moment},
+    measure::{Handling, Kind, Queued},
     shared::NoAnswer,
 };
 
@@ -96,18 +86,12 @@ pub(crate) struct Arguments {
     pub(crate) tenant: TenantId,
     /// What the last instance has left.
     pub(crate) desk: Arc<Desk>,
-    /// The beginning of the time of all tenants.
-    pub(crate) epoch: Instant,
-    /// The clock on the wall.
-    pub(crate) clock: Arc<dyn Clock>,
+    /// What all tenants have in common.
+    pub(crate) common: Arc<Common>,
     /// Where it is written how much has been used.
     pub(crate) ledger: Arc<dyn Ledger>,
     /// What is to be stored before the ledger is read.
     pub(crate) audit: audit::Handle,
-    /// A number of this process's own.
-    pub(crate) replica: u64,
-    /// The number of the next request, of all tenants.
-    pub(crate) next: Arc<AtomicU64>,
     /// Where work that awaits runs.
     pub(crate) tasks: TaskTracker,
     /// How long it stays with nothing to do.
@@ -116,7 +100,6 @@ pub(crate) struct Arguments {
 
 pub(crate) struct State {
     arguments: Arguments,
-    asked_at: Instant,
     /// Whose usage is being read: a key's, or (none) the tenant's.
     reading: HashSet<Option<KeyId>>,
     /// Who waits for that.
@@ -144,7 +127,6 @@ impl Actor for Tenant {
         myself.send_after(TIDY_EVERY, || Message::Tidy);
         Ok(State {
             arguments,
-            asked_at: Instant::now(),
             reading: HashSet::new(),
             waiting: Vec::new(),
             beats: false,
@@ -160,6 +142,9 @@ impl Actor for Tenant {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = Handling::begin(Kind::Tenant);
+        if state.arguments.desk.is_broken() {
+            return Err("a rule failed".into());
+        }
         match message {
             Message::Admit(mut asked) => {
                 drop(asked.queued.take());
@@ -214,20 +199,8 @@ impl Actor for Tenant {
 
 impl State {
     fn admit(&mut self, asked: Box<Asked>, myself: &ActorRef<Message>) {
-        let ask = &asked.ask;
-        self.asked_at = Instant::now();
-        let mut kept = self.arguments.desk.kept();
-        let seen = kept.ask(ask.key, ask.tenant_limits, ask.key_limits, self.asked_at);
-        let completion = seen.expect(ask);
-        drop(kept);
-        let number = self.arguments.next.fetch_add(1, Ordering::Relaxed);
-        let admit = Operation::Admit(Admit {
-            member: Member { replica: self.arguments.replica, number },
-            key: ask.key,
-            tenant_limits: ask.tenant_limits,
-            key_limits: ask.key_limits,
-            need: ask.need(completion),
-        });
+        let desk = &self.arguments.desk;
+        let admit = Operation::Admit(desk.asked(&mut desk.kept(), &asked.ask));
         self.submit(admit, Concern::Asked(asked), myself);
     }
 
@@ -251,19 +224,15 @@ impl State {
 
     fn hear_ended(&mut self, myself: &ActorRef<Message>) {
         let desk = Arc::clone(&self.arguments.desk);
-        while let Some(Ended { member, key, used, learned }) = desk.next_ended() {
-            desk.kept().over(key, learned);
-            let operation = match used {
-                Some(used) => Operation::Settle { member, used },
-                None => Operation::Cancel { member },
-            };
+        while let Some(ended) = desk.next_ended() {
+            let operation = desk.kept().over(ended);
             self.submit(operation, Concern::Nobody, myself);
         }
     }
 
     /// Does an operation, or has it done.
     fn submit(&mut self, operation: Operation, concern: Concern, myself: &ActorRef<Message>) {
-        let now = self.now();
+        let now = self.arguments.common.now();
         let mut kept = self.arguments.desk.kept();
         match &mut kept.keeper {
             Keeper::Own(book) => {
@@ -362,29 +331,15 @@ impl State {
         answer: Answer,
         myself: &ActorRef<Message>,
     ) {
-        let decided = match answer {
-            Answer::Admitted(admitted) => {
-                let Admitted { gauges, observed, .. } = *admitted;
-                // First of all: it gives back what was taken, whatever happens now.
-                let desk = &self.arguments.desk;
-                desk.kept().let_in(admit.key);
-                let permit = Permit::new(Arc::clone(desk), admit, &asked.ask, gauges);
-                for (scope, limit) in observed {
-                    measure::refusal(scope, limit, "observe");
-                }
-                Ok(permit)
-            }
-            Answer::Refused(refused) => {
-                measure::refusal(refused.scope, refused.by.what, "enforce");
-                Err(Denied::Limit(refused))
-            }
-            Answer::Unknown(unknown) => {
+        let desk = &self.arguments.desk;
+        let decided = desk.answered(&mut desk.kept(), (admit, &asked.ask), answer);
+        let decided = match decided {
+            Ok(decided) => decided,
+            Err(unknown) => {
                 unknown.into_iter().for_each(|one| self.read_usage(one, &asked, myself));
                 self.waiting.push(*asked);
                 return;
             }
-            // No answer of what keeps the limits, and nobody goes on without one.
-            _ => Err(Denied::Unavailable),
         };
         // A caller that has left gets nothing; its permit comes back by being dropped.
         let _ = asked.reply.send(decided);
@@ -477,21 +432,17 @@ impl State {
 
     /// Whether nobody would miss this actor.
     fn tidy(&mut self) -> bool {
-        let now = self.now();
+        let now = self.arguments.common.now();
         let idle_after = self.arguments.idle_after;
         let reading = &self.reading;
-        let is_idle = self.arguments.desk.kept().tidy(
+        let mut kept = self.arguments.desk.kept();
+        let rests = kept.asked_at.elapsed() >= idle_after;
+        let is_idle = kept.tidy(
             now,
             |seen| seen.asked_at.elapsed() >= idle_after,
             |key| reading.contains(&Some(key)),
         );
-        let rests = self.asked_at.elapsed() >= idle_after;
+        drop(kept);
         is_idle && rests && self.reading.is_empty() && self.waiting.is_empty()
-    }
-
-    fn now(&self) -> Now {
-        let moment = Moment::default().after(self.arguments.epoch.elapsed());
-        let wall: Timestamp = self.arguments.clock.now();
-        Now { moment, wall }
     }
 }

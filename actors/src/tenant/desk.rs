@@ -1,35 +1,59 @@
 //! What outlives the actor of a tenant, so that the next instance goes on with it.
 //!
 //! An actor that fails takes its own state with it. What the limits count must not go: windows would
-//! begin anew, and requests under way would no longer count. It lies here, and nobody but the actor and
-//! its tasks lock it, for as long as a rule takes. What is given back is left here, too, whether or not anybody is there to
-//! hear of it: a message to an actor that fails would be lost.
+//! begin anew, and requests under way would no longer count. It lies here, under a lock that is held for as
+//! long as a rule takes. What is given back is left here, too, whether or not anybody is there to hear of
+//! it: a message to an actor that fails would be lost.
+//!
+//! Where this process keeps what the limits count by itself, that lock is the one voice: whoever asks, or is
+//! over, runs the rule at the desk and sends no message. The actor is asked where there is somebody to
+//! wait for (other replicas, or the ledger), and where a rule has failed.
 
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
 };
 
 use identity::limits::Limits;
 use protocol::{id::KeyId, name::ModelName};
 use ractor::{ActorId, ActorRef};
-use storage::admission::{Answer, Member};
+use storage::admission::{Admit, Admitted, Answer, Member, Operation, Unknown};
 use tokio::time::Instant;
 
 use super::{
-    Message,
+    Ask, Denied, Message, Permit,
     line::{Batch, Line},
     seen::Seen,
 };
 use crate::{
-    measure::{Kind, Queued},
-    rules::{account::Now, book::Book},
+    measure::{self, Kind, Queued},
+    ports::Clock,
+    rules::{account::Now, book::Book, moment::Moment},
     shared::{NoAnswer, Shared},
 };
 
+/// What all tenants of this process have in common.
+pub(crate) struct Common {
+    /// The beginning of their time.
+    pub(crate) epoch: Instant,
+    /// The clock on the wall.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// A number of this process's own.
+    pub(crate) replica: u64,
+    /// The number of the next request.
+    pub(crate) next: AtomicU64,
+    /// What many replicas share; none: this one is alone.
+    pub(crate) shared: Option<Shared>,
+}
+
 /// What outlives the actor of one tenant.
 pub(crate) struct Desk {
+    common: Arc<Common>,
     actor: Mutex<Option<ActorRef<Message>>>,
     kept: Mutex<Kept>,
     ended: Mutex<VecDeque<Ended>>,
@@ -39,6 +63,8 @@ pub(crate) struct Desk {
 pub(super) struct Kept {
     pub(super) keeper: Keeper,
     pub(super) tenant_limits: Limits,
+    /// When somebody asked last.
+    pub(super) asked_at: Instant,
     pub(super) seen: HashMap<KeyId, Seen>,
 }
 
@@ -59,17 +85,91 @@ pub(super) struct Ended {
     pub(super) learned: Option<Box<(ModelName, u64)>>,
 }
 
+// === impl Common ===
+
+impl Common {
+    pub(super) fn now(&self) -> Now {
+        let moment = Moment::default().after(self.epoch.elapsed());
+        Now { moment, wall: self.clock.now() }
+    }
+}
+
 // === impl Desk ===
 
 impl Desk {
-    /// Nothing was let in yet; `shared`: what many replicas share, none where this one is alone.
-    pub(crate) fn new(shared: Option<Shared>) -> Self {
-        let keeper = match shared {
+    /// Nothing was let in yet.
+    pub(crate) fn new(common: &Arc<Common>) -> Self {
+        let keeper = match &common.shared {
             None => Keeper::Own(Box::default()),
-            Some(shared) => Keeper::Shared(Line::new(shared)),
+            Some(shared) => Keeper::Shared(Line::new(shared.clone())),
         };
-        let kept = Kept { keeper, tenant_limits: Limits::default(), seen: HashMap::new() };
-        Self { actor: Mutex::default(), kept: Mutex::new(kept), ended: Mutex::default() }
+        let (tenant_limits, asked_at, seen) = (Limits::default(), Instant::now(), HashMap::new());
+        let kept = Mutex::new(Kept { keeper, tenant_limits, asked_at, seen });
+        let common = Arc::clone(common);
+        Self { common, actor: Mutex::default(), kept, ended: Mutex::default() }
+    }
+
+    /// Decides at once. None where its actor has to: it has somebody to wait for, or a rule has failed.
+    pub(crate) fn decide(self: &Arc<Self>, ask: &Ask) -> Option<Result<Permit, Denied>> {
+        let mut kept = self.kept.lock().ok()?;
+        if !matches!(kept.keeper, Keeper::Own(_)) {
+            return None;
+        }
+        let admit = self.asked(&mut kept, ask);
+        let Keeper::Own(book) = &mut kept.keeper else { return None };
+        let answer = book.run(&Operation::Admit(admit), self.common.now());
+        self.answered(&mut kept, (&admit, ask), answer).ok()
+    }
+
+    /// Somebody asks; what that is to the limits.
+    pub(super) fn asked(&self, kept: &mut Kept, ask: &Ask) -> Admit {
+        kept.asked_at = Instant::now();
+        let completion = kept.ask(ask).expect(ask);
+        let Common { replica, next, .. } = &*self.common;
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        Admit {
+            member: Member { replica: *replica, number },
+            key: ask.key,
+            tenant_limits: ask.tenant_limits,
+            key_limits: ask.key_limits,
+            need: ask.need(completion),
+        }
+    }
+
+    /// What an answer of the limits is to who asked.
+    ///
+    /// # Errors
+    /// Of which budgets it is not known how much is used: nothing is decided.
+    pub(super) fn answered(
+        self: &Arc<Self>,
+        kept: &mut Kept,
+        (admit, ask): (&Admit, &Ask),
+        answer: Answer,
+    ) -> Result<Result<Permit, Denied>, Vec<Unknown>> {
+        Ok(match answer {
+            Answer::Admitted(admitted) => {
+                let Admitted { gauges, observed, .. } = *admitted;
+                // First of all: it gives back what was taken, whatever happens now.
+                kept.let_in(admit.key);
+                let permit = Permit::new(Arc::clone(self), admit, ask, gauges);
+                for (scope, limit) in observed {
+                    measure::refusal(scope, limit, "observe");
+                }
+                Ok(permit)
+            }
+            Answer::Refused(refused) => {
+                measure::refusal(refused.scope, refused.by.what, "enforce");
+                Err(Denied::Limit(refused))
+            }
+            Answer::Unknown(unknown) => return Err(unknown),
+            // No answer of what keeps the limits, and nobody goes on without one.
+            _ => Err(Denied::Unavailable),
+        })
+    }
+
+    /// Whether an instance lives, as far as is known.
+    pub(crate) fn has_actor(&self) -> bool {
+        lock(&self.actor).is_some()
     }
 
     /// The living instance, as far as is known.
@@ -98,6 +198,16 @@ impl Desk {
         lock(&self.kept)
     }
 
+    #[cfg(test)]
+    pub(crate) fn poison(self: &Arc<Self>) {
+        let desk = Arc::clone(self);
+        let failed = thread::spawn(move || {
+            let _kept = desk.kept();
+            panic!("a rule fails");
+        });
+        assert!(failed.join().is_err());
+    }
+
     pub(super) fn cast(&self, message: Message) {
         // Nobody is there: what matters lies here, and is found by the next one.
         if let Some(actor) = self.actor() {
@@ -107,6 +217,7 @@ impl Desk {
 
     /// A request is over.
     pub(super) fn end(&self, ended: Ended) {
+        let Some(ended) = self.settle(ended) else { return };
         let mut all = lock(&self.ended);
         all.push_back(ended);
         // Whoever hears of the first one finds the others.
@@ -115,6 +226,23 @@ impl Desk {
         if is_first {
             self.cast(Message::Ended(Queued::new(Kind::Tenant)));
         }
+    }
+
+    /// Settles at once what was let in at once. What comes back is the actor's to settle.
+    fn settle(&self, ended: Ended) -> Option<Ended> {
+        // A rule that failed now would end the process.
+        if thread::panicking() {
+            return Some(ended);
+        }
+        let Ok(mut kept) = self.kept.lock() else { return Some(ended) };
+        if !matches!(kept.keeper, Keeper::Own(_)) {
+            return Some(ended);
+        }
+        let operation = kept.over(ended);
+        if let Keeper::Own(book) = &mut kept.keeper {
+            book.run(&operation, self.common.now());
+        }
+        None
     }
 
     pub(super) fn next_ended(&self) -> Option<Ended> {
@@ -169,10 +297,11 @@ impl Keeper {
 
 impl Kept {
     /// A key asks; what is remembered of it from now on.
-    pub(super) fn ask(&mut self, key: KeyId, tenant: Limits, own: Limits, at: Instant) -> &Seen {
-        self.tenant_limits = tenant;
-        let seen = self.seen.entry(key).or_insert_with(|| Seen::new(own, at));
-        (seen.limits, seen.asked_at) = (own, at);
+    fn ask(&mut self, ask: &Ask) -> &Seen {
+        self.tenant_limits = ask.tenant_limits;
+        let (limits, at) = (ask.key_limits, self.asked_at);
+        let seen = self.seen.entry(ask.key).or_insert_with(|| Seen::new(limits, at));
+        (seen.limits, seen.asked_at) = (limits, at);
         seen
     }
 
@@ -182,18 +311,24 @@ impl Kept {
     }
 
     /// A request of a key was let in.
-    pub(super) fn let_in(&mut self, key: KeyId) {
+    fn let_in(&mut self, key: KeyId) {
         if let Some(seen) = self.seen.get_mut(&key) {
             seen.under_way += 1;
         }
     }
 
-    /// A request of a key is over, and it may be known how long its reply was.
-    pub(super) fn over(&mut self, key: KeyId, learned: Option<Box<(ModelName, u64)>>) {
-        let Some(seen) = self.seen.get_mut(&key) else { return };
-        seen.under_way = seen.under_way.saturating_sub(1);
-        if let Some((model, tokens)) = learned.map(|learned| *learned) {
-            seen.learn(model, tokens);
+    /// A request of a key is over, and it may be known how long its reply was; what that is to the limits.
+    pub(super) fn over(&mut self, ended: Ended) -> Operation {
+        let Ended { member, key, used, learned } = ended;
+        if let Some(seen) = self.seen.get_mut(&key) {
+            seen.under_way = seen.under_way.saturating_sub(1);
+            if let Some((model, tokens)) = learned.map(|learned| *learned) {
+                seen.learn(model, tokens);
+            }
+        }
+        match used {
+            Some(used) => Operation::Settle { member, used },
+            None => Operation::Cancel { member },
         }
     }
 

@@ -1,7 +1,6 @@
 //! One tenant's say: its windows, slots and budget, and those of its keys.
 //!
-//! One actor decides on both, so that one message does: a request is let in by tenant and key, or by
-//! neither. What is let in holds a [`Permit`]; dropped, it gives back what was taken and corrects it
+//! Both are decided on together: a request is let in by tenant and key, or by neither. What is let in holds a [`Permit`]; dropped, it gives back what was taken and corrects it
 //! by what was used. Permits travel in the reply itself, so that a caller who has left strands none.
 //!
 //! | file | what is in it |
@@ -13,7 +12,8 @@
 //! | `seen.rs` | what is remembered of a key: how long its replies are |
 //! | `usage.rs` | how much of a budget is used, from the ledger |
 //!
-//! Alone, the actor owns a [`Book`](crate::rules::book::Book) and decides at once. With others it
+//! Alone, a [`Book`](crate::rules::book::Book) lies on the tenant's desk, and whoever asks has it decide at
+//! once, without a message. With others the actor
 //! gathers what arrives while an exchange is under way and sends it along with the next one. How much of
 //! a budget is used stands in the ledger. Whoever asks before that is known waits until it has been
 //! read, and where it cannot be read nobody can say: the answer is no. Callers are bounded by their
@@ -43,7 +43,7 @@ mod usage;
 use desk::Ended;
 
 pub(crate) use actor::{Arguments, Message, Tenant};
-pub(crate) use desk::Desk;
+pub(crate) use desk::{Common, Desk};
 
 /// How long a request counts as under way on other replicas without being heard of.
 pub const LIVES_FOR: Duration = Duration::from_secs(20);

@@ -67,6 +67,22 @@ async fn where_a_rule_failed_the_tenant_begins_anew_after_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rule_that_fails_in_the_hands_of_who_asks_is_the_actors_to_tell() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let sick = || ask(1, 1, at_once(1), Limits::default());
+    let held = admission.admit(sick()).await.unwrap();
+    admission.break_desk(sick().tenant);
+    assert_eq!(admission.admit(sick()).await.map(drop), Err(Denied::Unavailable));
+    drop(held);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(admission.admit(sick()).await.map(drop), Err(Denied::Unavailable));
+    assert!(admission.admit(ask(2, 2, rpm(100), rpm(100))).await.is_ok());
+    sleep(Duration::from_secs(61)).await;
+    assert!(admission.admit(sick()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_limits_of_who_is_under_way_are_not_forgotten() {
     let mut settings = Settings::default();
     settings.admission.idle_after = Duration::from_secs(1);

@@ -262,6 +262,22 @@ async fn a_stop_waits_for_nobody_longer_than_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_before_it_hears_takes_nothing_with_it() {
+    let common = Common::new();
+    let [one, _] = replicas(&common).await;
+    let admission = &one.system.handles.admission;
+    let ask = || admission.admit(ask(1, 1, at_once(1), Limits::default()));
+    for _ in 0..50 {
+        let mut left = Box::pin(ask());
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        sleep(Duration::from_millis(10)).await;
+        drop(ask().await.unwrap());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_shared_outlives_the_actor() {
     let common = Common::new();
     let stages = replicas(&common).await;

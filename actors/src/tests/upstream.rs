@@ -141,8 +141,6 @@ async fn of_three_two_are_drawn_and_the_less_busy_one_is_taken() {
         let (name, turn) = stage.turn(&all).await;
         *taken.entry(name).or_insert(0) += 1;
         drop(turn);
-        // Until it is said that it is over.
-        sleep(Duration::from_millis(1)).await;
     }
     // Of three pairs two have the idle one in them, and the third leaves the half busy one. Were one
     // drawn alone, each would get 200; were the best taken, the idle one would get all.

@@ -3,14 +3,18 @@
 //! Whoever wants to send it a request asks for a [`Turn`]: a slot of its own, which comes back when the
 //! turn is dropped, with word of how the call ended. Where every slot is taken the asker waits in the
 //! fair queue; dropping what it waits with frees its place. How busy it is, and whether its breaker is
-//! open, is published, so that the choice among several needs no message.
+//! open, is published, so that the choice among several needs no message. Neither does a turn where a slot is
+//! free and the breaker closed, nor its end where nobody waits: slots, queue and breaker lie under a lock
+//! beside the actor ([`Load`]), and go with it.
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -56,10 +60,13 @@ pub struct Settings {
     pub lane: lane::Settings,
 }
 
-/// How busy an upstream is, as its actor last said.
-#[derive(Debug)]
+/// How busy an upstream is, and the way to it.
 pub struct Load {
     epoch: Instant,
+    lane: Mutex<Lane<TenantId, Waiter>>,
+    gauges: Gauges,
+    /// Its actor is no more: nobody gets a turn here.
+    is_over: AtomicBool,
     taken: AtomicUsize,
     waiting: AtomicUsize,
     /// As many as may be taken; the largest number where that is as many as come.
@@ -127,9 +134,7 @@ pub(crate) struct Arguments {
 
 pub(crate) struct State {
     arguments: Arguments,
-    lane: Lane<TenantId, Waiter>,
     load: Arc<Load>,
-    gauges: Gauges,
     polling: bool,
     failures: u32,
     /// The places of those who wait, as they were when they asked.
@@ -166,14 +171,69 @@ impl Default for Settings {
 // === impl Load ===
 
 impl Load {
-    pub(crate) fn new(epoch: Instant) -> Self {
-        Self {
-            epoch,
+    fn new(arguments: &Arguments) -> Self {
+        let Arguments { epoch, record, settings, .. } = arguments;
+        let load = Self {
+            epoch: *epoch,
+            lane: Mutex::new(Lane::new(&settings.lane, record.slots)),
+            gauges: Gauges::of(&record.name),
+            is_over: AtomicBool::new(false),
             taken: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             slots: AtomicU64::new(u64::MAX),
             open_until: AtomicU64::new(CLOSED),
+        };
+        load.publish(&load.lane());
+        load
+    }
+
+    /// A turn at once, where a slot is free for it.
+    fn take(&self) -> Option<Pass> {
+        // Where a rule has failed the actor says so.
+        let mut lane = self.lane.lock().ok()?;
+        if self.is_over.load(Ordering::Acquire) {
+            return None;
         }
+        let pass = lane.take(self.now())?;
+        self.publish(&lane);
+        Some(pass)
+    }
+
+    /// A turn is over; false where its end is the actor's to hear: somebody waits for it.
+    fn ended(&self, pass: &Pass, ended: Ended, took: Duration) -> bool {
+        // A rule that failed now would end the process.
+        if thread::panicking() {
+            return false;
+        }
+        let Ok(mut lane) = self.lane.lock() else { return false };
+        if lane.waiting() > 0 {
+            return false;
+        }
+        let called = lane.ended(pass.again(), ended, took, self.now(), fastrand::f64());
+        debug_assert!(called.is_empty(), "nobody waits");
+        self.publish(&lane);
+        true
+    }
+
+    fn lane(&self) -> MutexGuard<'_, Lane<TenantId, Waiter>> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how busy it is.
+    fn publish(&self, lane: &Lane<TenantId, Waiter>) {
+        let count = usize::try_from(lane.taken()).unwrap_or(usize::MAX);
+        self.taken.store(count, Ordering::Relaxed);
+        self.waiting.store(lane.waiting(), Ordering::Relaxed);
+        self.slots.store(lane.slots().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let (until, state) = match lane.breaker() {
+            breaker::View::Closed => (CLOSED, 0),
+            breaker::View::HalfOpen => (CLOSED, 1),
+            breaker::View::Open { until } => (until.millis(), 2),
+        };
+        self.open_until.store(until, Ordering::Relaxed);
+        self.gauges.slots_taken.set(count as f64);
+        self.gauges.queue_depth.set(lane.waiting() as f64);
+        self.gauges.breaker.set(f64::from(state));
     }
 
     /// Requests that have a slot or wait for one.
@@ -197,8 +257,14 @@ impl Load {
         (!left.is_zero()).then_some(left)
     }
 
-    pub(crate) fn now(&self) -> Moment {
+    fn now(&self) -> Moment {
         Moment::default().after(self.epoch.elapsed())
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").field("requests", &self.requests()).finish_non_exhaustive()
     }
 }
 
@@ -206,6 +272,24 @@ impl Load {
 pub(crate) async fn look(actor: &ActorRef<Message>) -> Option<Look> {
     let asked = actor.call(|reply| Message::Look { reply }, Some(LOOK_TIMEOUT)).await;
     asked.ok()?.success_or(()).ok()
+}
+
+// === impl Look ===
+
+impl Look {
+    fn of(lane: &Lane<TenantId, Waiter>, now: Moment) -> Self {
+        let open_for = match lane.breaker() {
+            breaker::View::Open { until } => Some(until.since(now)),
+            breaker::View::Closed | breaker::View::HalfOpen => None,
+        };
+        Self {
+            taken: lane.taken(),
+            slots: lane.slots(),
+            waiting: lane.waiting_of().collect(),
+            breaker: lane.breaker(),
+            open_for,
+        }
+    }
 }
 
 // === impl Upstream ===
@@ -220,23 +304,11 @@ impl Actor for Upstream {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let lane = Lane::new(&arguments.settings.lane, arguments.record.slots);
-        let load = Arc::new(Load::new(arguments.epoch));
+        let load = Arc::new(Load::new(&arguments));
         arguments.views.publish(&arguments.record, myself.clone(), Arc::clone(&load));
         let _ = myself.cast(Message::Poll);
-        let gauges = Gauges::of(&arguments.record.name);
-        let state = State {
-            arguments,
-            lane,
-            load,
-            gauges,
-            places: HashMap::new(),
-            polling: false,
-            failures: 0,
-            expires: false,
-        };
-        state.publish();
-        Ok(state)
+        let (places, polling, failures, expires) = (HashMap::new(), false, 0, false);
+        Ok(State { arguments, load, places, polling, failures, expires })
     }
 
     async fn handle(
@@ -246,7 +318,10 @@ impl Actor for Upstream {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = Handling::begin(Kind::Upstream);
-        let now = state.load.now();
+        let load = Arc::clone(&state.load);
+        let Ok(mut lane) = load.lane.lock() else { return Err("a rule failed".into()) };
+        let now = load.now();
+        let mut called = Called::new();
         match message {
             Message::Poll => state.poll(&myself),
             Message::Polled(polled) => {
@@ -256,45 +331,50 @@ impl Actor for Upstream {
             }
             Message::Ask { tenant, weight, ticket, reply, queued } => {
                 drop(queued);
-                state.ask((tenant, weight, ticket), reply, now, &myself);
+                match lane.ask(tenant, weight, ticket, Waiter { reply, ticket }, now) {
+                    Asked::Granted(waiter, pass) => called.push((waiter, Ok(pass))),
+                    Asked::Refused(waiter, why) => called.push((waiter, Err(why))),
+                    Asked::Waits { ahead } => {
+                        state.places.insert(ticket, ahead + 1);
+                    }
+                }
             }
             Message::Leave { ticket, queued } => {
                 drop(queued);
                 state.places.remove(&ticket);
-                state.lane.leave(ticket);
+                lane.leave(ticket);
             }
             Message::Begun { pass, queued } => {
                 drop(queued);
-                let called = state.lane.begun(&pass, now);
-                state.tell(called, &myself);
+                called = lane.begun(&pass, now);
             }
             Message::Ended { pass, ended, took, queued } => {
                 drop(queued);
-                let called = state.lane.ended(pass, ended, took, now, fastrand::f64());
-                state.tell(called, &myself);
+                called = lane.ended(pass, ended, took, now, fastrand::f64());
             }
             Message::Expire => {
                 state.expires = false;
-                let called = state.lane.expire(now);
-                state.tell(called, &myself);
-                state.watch_deadlines(now, &myself);
+                called = lane.expire(now);
             }
             Message::SetSlots(slots) => {
-                let slots = slots.or(state.arguments.settings.lane.slots);
-                let called = state.lane.set_slots(slots, now);
-                state.tell(called, &myself);
+                called = lane.set_slots(slots.or(state.arguments.settings.lane.slots), now);
             }
             Message::Stand { ticket, reply } => {
-                let ahead = state.lane.ahead(ticket);
-                let _ = reply.send(ahead.map(|ahead| state.standing(ahead)));
+                let standing = |ahead| Standing { ahead, expected: lane.expected_wait(ahead) };
+                let _ = reply.send(lane.ahead(ticket).map(standing));
             }
             Message::Look { reply } => {
-                let _ = reply.send(state.look(now));
+                let _ = reply.send(Look::of(&lane, now));
             }
             #[cfg(test)]
             Message::Poison => return Err("poisoned".into()),
         }
-        state.publish();
+        state.watch_deadlines(&lane, now, &myself);
+        let is_probe = lane.breaker() != breaker::View::Closed;
+        load.publish(&lane);
+        // Whoever has left drops its turn, which locks the lane.
+        drop(lane);
+        state.tell(called, is_probe, &myself);
         Ok(())
     }
 }
@@ -314,38 +394,34 @@ impl Gauges {
 
 // === impl State ===
 
+impl Drop for State {
+    /// What it knew goes with it: those who wait are told, and nobody gets a turn of it any more.
+    fn drop(&mut self) {
+        let Arguments { settings, record, .. } = &self.arguments;
+        self.load.is_over.store(true, Ordering::Release);
+        *self.load.lane() = Lane::new(&settings.lane, record.slots);
+    }
+}
+
 impl State {
-    fn ask(
+    /// Gives those who were called their turns. One that has left drops its own, which comes back as
+    /// a turn that is over.
+    fn tell(&mut self, called: Called<Waiter>, is_probe: bool, myself: &ActorRef<Message>) {
+        for (Waiter { reply, ticket }, pass) in called {
+            let place = self.places.remove(&ticket);
+            let load = || Arc::clone(&self.load);
+            let _ = reply
+                .send(pass.map(|pass| Turn::new(myself.clone(), load(), pass, is_probe, place)));
+        }
+    }
+
+    fn watch_deadlines(
         &mut self,
-        (tenant, weight, ticket): (TenantId, u32, u64),
-        reply: RpcReplyPort<Answer>,
+        lane: &Lane<TenantId, Waiter>,
         now: Moment,
         myself: &ActorRef<Message>,
     ) {
-        let waiter = Waiter { reply, ticket };
-        match self.lane.ask(tenant, weight, ticket, waiter, now) {
-            Asked::Granted(waiter, pass) => self.tell(vec![(waiter, Ok(pass))], myself),
-            Asked::Refused(waiter, why) => self.tell(vec![(waiter, Err(why))], myself),
-            Asked::Waits { ahead } => {
-                self.places.insert(ticket, ahead + 1);
-                self.watch_deadlines(now, myself);
-            }
-        }
-    }
-
-    /// Gives those who were called their turns. One that has left drops its own, which comes back as
-    /// a turn that is over.
-    fn tell(&mut self, called: Called<Waiter>, myself: &ActorRef<Message>) {
-        let is_probe = self.lane.breaker() != breaker::View::Closed;
-        for (Waiter { reply, ticket }, pass) in called {
-            let place = self.places.remove(&ticket);
-            let turn = pass.map(|pass| Turn::new(myself.clone(), pass, is_probe, place));
-            let _ = reply.send(turn);
-        }
-    }
-
-    fn watch_deadlines(&mut self, now: Moment, myself: &ActorRef<Message>) {
-        if let Some(deadline) = self.lane.next_deadline()
+        if let Some(deadline) = lane.next_deadline()
             && !self.expires
         {
             self.expires = true;
@@ -353,42 +429,6 @@ impl State {
             let wait = deadline.since(now) + Duration::from_millis(1);
             myself.send_after(wait, || Message::Expire);
         }
-    }
-
-    fn standing(&self, ahead: usize) -> Standing {
-        Standing { ahead, expected: self.lane.expected_wait(ahead) }
-    }
-
-    fn look(&self, now: Moment) -> Look {
-        let open_for = match self.lane.breaker() {
-            breaker::View::Open { until } => Some(until.since(now)),
-            breaker::View::Closed | breaker::View::HalfOpen => None,
-        };
-        Look {
-            taken: self.lane.taken(),
-            slots: self.lane.slots(),
-            waiting: self.lane.waiting_of().collect(),
-            breaker: self.lane.breaker(),
-            open_for,
-        }
-    }
-
-    /// Says how busy it is.
-    fn publish(&self) {
-        let Load { taken, waiting, slots, open_until, .. } = &*self.load;
-        let count = usize::try_from(self.lane.taken()).unwrap_or(usize::MAX);
-        taken.store(count, Ordering::Relaxed);
-        waiting.store(self.lane.waiting(), Ordering::Relaxed);
-        slots.store(self.lane.slots().unwrap_or(u64::MAX), Ordering::Relaxed);
-        let (until, state) = match self.lane.breaker() {
-            breaker::View::Closed => (CLOSED, 0),
-            breaker::View::HalfOpen => (CLOSED, 1),
-            breaker::View::Open { until } => (until.millis(), 2),
-        };
-        open_until.store(until, Ordering::Relaxed);
-        self.gauges.slots_taken.set(count as f64);
-        self.gauges.queue_depth.set(self.lane.waiting() as f64);
-        self.gauges.breaker.set(f64::from(state));
     }
 
     fn poll(&mut self, myself: &ActorRef<Message>) {

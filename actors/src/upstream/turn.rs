@@ -1,12 +1,12 @@
 //! What callers hold of an upstream: a place in its queue, and then the right to send one request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::id::TenantId;
 use ractor::{ActorRef, concurrency};
 use tokio::time::Instant;
 
-use super::{Answer, LOOK_TIMEOUT, Message};
+use super::{Answer, LOOK_TIMEOUT, Load, Message};
 use crate::{
     measure::{Kind, Queued},
     rules::{
@@ -20,6 +20,7 @@ use crate::{
 #[must_use = "a turn that is dropped is over"]
 pub struct Turn {
     actor: ActorRef<Message>,
+    load: Arc<Load>,
     pass: Option<Pass>,
     is_probe: bool,
     ended: Ended,
@@ -33,7 +34,18 @@ pub struct Turn {
 pub struct Waiting {
     actor: ActorRef<Message>,
     ticket: u64,
-    answer: Option<concurrency::OneshotReceiver<Answer>>,
+    answer: Coming,
+}
+
+/// The answer to who asks for a turn.
+#[derive(Debug)]
+enum Coming {
+    /// It was there at once.
+    Here(Turn),
+    /// It is on its way.
+    Later(concurrency::OneshotReceiver<Answer>),
+    /// It has been told.
+    Told,
 }
 
 /// Where somebody stands.
@@ -50,12 +62,13 @@ pub struct Standing {
 impl Turn {
     pub(super) fn new(
         actor: ActorRef<Message>,
+        load: Arc<Load>,
         pass: Pass,
         is_probe: bool,
         place: Option<usize>,
     ) -> Self {
         let (ended, began) = (Ended::Unknown, Instant::now());
-        Self { actor, pass: Some(pass), is_probe, ended, began, place }
+        Self { actor, load, pass: Some(pass), is_probe, ended, began, place }
     }
 
     /// The reply has begun.
@@ -80,6 +93,9 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
             let (ended, took) = (self.ended, self.began.elapsed());
+            if self.load.ended(&pass, ended, took) {
+                return;
+            }
             let queued = Queued::new(Kind::Upstream);
             let _ = self.actor.cast(Message::Ended { pass, ended, took, queued });
         }
@@ -92,14 +108,18 @@ impl Waiting {
     /// Asks for a turn.
     pub(crate) fn ask(
         actor: ActorRef<Message>,
+        load: &Arc<Load>,
         ticket: u64,
-        tenant: TenantId,
-        weight: u32,
+        (tenant, weight): (TenantId, u32),
     ) -> Self {
+        if let Some(pass) = load.take() {
+            let turn = Turn::new(actor.clone(), Arc::clone(load), pass, false, None);
+            return Self { actor, ticket, answer: Coming::Here(turn) };
+        }
         let (reply, answer) = concurrency::oneshot();
         let (reply, queued) = (reply.into(), Queued::new(Kind::Upstream));
         let _ = actor.cast(Message::Ask { tenant, weight, ticket, reply, queued });
-        Self { actor, ticket, answer: Some(answer) }
+        Self { actor, ticket, answer: Coming::Later(answer) }
     }
 
     /// Waits for it. Safe to drop: the place is kept.
@@ -107,11 +127,15 @@ impl Waiting {
     /// # Errors
     /// [`NotNow`].
     pub async fn turn(&mut self) -> Result<Turn, NotNow> {
-        let Some(answer) = &mut self.answer else { return Err(NotNow::Open(None)) };
-        let answered = answer.await;
-        self.answer = None;
-        // An actor that is gone comes back; another upstream may be there meanwhile.
-        answered.unwrap_or(Err(NotNow::Open(None)))
+        let answered = match &mut self.answer {
+            Coming::Later(answer) => answer.await,
+            // An actor that is gone comes back; another upstream may be there meanwhile.
+            Coming::Here(_) | Coming::Told => Ok(Err(NotNow::Open(None))),
+        };
+        match std::mem::replace(&mut self.answer, Coming::Told) {
+            Coming::Here(turn) => Ok(turn),
+            Coming::Later(_) | Coming::Told => answered.unwrap_or(Err(NotNow::Open(None))),
+        }
     }
 
     /// Where it stands; `None` where it does not wait, or nobody says.
@@ -127,7 +151,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.answer.is_some() {
+        if matches!(self.answer, Coming::Later(_)) {
             let (ticket, queued) = (self.ticket, Queued::new(Kind::Upstream));
             let _ = self.actor.cast(Message::Leave { ticket, queued });
         }
