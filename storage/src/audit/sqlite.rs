@@ -15,7 +15,7 @@ use crate::{column::At, error::Result, sqlite::Sqlite};
 const FORGET_AT_ONCE: i64 = 2_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// Events in one statement: each statement is a way to SQLite's thread and back, which costs as much as
+/// Rows in one statement: each statement is a way to SQLite's thread and back, which costs as much as
 /// some ten rows.
 const ROWS_AT_ONCE: usize = 50;
 const INSERT: &str = "
@@ -25,8 +25,8 @@ const INSERT: &str = "
 const ONCE: &str = " ON CONFLICT (request_id) DO NOTHING";
 const ADD: &str = "
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
-        completion_tokens, estimated)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        completion_tokens, estimated) ";
+const TO_WHAT_IS_THERE: &str = "
     ON CONFLICT (tenant_id, key_id, model_id, day) DO UPDATE SET
         requests = requests + excluded.requests,
         prompt_tokens = prompt_tokens + excluded.prompt_tokens,
@@ -119,8 +119,9 @@ impl Sqlite {
                 sums.entry((tenant.0, key, model, day)).or_default().add(event);
             }
         }
-        for (account, sum) in sums {
-            add(&mut transaction, account, &sum).await?;
+        let sums: Vec<_> = sums.into_iter().collect();
+        for sums in sums.chunks(rows) {
+            add(&mut transaction, sums).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -192,18 +193,19 @@ async fn insert(
     Ok(sql.build().execute(connection).await?.rows_affected())
 }
 
-async fn add(connection: &mut SqliteConnection, account: Account, sum: &Sum) -> Result<()> {
-    let (tenant, key, model, day) = account;
-    sqlx::query(ADD)
-        .bind(tenant)
-        .bind(key)
-        .bind(model)
-        .bind(day)
-        .bind(sum.requests)
-        .bind(sum.prompt)
-        .bind(sum.completion)
-        .bind(sum.estimated)
-        .execute(connection)
-        .await?;
+async fn add(connection: &mut SqliteConnection, sums: &[(Account, Sum)]) -> Result<()> {
+    let mut sql = QueryBuilder::new(ADD);
+    sql.push_values(sums, |mut row, ((tenant, key, model, day), sum)| {
+        row.push_bind(tenant)
+            .push_bind(key)
+            .push_bind(model)
+            .push_bind(day)
+            .push_bind(sum.requests)
+            .push_bind(sum.prompt)
+            .push_bind(sum.completion)
+            .push_bind(sum.estimated);
+    });
+    sql.push(TO_WHAT_IS_THERE);
+    sql.build().execute(connection).await?;
     Ok(())
 }
