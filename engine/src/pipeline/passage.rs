@@ -80,6 +80,11 @@ impl Passage {
         self.lock().clone()
     }
 
+    /// Reads a part of it.
+    pub fn read<T>(&self, part: impl FnOnce(&Passed) -> T) -> T {
+        part(&self.lock())
+    }
+
     /// Takes note.
     pub fn note(&self, change: impl FnOnce(&mut Passed)) {
         change(&mut self.lock());

@@ -279,7 +279,7 @@ impl Trip {
             return Err(status_fault(status));
         }
         turn.begun();
-        gateway.client.warmed(&upstream.name, model.name.as_str());
+        gateway.client.warmed(&upstream.name, &model.name);
         if inference.stream {
             return Ok(Asked::Stream(reply));
         }
@@ -296,7 +296,7 @@ impl Trip {
     /// Sends it, and takes note of that unless there was no connection to send it through. Whoever is
     /// cut in the middle of this may have sent it.
     async fn send(&self, call: &Call<'_>) -> Result<Reply, CallError> {
-        let before = self.passage.get().sent;
+        let before = self.passage.read(|passed| passed.sent);
         self.passage.note(|passed| passed.sent = true);
         let called = self.gateway.client.call(call).await;
         if let Err(CallError::Connect(_) | CallError::ConnectTimeout) = &called {
@@ -354,7 +354,7 @@ fn first_byte(
 ) -> Duration {
     let settings = &gateway.upstream;
     // A whole reply has its first byte at its end.
-    if inference.stream && gateway.client.is_warm(&upstream.name, model.name.as_str()) {
+    if inference.stream && gateway.client.is_warm(&upstream.name, &model.name) {
         settings.first_byte_timeout
     } else {
         settings.cold_first_byte_timeout

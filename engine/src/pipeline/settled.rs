@@ -4,7 +4,7 @@
 //! it is dropped: after the last byte, when the client has gone, or when the gateway gives up. No
 //! branch can forget it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use actors::{
     audit::Place,
@@ -23,11 +23,11 @@ use protocol::{
 use storage::{admission::Gauges, audit::AuditEvent};
 use tokio::time::Instant;
 
-use super::passage::{Passage, Passed};
+use super::passage::Passage;
 use crate::{
     gateway::Gateway,
     http::{body::ReplyBody, limits, refusal::Refusal},
-    telemetry::{self, Ended},
+    telemetry::{Ended, NOBODY},
 };
 
 /// What is known of a request, growing as it goes. Settles when it is dropped.
@@ -54,10 +54,14 @@ pub struct Spent {
     pub admit: Duration,
 }
 
+/// Header fields that an answer will have, give or take some: a map that grows by itself does so four times.
+const HEADERS_EXPECTED: usize = 20;
+
 /// Ties the record to the answer: it is settled when the answer's body is done with.
 pub fn attach(mut response: Response<ReplyBody>, mut record: Record) -> Response<ReplyBody> {
     record.event.status = response.status().as_u16();
     let headers = response.headers_mut();
+    headers.reserve(HEADERS_EXPECTED);
     limits::tell(record.gauges().unwrap_or_default(), headers);
     record.tell_timing(headers);
     response.map(|body| body.with(record))
@@ -159,7 +163,8 @@ impl Record {
 
     /// It goes no further. One that no upstream has seen uses up nothing of its limits.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        let was_sent = self.passage.as_ref().is_some_and(|passage| passage.get().sent);
+        let was_sent =
+            self.passage.as_ref().is_some_and(|passage| passage.read(|passed| passed.sent));
         if !was_sent && let Some(mut permit) = self.permit.take() {
             permit.cancel();
             self.gauges = None;
@@ -211,19 +216,20 @@ impl Record {
     /// Where the time went, in milliseconds (W3C Server Timing).
     fn tell_timing(&self, headers: &mut HeaderMap) {
         let Spent { authenticate, arrive, admit } = self.spent;
-        let passed = self.passage.as_ref().map(|passage| passage.get()).unwrap_or_default();
         // The head may go out while the request still waits: that is not the gateway's own time either.
-        let (queued, asked, place) = (passed.queued_so_far(), passed.asked_so_far(), passed.place);
+        let (queued, asked, place) =
+            self.passage.as_ref().map_or_else(Default::default, |passage| {
+                passage.read(|passed| (passed.queued_so_far(), passed.asked_so_far(), passed.place))
+            });
         let own = self.opened.elapsed().saturating_sub(arrive + queued + asked);
-        telemetry::overhead(own);
-        let millis = |span: Duration| span.as_secs_f64() * 1_000.0;
+        self.gateway.series.overhead(own);
         let told = format!(
-            "authenticate;dur={:.3}, admit;dur={:.3}, queue;dur={:.3}, upstream;dur={:.3}, own;dur={:.3}",
-            millis(authenticate),
-            millis(admit),
-            millis(queued),
-            millis(asked),
-            millis(own),
+            "authenticate;dur={}, admit;dur={}, queue;dur={}, upstream;dur={}, own;dur={}",
+            Millis(authenticate),
+            Millis(admit),
+            Millis(queued),
+            Millis(asked),
+            Millis(own),
         );
         if let Ok(told) = HeaderValue::from_str(&told) {
             headers.insert("server-timing", told);
@@ -234,6 +240,16 @@ impl Record {
     }
 }
 
+/// A duration in milliseconds with three decimals.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{:03}", micros / 1_000, micros % 1_000)
+    }
+}
+
 /// What nginx logs for a client that closed its connection before it was answered; it is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
@@ -241,23 +257,19 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.event.total = self.opened.elapsed();
         if let Some(passage) = self.passage.take() {
-            let Passed { model, upstream, .. } = passage.get();
-            self.event.upstream = upstream;
-            self.event.model = model.or(self.event.model.take());
+            passage.note(|passed| {
+                self.event.upstream = passed.upstream.take();
+                self.event.model = passed.model.take().or(self.event.model.take());
+            });
         }
-        let series = &self.gateway.series;
-        Ended {
-            tenant: self
-                .principal
-                .as_ref()
-                .map_or("-", |one| series.tenants.name(&one.tenant_name)),
-            model: self.event.model.as_ref().map_or("-", |name| series.models.name(name.as_str())),
+        self.gateway.series.ended(&Ended {
+            tenant: self.principal.as_ref().map_or(NOBODY, |one| &one.tenant_name),
+            model: self.event.model.as_ref().map_or(NOBODY, ModelName::as_str),
             status: self.event.status,
             usage: self.event.usage,
             first_byte: self.event.first_byte,
             total: self.event.total,
-        }
-        .emit();
+        });
         let audit = &self.gateway.handles.audit;
         let place = match self.place.take() {
             Some(place) => Some(place),
@@ -267,7 +279,8 @@ impl Drop for Record {
             None => audit.reserve_sampled(),
         };
         if let Some(place) = place {
-            place.record(self.event.clone());
+            let (model, upstream) = (self.event.model.take(), self.event.upstream.take());
+            place.record(AuditEvent { model, upstream, ..self.event });
         }
         // What is counted is recorded before: who reads the ledger anew must find it there.
         if let Some(mut permit) = self.permit.take() {

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, StatusCode};
-use protocol::{id::RequestId, route::UpstreamKind, secret::Secret};
+use protocol::{id::RequestId, name::ModelName, route::UpstreamKind, secret::Secret};
 use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -28,6 +28,9 @@ use crate::{
 
 /// Origins that are remembered; far more than there are upstreams.
 const ORIGINS_MAX: usize = 1_024;
+
+/// Models of one upstream before those are forgotten that did not answer lately.
+const MODELS_MAX: usize = 1_024;
 
 /// What is asked of an upstream.
 pub struct Call<'a> {
@@ -106,7 +109,8 @@ pub struct Client {
 
 /// Which models answered lately, so that their next first byte is expected soon.
 struct Warm {
-    seen: Mutex<HashMap<(String, String), Instant>>,
+    /// By upstream and model.
+    seen: Mutex<HashMap<String, HashMap<ModelName, Instant>>>,
     lasts: Duration,
 }
 
@@ -196,20 +200,26 @@ impl Client {
 
     /// Whether this model answered on this upstream lately, so that it is still loaded there.
     #[must_use]
-    pub fn is_warm(&self, upstream: &str, model: &str) -> bool {
+    pub fn is_warm(&self, upstream: &str, model: &ModelName) -> bool {
         let seen = self.warm.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&(upstream.to_owned(), model.to_owned()))
-            .is_some_and(|at| at.elapsed() < self.warm.lasts)
+        let at = seen.get(upstream).and_then(|models| models.get(model));
+        at.is_some_and(|at| at.elapsed() < self.warm.lasts)
     }
 
     /// This model has just answered on this upstream. Only ever said of models in the catalog, so
     /// that what is kept is bounded by it.
-    pub fn warmed(&self, upstream: &str, model: &str) {
+    pub fn warmed(&self, upstream: &str, model: &ModelName) {
+        let now = Instant::now();
         let mut seen = self.warm.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert((upstream.to_owned(), model.to_owned()), Instant::now());
+        if let Some(at) = seen.get_mut(upstream).and_then(|models| models.get_mut(model)) {
+            *at = now;
+            return;
+        }
         let lasts = self.warm.lasts;
-        if seen.len() > 1_024 {
-            seen.retain(|_, at| at.elapsed() < lasts);
+        let models = seen.entry(upstream.to_owned()).or_default();
+        models.insert(model.clone(), now);
+        if models.len() > MODELS_MAX {
+            models.retain(|_, at| at.elapsed() < lasts);
         }
     }
 
