@@ -34,6 +34,7 @@ use crate::{
         listener::Listener,
         refusal::Refusal,
         tls::{Certificate, TlsError},
+        workers::Workers,
     },
     keyring::Keyring,
     phase::{Life, Phase},
@@ -96,6 +97,7 @@ pub struct Built {
     system: System,
     tasks: TaskTracker,
     data: Listener,
+    workers: Arc<Workers>,
     admin: TcpListener,
     admin_router: axum::Router,
     certificate: Option<Arc<Certificate>>,
@@ -122,6 +124,9 @@ pub enum BuildError {
     /// An address.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// The threads that serve connections.
+    #[error("threads: {0}")]
+    Threads(#[source] io::Error),
     /// The TLS library.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
@@ -192,6 +197,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let admin = TcpListener::bind(config.admin.listen)
         .await
         .map_err(|error| BuildError::Listen(config.admin.listen, error))?;
+    let workers = Arc::new(Workers::start(server.threads).map_err(BuildError::Threads)?);
     let life = Life::new();
     let aliases = Aliases::default();
     aliases.set(storage.aliases.list().await?);
@@ -225,7 +231,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     });
     let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, outside.metrics);
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
-    Ok(Built { gateway, system, tasks, data, admin, admin_router, certificate })
+    Ok(Built { gateway, system, tasks, data, workers, admin, admin_router, certificate })
 }
 
 fn random_key() -> Result<[u8; 32], BuildError> {
@@ -260,9 +266,9 @@ impl Built {
     /// Serves until it is told to stop, and stops in order; told a second time, at once. Each
     /// message of `stops` is such a word; a closed channel is none.
     pub async fn serve(self, mut stops: mpsc::Receiver<()>) -> Ended {
-        let Self { gateway, system, tasks, data, admin, admin_router, certificate } = self;
+        let Self { gateway, system, tasks, data, workers, admin, admin_router, certificate } = self;
         let stopped = gateway.life.stopped().clone();
-        tasks.spawn(data.accept(Arc::clone(&gateway)));
+        tasks.spawn(data.accept(Arc::clone(&gateway), Arc::clone(&workers)));
         tasks.spawn(changes::listen(Arc::clone(&gateway)));
         tasks.spawn(prune(Arc::clone(&gateway)));
         if let Some(certificate) = certificate {
@@ -284,6 +290,8 @@ impl Built {
             () = told(&mut stops) => Ended::AtOnce,
         };
         gateway.life.enter(Phase::Stopped);
+        // Their threads are waited for, which is nothing for this one to do.
+        let _ = tokio::task::spawn_blocking(move || drop(workers)).await;
         match failed {
             Some(reason) => Ended::Failed(reason),
             None => ended,

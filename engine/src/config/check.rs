@@ -110,6 +110,7 @@ fn server(values: &mut Values) -> Server {
     Server {
         listen: values.address("server.listen"),
         tls: certificate.zip(key).map(|(certificate, key)| Tls { certificate, key }),
+        threads: values.number("server.threads"),
         connections_max: values.number("server.connections_max"),
         header_bytes_max: values.number("server.header_bytes_max"),
         uri_bytes_max: values.number("server.uri_bytes_max"),

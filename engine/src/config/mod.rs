@@ -74,6 +74,7 @@ pub enum Environment {
 pub struct Server {
     pub listen: SocketAddr,
     pub tls: Option<Tls>,
+    pub threads: usize,
     pub connections_max: usize,
     pub header_bytes_max: usize,
     pub uri_bytes_max: usize,

@@ -74,6 +74,8 @@ table! {
     server.tls_certificate, Kind::Path, "",
         "PEM file with the certificate chain; with `tls_key`, the listener speaks TLS. Looked at every two seconds.";
     server.tls_key, Kind::Path, "", "PEM file with the private key.";
+    server.threads, Kind::Number(0, 1_024), "0",
+        "Threads that serve connections, each with its share of them; 0: one for each processor.";
     server.connections_max, Kind::Number(1, 1_000_000), "16384",
         "Connections at once; more wait to be accepted.";
     server.header_bytes_max, Kind::Bytes(1_024, 1 << 20), "64KiB",
@@ -132,7 +134,7 @@ table! {
     upstream.warm_for, Kind::Duration(0, DAY), "4m",
         "How long a model counts as loaded after it answered.";
     upstream.idle_connections_max, Kind::Number(0, 100_000), "256",
-        "Connections that are kept to each upstream.";
+        "Connections that each of `server.threads` keeps to each upstream.";
     upstream.idle_timeout, Kind::Duration(10, DAY), "60s", "How long such a connection is kept.";
     upstream.reply_bytes_max, Kind::Bytes(1_024, 4 * GIB), "64MiB",
         "The largest reply that is not a stream.";

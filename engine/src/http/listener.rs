@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::connection;
+use super::{connection, workers::Workers};
 use crate::gateway::Gateway;
 
 /// The pause after a failed accept: out of descriptors, most likely.
@@ -45,9 +45,9 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until the gateway drains. The place comes before the connection, so that none is
-    /// accepted that cannot be served.
-    pub async fn accept(self, gateway: Arc<Gateway>) {
+    /// Accepts until the gateway drains, for the threads of `workers`. The place comes before the connection,
+    /// so that none is accepted that cannot be served.
+    pub(crate) async fn accept(self, gateway: Arc<Gateway>, workers: Arc<Workers>) {
         let draining = gateway.life.draining().clone();
         while let Some(Ok(place)) =
             draining.run_until_cancelled(Arc::clone(&self.places).acquire_owned()).await
@@ -55,8 +55,9 @@ impl Listener {
             let Some(accepted) = draining.run_until_cancelled(self.socket.accept()).await else {
                 break;
             };
-            let stream = match accepted {
-                Ok((stream, _peer)) => stream,
+            // It is the thread that serves it that is to hear of its events.
+            let stream = match accepted.and_then(|(stream, _peer)| stream.into_std()) {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -64,9 +65,12 @@ impl Listener {
                 }
             };
             let (served, tls) = (Arc::clone(&gateway), self.tls.clone());
-            gateway.connections.spawn(async move {
+            workers.spawn(&gateway.connections, async move {
                 let _place = place;
-                serve(served, stream, tls).await;
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => serve(served, stream, tls).await,
+                    Err(error) => tracing::warn!(%error, "a connection cannot be served"),
+                }
             });
         }
     }

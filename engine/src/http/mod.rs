@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`listener`] | sockets: accepting, a place for each connection |
+//! | `workers` | the threads that serve connections |
 //! | [`connection`] | one connection: which protocol, its time limits, its end |
 //! | [`tls`] | certificates, and their exchange while running |
 //! | `io` | what hyper does not say or show, seen at the edge of a connection |
@@ -23,5 +24,6 @@ pub mod listener;
 pub mod refusal;
 pub mod router;
 pub mod tls;
+pub(crate) mod workers;
 
 pub(crate) use io::Seen;

@@ -2,7 +2,8 @@
 //!
 //! A connection belongs to one call at a time. When the reply has been read to its end it is put
 //! back; the one that was put back last is taken first, so that what a burst left over grows old
-//! and is closed.
+//! and is closed. It is kept for the runtime that hears of its events: another thread's would wake that one
+//! for every chunk.
 
 use std::{
     collections::HashMap,
@@ -11,11 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::runtime::{self, Handle};
+
 use super::{connect::Origin, connection::Connection};
 
-/// What is kept, per origin.
+/// The runtime that a connection belongs to; none outside of any.
+type Home = Option<runtime::Id>;
+
+/// What is kept, per runtime and origin.
 pub(super) struct Pool {
-    idle: Mutex<HashMap<Arc<Origin>, Vec<Idle>>>,
+    idle: Mutex<HashMap<Home, HashMap<Arc<Origin>, Vec<Idle>>>>,
     per_origin_max: usize,
     age_max: Duration,
 }
@@ -23,6 +29,7 @@ pub(super) struct Pool {
 /// A connection on loan. Dropped before it was given back, it is closed at once.
 pub(super) struct Loan {
     connection: Connection,
+    home: Home,
     origin: Arc<Origin>,
     pool: Weak<Pool>,
 }
@@ -35,7 +42,7 @@ struct Idle {
 // === impl Pool ===
 
 impl Pool {
-    /// Keeps up to `per_origin_max` connections to each origin, each for `age_max` without use.
+    /// Keeps up to `per_origin_max` connections of each runtime to each origin, each for `age_max` without use.
     pub(super) fn new(per_origin_max: usize, age_max: Duration) -> Arc<Self> {
         Arc::new(Self { idle: Mutex::default(), per_origin_max, age_max })
     }
@@ -43,7 +50,7 @@ impl Pool {
     /// A kept connection that is still open, if there is one.
     pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>) -> Option<Loan> {
         let mut idle = self.lock();
-        let kept = idle.get_mut(origin)?;
+        let kept = idle.get_mut(&home())?.get_mut(origin)?;
         while let Some(Idle { mut connection, since }) = kept.pop() {
             if since.elapsed() > self.age_max {
                 // What lies below is older still.
@@ -57,19 +64,22 @@ impl Pool {
         None
     }
 
-    /// Wraps a new connection, so that it comes back here.
+    /// Wraps a new connection of this runtime's, so that it comes back here.
     pub(super) fn lend(self: &Arc<Self>, mut connection: Connection, origin: Arc<Origin>) -> Loan {
         connection.is_busy = true;
-        Loan { connection, origin, pool: Arc::downgrade(self) }
+        Loan { connection, home: home(), origin, pool: Arc::downgrade(self) }
     }
 
     /// Closes what has grown old; told from time to time, so that idle hours keep nothing open.
     pub(super) fn prune(&self) {
-        self.lock().retain(|_, kept| {
-            kept.retain_mut(|idle| {
-                idle.since.elapsed() <= self.age_max && idle.connection.is_open()
+        self.lock().retain(|_, origins| {
+            origins.retain(|_, kept| {
+                kept.retain_mut(|idle| {
+                    idle.since.elapsed() <= self.age_max && idle.connection.is_open()
+                });
+                !kept.is_empty()
             });
-            !kept.is_empty()
+            !origins.is_empty()
         });
     }
 
@@ -78,17 +88,21 @@ impl Pool {
         self.lock().clear();
     }
 
-    fn put(&self, origin: Arc<Origin>, connection: Connection) {
+    fn put(&self, home: Home, origin: Arc<Origin>, connection: Connection) {
         let mut idle = self.lock();
-        let kept = idle.entry(origin).or_default();
+        let kept = idle.entry(home).or_default().entry(origin).or_default();
         if kept.len() < self.per_origin_max {
             kept.push(Idle { connection, since: Instant::now() });
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Origin>, Vec<Idle>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Home, HashMap<Arc<Origin>, Vec<Idle>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn home() -> Home {
+    Handle::try_current().ok().map(|runtime| runtime.id())
 }
 
 // === impl Loan ===
@@ -98,7 +112,7 @@ impl Loan {
     pub(super) fn end(mut self, keeps: bool) {
         self.connection.is_busy = false;
         if keeps && let Some(pool) = self.pool.upgrade() {
-            pool.put(self.origin, self.connection);
+            pool.put(self.home, self.origin, self.connection);
         }
     }
 }

@@ -1,0 +1,108 @@
+//! The threads that serve connections, each with a runtime of its own.
+//!
+//! A connection stays on its thread, with its timers, its requests and the connections to upstreams that
+//! these use: no chunk wakes another processor, and no lock or queue is shared on its way. Connections go
+//! to the threads in turns, so that each has as many as the next one. What is not a connection (actors,
+//! databases, the admin listener) runs on the runtime of the process, beside them.
+
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::{self, JoinHandle},
+};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The threads. Dropped, they end, and what is still open on them is closed.
+pub(crate) struct Workers {
+    all: Vec<Handle>,
+    threads: Vec<JoinHandle<()>>,
+    next: AtomicUsize,
+    over: CancellationToken,
+}
+
+// === impl Workers ===
+
+impl Workers {
+    /// Starts so many; 0: one for each processor.
+    ///
+    /// # Errors
+    /// Where the system gives no thread, or no descriptor for its events.
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
+        let count = if count == 0 { thread::available_parallelism()?.get() } else { count };
+        let mut workers = Self {
+            all: Vec::with_capacity(count),
+            threads: Vec::with_capacity(count),
+            next: AtomicUsize::new(0),
+            over: CancellationToken::new(),
+        };
+        for number in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let over = workers.over.clone();
+            workers.all.push(runtime.handle().clone());
+            let thread = thread::Builder::new().name(format!("serve-{number}"));
+            workers.threads.push(thread.spawn(move || {
+                runtime.block_on(over.cancelled());
+                // A hash that is being compared must not hold up the end.
+                runtime.shutdown_background();
+            })?);
+        }
+        Ok(workers)
+    }
+
+    /// Runs a connection on the thread whose turn it is, where `tracker` waits for it.
+    pub(crate) fn spawn(
+        &self,
+        tracker: &TaskTracker,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(worker) = self.all.get(next % self.all.len().max(1)) {
+            tracker.spawn_on(connection, worker);
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.over.cancel();
+        for thread in self.threads.drain(..) {
+            // One that panicked has nothing left to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_thread_gets_as_many_as_the_next_and_ends_with_the_workers() {
+        let workers = Workers::start(3).unwrap();
+        let (tracker, (tell, mut told)) = (TaskTracker::new(), mpsc::unbounded_channel());
+        for _ in 0..9 {
+            let tell = tell.clone();
+            workers.spawn(&tracker, async move {
+                let _ = tell.send(thread::current().name().map(str::to_owned));
+                std::future::pending::<()>().await;
+            });
+        }
+        let mut names = BTreeMap::new();
+        for _ in 0..9 {
+            *names.entry(told.recv().await.unwrap().unwrap()).or_insert(0) += 1;
+        }
+        let even = ["serve-0", "serve-1", "serve-2"].map(|name| (name.to_owned(), 3));
+        assert_eq!(names, BTreeMap::from(even));
+        drop((workers, tell));
+        // What was open is gone, and with it what it held.
+        assert!(told.recv().await.is_none());
+        tracker.close();
+        tracker.wait().await;
+    }
+}
