@@ -17,8 +17,8 @@ use identity::{
     limits::Limits,
 };
 use jiff::Timestamp;
-use protocol::id::KeyId;
 use protocol::{
+    id::KeyId,
     levers::Levers,
     name::ModelName,
     ollama::stream::NativeStream,
