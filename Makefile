@@ -1,9 +1,9 @@
 # What people type. CI runs the same recipes.
 
-.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz loadtest compare build image clean
+.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz bench bench-instructions loadtest compare build image clean
 
 help: ## Shows this list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: ## Builds and runs a gateway with a key, on a temporary database.
 	@cargo build --locked --bin neuronetz
@@ -46,6 +46,12 @@ sdk: ## Runs the real clients alone.
 
 fuzz: ## Feeds each fuzz target for a minute (FUZZ_SECONDS).
 	@protocol/fuzz/run
+
+bench: ## Measures each stage of a request beside a naive version (BENCH=: those with this in their names).
+	cargo bench --package benches --locked -- $(BENCH)
+
+bench-instructions: ## Counts the instructions of the hot paths; fails at 3 % more than is committed (UPDATE=1: writes).
+	@benches/instructions/run
 
 loadtest: ## Puts a release build under load (100 users, 60 s; LOCUST=1: with locust) and checks that it kept its word.
 	loadtests/run

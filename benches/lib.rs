@@ -1,5 +1,8 @@
-//! Benchmarks of what a request costs inside, a file per crate: `cargo bench -p benches`. What is allocated
-//! does not vary from run to run, so that it is tested here.
+//! What a request costs inside, stage by stage; README.md says how each is measured. What is allocated does
+//! not vary from run to run, so that it is tested here.
+
+pub mod fixtures;
+pub mod stage;
 
 #[cfg(test)]
 mod allocations {
