@@ -43,7 +43,7 @@ impl Verdict {
 
     /// Prints what is told and not judged.
     #[expect(clippy::unused_self, reason = "it stands among the lines that are judged")]
-    pub(crate) fn remark(&self, what: &str, found: String) {
+    pub(crate) fn remark(&self, what: &str, found: &str) {
         say(&format!("        {what:<62} {found}"));
     }
 

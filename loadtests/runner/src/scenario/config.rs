@@ -76,6 +76,9 @@ pub(crate) struct Users {
     /// And so many in all: or nobody has asked.
     #[serde(default = "one")]
     pub(crate) served_min: usize,
+    /// And so many at the same moment.
+    #[serde(default)]
+    pub(crate) at_once_min: usize,
 }
 
 /// Something that goes wrong, and is right again afterwards.
@@ -195,6 +198,7 @@ impl Scenario {
             let all: usize = self.users.iter().map(|users| users.count).sum();
             for users in &mut self.users {
                 users.count = (users.count * wanted / all.max(1)).max(1);
+                users.at_once_min = users.at_once_min.min(users.count);
             }
         }
         if changes.limit.is_some() {
@@ -216,7 +220,7 @@ mod tests {
 
     /// What may stand of users, here or in the generators.
     const OF_USERS: &str = "name count keys prompt stream wait_ms once together_every_s bytes_per_second \
-                            leave_after_s allowed served_percent_min served_min";
+                            leave_after_s allowed served_percent_min served_min at_once_min";
 
     #[test]
     fn every_scenario_of_the_tree_can_be_read() {

@@ -3,7 +3,7 @@
 use super::{
     config::{Fault, Metric, Scenario, Users},
     faults::Span,
-    outcomes::{Outcome, counted, percentile},
+    outcomes::{Outcome, at_once, counted, percentile},
 };
 use crate::table::Verdict;
 
@@ -40,9 +40,20 @@ pub(super) fn users(
             &format!("{name}: served"),
             format!("{served} of {} ({percent:.1} %)", theirs.len()),
         );
+        if users.at_once_min > 0 {
+            let most = at_once(theirs.iter().copied());
+            verdict.expect(
+                most >= users.at_once_min,
+                &format!("{name}: so many at the same moment"),
+                most.to_string(),
+            );
+        }
     }
-    for (fault, span) in scenario.faults.iter().zip(spans) {
-        of_fault(verdict, scenario, fault, *span, outcomes);
+    for (number, (fault, span)) in scenario.faults.iter().zip(spans).enumerate() {
+        // What comes after the next one is that one's.
+        let end = spans.get(number + 1).map_or(u64::MAX, |next| next.begun);
+        let until_then: Vec<&Outcome> = outcomes.iter().filter(|it| it.ended < end).collect();
+        of_fault(verdict, scenario, fault, *span, &until_then);
     }
 }
 
@@ -51,11 +62,12 @@ fn of_fault(
     scenario: &Scenario,
     fault: &Fault,
     span: Span,
-    outcomes: &[Outcome],
+    outcomes: &[&Outcome],
 ) {
     let name = format!("{:?} at {} s", fault.what, fault.at);
     let meanwhile = outcomes
         .iter()
+        .copied()
         .filter(|it| it.begun >= span.begun + FAULT_SETTLES_MS && it.ended < span.ended);
     let meanwhile: Vec<&Outcome> = meanwhile.collect();
     if fault.nothing_is_served {
@@ -71,22 +83,15 @@ fn of_fault(
         let users = scenario.users.iter().find(|users| users.name == it.user);
         users.is_some_and(|users| users.allowed.contains(&it.how))
     };
-    let later = outcomes.iter().filter(|it| it.begun >= span.ended);
+    let later = outcomes.iter().copied().filter(|it| it.begun >= span.ended);
     let last = later.clone().filter(|it| !is_usual(it)).map(|it| it.begun).max();
     let again = later.filter(|it| is_usual(it) && last.is_none_or(|last| it.begun > last));
     let took = again.map(|it| it.ended).min().map(|at| (at - span.ended) as f64 / 1_000.0);
-    // What ends a later fault is that one's.
-    if spans_end_here(scenario, fault) {
-        verdict.expect(
-            took.is_some_and(|took| took <= fault.recovers_within_s),
-            &format!("{name}: all is as before within {} s", fault.recovers_within_s),
-            took.map_or("never".to_owned(), |took| format!("{took:.2} s")),
-        );
-    }
-}
-
-fn spans_end_here(scenario: &Scenario, fault: &Fault) -> bool {
-    scenario.faults.last().is_some_and(|last| last.at == fault.at)
+    verdict.expect(
+        took.is_some_and(|took| took <= fault.recovers_within_s),
+        &format!("{name}: all is as before within {} s", fault.recovers_within_s),
+        took.map_or("never".to_owned(), |took| format!("{took:.2} s")),
+    );
 }
 
 fn is_allowed(it: &Outcome, users: &Users, scenario: &Scenario, spans: &[Span]) -> bool {
@@ -126,7 +131,7 @@ pub(super) fn gateway(
                     format!("{found}, with {stolen:.1} % of the machine's time taken by others");
                 verdict.add(None, what, why);
             }
-            None => verdict.remark(what, format!("{found}, beside locust: not judged")),
+            None => verdict.remark(what, &format!("{found}, beside locust: not judged")),
         }
     }
     for Metric { what, name, min, max } in &scenario.expect.metrics {
@@ -153,7 +158,8 @@ pub(super) fn sum(metrics: &str, name: &str) -> f64 {
         let is_it = rest.starts_with(' ') || rest.starts_with('{');
         is_it.then(|| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).flatten()
     });
-    values.sum()
+    // Of nothing it would be minus zero.
+    values.sum::<f64>() + 0.0
 }
 
 /// A line for each kind of users: how many requests, how long they took.

@@ -112,14 +112,12 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, String> {
     judge::gateway(&mut verdict, &scenario, found.peak_kib, &found.metrics, stolen);
     database(&mut verdict, &options, &scenario, &found).await?;
     let requests = judge::sum(&found.metrics, "gateway_overhead_seconds_count");
-    verdict
-        .remark("the most memory it had, in MiB", format!("{:.1}", found.peak_kib as f64 / 1024.0));
-    verdict.remark("requests that came to a decision", format!("{requests:.0}"));
-    verdict.remark(
-        "CPU of the gateway for each, in ms",
-        format!("{:.3}", 1_000.0 * found.cpu_seconds / requests),
-    );
-    verdict.remark("time of the machine that others took, in %", format!("{:.1}", found.stolen));
+    let cpu_ms = 1_000.0 * found.cpu_seconds / requests;
+    let memory = found.peak_kib as f64 / 1024.0;
+    verdict.remark("the most memory it had, in MiB", &format!("{memory:.1}"));
+    verdict.remark("requests that came to a decision", &format!("{requests:.0}"));
+    verdict.remark("CPU of the gateway for each, in ms", &format!("{cpu_ms:.3}"));
+    verdict.remark("time of the machine that others took, in %", &format!("{:.1}", found.stolen));
     finish(&options, &name, &found, &verdict)
 }
 

@@ -64,6 +64,16 @@ pub(crate) fn percentile<'a>(
     times.get(rank.saturating_sub(1)).copied()
 }
 
+/// How many there were at the same moment, at most.
+pub(crate) fn at_once<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> usize {
+    let (mut begun, mut ended): (Vec<u64>, Vec<u64>) =
+        outcomes.into_iter().map(|it| (it.begun, it.ended)).unzip();
+    begun.sort_unstable();
+    ended.sort_unstable();
+    let over = |at: u64| ended.partition_point(|end| *end <= at);
+    begun.iter().enumerate().map(|(before, at)| before + 1 - over(*at)).max().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +86,7 @@ mod tests {
         assert_eq!(counted(&all), "2 × 200, 1 × 429 concurrency");
         assert_eq!((percentile(&all, 0.5), percentile(&all, 1.0)), (Some(1), Some(4)));
         assert_eq!(percentile(&[], 0.5), None);
+        assert_eq!((at_once(&all), at_once(&[])), (2, 0));
         assert!(Outcome::parse("5\t9\thonest").is_none());
     }
 }

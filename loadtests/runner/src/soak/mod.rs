@@ -107,6 +107,8 @@ fn settings(database: &str, ollama: &Ollama) -> BTreeMap<String, String> {
         ("NEURONETZ_KEYS_ARGON2_ITERATIONS", &HASHING.iterations.to_string()),
         ("NEURONETZ_LIMITS_IDLE_AFTER", IDLE_AFTER),
         ("NEURONETZ_UPSTREAM_IDLE_TIMEOUT", IDLE_AFTER),
+        // On a machine that is busy with something else the database may be slow to answer.
+        ("NEURONETZ_DATABASE_ACQUIRE_TIMEOUT", "30s"),
         ("NEURONETZ_SERVER_DRAIN_TIMEOUT", "1s"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

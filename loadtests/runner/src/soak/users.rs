@@ -69,7 +69,7 @@ pub(crate) struct Crowd {
     keys: Vec<String>,
     answered: AtomicU64,
     tally: Mutex<Tally>,
-    /// The connections; each ends with the user that has it.
+    /// The connections; each ends by itself once nobody has it any more.
     connections: TaskTracker,
 }
 
@@ -163,10 +163,6 @@ impl Crowd {
         }
         all.close();
         all.wait().await;
-        // Each connection ends with its user.
-        self.connections.close();
-        self.connections.wait().await;
-        self.connections.reopen();
     }
 
     /// Opens streams that go on until what is returned is dropped.
@@ -176,7 +172,7 @@ impl Crowd {
             let mut user = User::of(self);
             let body = Wish::Stream.body().replace("[[pace 5]]", "[[hang 1]]");
             let key = self.keys.first().map(String::as_str).unwrap_or_default();
-            let response = user.send(&key, Bytes::from(body)).await?;
+            let response = user.send(key, Bytes::from(body)).await?;
             held.push((user, response));
         }
         Ok(held)
