@@ -32,8 +32,9 @@ use crate::{
 use config::{Changes, KeyKind, Scenario};
 use faults::{RedisServer, Span, Victims};
 
-/// How long the generator may go on beyond the time of the scenario: it waits for what its users have begun.
-const AFTERWARDS: Duration = Duration::from_secs(90);
+/// How long the generator may take beyond the time of the scenario: it makes its users first, of which
+/// thousands take more than a minute, and waits for what they have begun.
+const BESIDES: Duration = Duration::from_secs(300);
 /// What a run ends with where nothing is wrong and not everything could be judged.
 const UNJUDGED: u8 = 3;
 
@@ -169,7 +170,7 @@ async fn put_under_load(options: &Options, scenario: &Scenario) -> Result<Found,
     let mut generator = generator(options, scenario, gateway.address)?;
     let stolen = Stolen::now();
     let mut child = generator.spawn().map_err(|error| format!("the generator: {error}"))?;
-    let most = Duration::from_secs(scenario.seconds) + AFTERWARDS;
+    let most = Duration::from_secs(scenario.seconds) + BESIDES;
     let waited = async {
         let ended = timeout(most, child.wait()).await.map_err(|_| "the generator does not end")?;
         ended.map_err(|error| error.to_string())
@@ -263,7 +264,8 @@ fn generator(
         }
         (None, Some(goose)) => {
             let mut command = Command::new(goose);
-            command.args(["--no-reset-metrics", "--increase-rate", &users]);
+            command.args(["--no-telnet", "--no-websocket", "--no-reset-metrics"]);
+            command.args(["--increase-rate", &users]);
             command
         }
         (None, None) => return Err("neither goose nor locust".to_owned()),
