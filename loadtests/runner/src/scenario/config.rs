@@ -194,6 +194,12 @@ impl Scenario {
     /// Changes it as its caller wants.
     pub(crate) fn change(&mut self, changes: Changes) {
         self.seconds = changes.seconds.unwrap_or(self.seconds);
+        if changes.users.is_some() || changes.seconds.is_some() {
+            // How many are served says something of the scenario as it is written only.
+            for users in &mut self.users {
+                users.served_min = users.served_min.min(1);
+            }
+        }
         if let Some(wanted) = changes.users {
             let all: usize = self.users.iter().map(|users| users.count).sum();
             for users in &mut self.users {
