@@ -1,6 +1,6 @@
 # What people type. CI runs the same recipes.
 
-.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz bench bench-instructions loadtest compare build image clean
+.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz bench bench-instructions loadtest soak compare build image clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,8 +53,11 @@ bench: ## Measures each stage of a request beside a naive version (BENCH=: those
 bench-instructions: ## Counts the instructions of the hot paths; fails at 3 % more than is committed (UPDATE=1: writes).
 	@benches/instructions/run
 
-loadtest: ## Puts a release build under load (100 users, 60 s; LOCUST=1: with locust) and checks that it kept its word.
-	loadtests/run
+loadtest: ## Puts a release build under load (SCENARIO=steady, SCENARIO=all; LOCUST=1: with locust) and checks that it kept its word.
+	@loadtests/run $(SCENARIO)
+
+soak: ## Holds half of the full load for 30 minutes (SOAK_SECONDS) and checks that memory, descriptors and actors come back.
+	@loadtests/soak/run
 
 compare: ## Measures a release build beside nginx, in one table (QUICK=1, ONLY=burst, PEERS=1).
 	@COMPARE_COMMAND="make compare" loadtests/compare/run

@@ -1,0 +1,58 @@
+//! Puts the gateway under load and judges whether it kept its word: `make loadtest`, `make soak`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`scenario`] | users of goose or locust, faults, and what is expected meanwhile |
+//! | [`soak`] | half of the full load for a long time: does what it takes come back? |
+//! | [`started`] | the scripted Ollama and the gateway, started for it |
+//! | [`seed`] | tenants and keys in the gateway's database |
+//! | [`keys`] | keys that are none |
+//! | [`proc`] | what Linux says of a process |
+//! | [`table`] | what was expected and what was found |
+
+mod http;
+mod keys;
+mod out;
+mod proc;
+mod process;
+mod scenario;
+mod seed;
+mod soak;
+mod started;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Puts the gateway under load and judges whether it kept its word.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Users of a scenario; ends with 1 where something is not as expected, with 3 where nothing is but not
+    /// everything could be judged.
+    Scenario(Box<scenario::Options>),
+    /// Half of the full load for a long time; ends with 1 where something does not come back.
+    Soak(Box<soak::Options>),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Scenario(options) => Box::pin(scenario::run(*options)).await,
+        Task::Soak(options) => Box::pin(soak::run(*options)).await,
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            out::note(&format!("loadtest: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
