@@ -39,7 +39,7 @@ use crate::{
     keyring::Keyring,
     phase::{Life, Phase},
     prompts::Prompts,
-    telemetry::Series,
+    telemetry::{self, Series},
     upstream::{client::Client, images::Images, probe::Probe},
 };
 
@@ -100,6 +100,7 @@ pub struct Built {
     workers: Arc<Workers>,
     admin: TcpListener,
     admin_router: axum::Router,
+    metrics: PrometheusHandle,
     certificate: Option<Arc<Certificate>>,
 }
 
@@ -229,9 +230,10 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         connections: TaskTracker::new(),
         server,
     });
-    let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, outside.metrics);
+    let metrics = outside.metrics;
+    let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, metrics.clone());
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
-    Ok(Built { gateway, system, tasks, data, workers, admin, admin_router, certificate })
+    Ok(Built { gateway, system, tasks, data, workers, admin, admin_router, metrics, certificate })
 }
 
 fn random_key() -> Result<[u8; 32], BuildError> {
@@ -266,11 +268,22 @@ impl Built {
     /// Serves until it is told to stop, and stops in order; told a second time, at once. Each
     /// message of `stops` is such a word; a closed channel is none.
     pub async fn serve(self, mut stops: mpsc::Receiver<()>) -> Ended {
-        let Self { gateway, system, tasks, data, workers, admin, admin_router, certificate } = self;
+        let Self {
+            gateway,
+            system,
+            tasks,
+            data,
+            workers,
+            admin,
+            admin_router,
+            metrics,
+            certificate,
+        } = self;
         let stopped = gateway.life.stopped().clone();
         tasks.spawn(data.accept(Arc::clone(&gateway), Arc::clone(&workers)));
         tasks.spawn(changes::listen(Arc::clone(&gateway)));
         tasks.spawn(prune(Arc::clone(&gateway)));
+        tasks.spawn(telemetry::fold(move || metrics.run_upkeep(), stopped.clone()));
         if let Some(certificate) = certificate {
             tasks.spawn(certificate.follow(stopped.clone()));
         }

@@ -102,7 +102,6 @@ async fn ready(State(admin): State<Admin>) -> Response {
 )]
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
     telemetry::publish(&admin.gateway.handles);
-    admin.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render())
 }
 
