@@ -20,6 +20,7 @@ use storage::{
     upstreams::{Upstream, UpstreamKind},
 };
 use tokio::{net::TcpListener, sync::mpsc};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
@@ -192,12 +193,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     };
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let server = config.server;
-    let data = Listener::bind(server.listen, acceptor, server.connections_max)
-        .await
-        .map_err(|error| BuildError::Listen(server.listen, error))?;
-    let admin = TcpListener::bind(config.admin.listen)
-        .await
-        .map_err(|error| BuildError::Listen(config.admin.listen, error))?;
+    let (data, admin) = listen(&server, &config.admin, acceptor).await?;
     let workers = Arc::new(Workers::start(server.threads).map_err(BuildError::Threads)?);
     let life = Life::new();
     let aliases = Aliases::default();
@@ -234,6 +230,20 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, metrics.clone());
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
     Ok(Built { gateway, system, tasks, data, workers, admin, admin_router, metrics, certificate })
+}
+
+async fn listen(
+    server: &config::Server,
+    admin: &config::Admin,
+    acceptor: Option<TlsAcceptor>,
+) -> Result<(Listener, TcpListener), BuildError> {
+    let data = Listener::bind(server.listen, acceptor, server.connections_max)
+        .await
+        .map_err(|error| BuildError::Listen(server.listen, error))?;
+    let admin = TcpListener::bind(admin.listen)
+        .await
+        .map_err(|error| BuildError::Listen(admin.listen, error))?;
+    Ok((data, admin))
 }
 
 fn random_key() -> Result<[u8; 32], BuildError> {

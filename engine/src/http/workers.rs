@@ -85,11 +85,11 @@ mod tests {
     #[tokio::test]
     async fn each_thread_gets_as_many_as_the_next_and_ends_with_the_workers() {
         let workers = Workers::start(3).unwrap();
-        let (tracker, (tell, mut told)) = (TaskTracker::new(), mpsc::unbounded_channel());
+        let (tracker, (tell, mut told)) = (TaskTracker::new(), mpsc::channel(9));
         for _ in 0..9 {
             let tell = tell.clone();
             workers.spawn(&tracker, async move {
-                let _ = tell.send(thread::current().name().map(str::to_owned));
+                let _ = tell.try_send(thread::current().name().map(str::to_owned));
                 std::future::pending::<()>().await;
             });
         }

@@ -19,9 +19,11 @@ use super::{connect::Origin, connection::Connection};
 /// The runtime that a connection belongs to; none outside of any.
 type Home = Option<runtime::Id>;
 
+type Kept = HashMap<Home, HashMap<Arc<Origin>, Vec<Idle>>>;
+
 /// What is kept, per runtime and origin.
 pub(super) struct Pool {
-    idle: Mutex<HashMap<Home, HashMap<Arc<Origin>, Vec<Idle>>>>,
+    idle: Mutex<Kept>,
     per_origin_max: usize,
     age_max: Duration,
 }
@@ -96,7 +98,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Home, HashMap<Arc<Origin>, Vec<Idle>>>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
