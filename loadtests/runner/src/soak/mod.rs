@@ -109,6 +109,8 @@ fn settings(database: &str, ollama: &Ollama) -> BTreeMap<String, String> {
         ("NEURONETZ_UPSTREAM_IDLE_TIMEOUT", IDLE_AFTER),
         // On a machine that is busy with something else the database may be slow to answer.
         ("NEURONETZ_DATABASE_ACQUIRE_TIMEOUT", "30s"),
+        // One that reads, there from the beginning: more are opened when they are first needed, and stay.
+        ("NEURONETZ_DATABASE_CONNECTIONS_MAX", "1"),
         ("NEURONETZ_SERVER_DRAIN_TIMEOUT", "1s"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
