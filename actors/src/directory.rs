@@ -128,9 +128,12 @@ impl Directory {
                 if two.load.requests() < one.load.requests() { two } else { one }
             }
         };
+        let (upstream, load) = (Arc::clone(&chosen.upstream), Arc::clone(&chosen.load));
+        let actor = chosen.actor.clone();
+        // The actor takes what lies behind this lock while it holds the lane: never the other way round.
+        drop(views);
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting::ask(chosen.actor.clone(), &chosen.load, ticket, (tenant, weight));
-        Ok((Arc::clone(&chosen.upstream), waiting))
+        Ok((upstream, Waiting::ask(actor, &load, ticket, (tenant, weight))))
     }
 
     /// All that the actor of an upstream knows, if it says.

@@ -148,3 +148,23 @@ async fn of_three_two_are_drawn_and_the_less_busy_one_is_taken() {
     assert!((350..=450).contains(&taken["idle"]), "{taken:?}");
     assert!((150..=250).contains(&taken["half"]), "{taken:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn polls_that_come_back_do_not_stand_in_the_way_of_who_asks() {
+    let mut settings = Settings::default();
+    settings.poll.interval = Duration::from_millis(1);
+    let stage = Arc::new(Stage::new(settings, &["one"]).await);
+    let upstreams = &stage.system.handles.upstreams;
+    eventually("it to answer", || upstreams.up().len() == 1).await;
+    let all: Arc<[_]> = upstreams.up().into();
+    let asks = (0..3).map(|_| {
+        let (stage, all) = (Arc::clone(&stage), Arc::clone(&all));
+        tokio::spawn(async move {
+            for _ in 0..20_000 {
+                drop(stage.turn(&all).await);
+            }
+        })
+    });
+    // Where they do, all threads stand still, and nextest says so.
+    assert!(join_all(asks).await.iter().all(Result::is_ok));
+}
