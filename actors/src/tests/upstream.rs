@@ -157,9 +157,10 @@ async fn polls_that_come_back_do_not_stand_in_the_way_of_who_asks() {
     let upstreams = &stage.system.handles.upstreams;
     eventually("it to answer", || upstreams.up().len() == 1).await;
     let all: Arc<[_]> = upstreams.up().into();
+    let tasks = TaskTracker::new();
     let asks = (0..3).map(|_| {
         let (stage, all) = (Arc::clone(&stage), Arc::clone(&all));
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             for _ in 0..20_000 {
                 drop(stage.turn(&all).await);
             }
