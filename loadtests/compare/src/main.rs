@@ -13,14 +13,12 @@
 //! | [`report`], [`targets`], [`chart`] | what people read |
 
 mod chart;
-mod child;
 mod framing;
 mod http;
 mod load;
 mod machine;
 mod marks;
 mod measure;
-mod out;
 mod proc;
 mod quiet;
 mod replies;
@@ -71,7 +69,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            out::note(&format!("compare: {error}"));
+            rig::out::note(&format!("compare: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -2,16 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use rig::process::Process;
 use tokio::{process::Command, time::sleep};
 
 use crate::{
-    child::Process,
     http,
     load::{Done, Plan, Warm},
     proc::{Group, Used},
     replies::Dialect,
     scenario::{Scenario, Shape, Size},
-    servers::{Kind, Place, Server},
+    servers::{Kind, PATIENCE, Place, Server},
     timing::Percentiles,
 };
 
@@ -64,7 +64,7 @@ impl Load {
     pub(crate) async fn start(plan: &Plan, place: &Place) -> Result<(Self, Warm), String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        let mut process = Process::start("load", command.arg("load"), &place.directory)?;
+        let mut process = Process::start("load", command.arg("load"), &place.directory, PATIENCE)?;
         process.tell(&serde_json::to_string(plan).map_err(|error| error.to_string())?).await?;
         let warm: Warm = serde_json::from_str(&process.line().await?)
             .map_err(|error| format!("the load says what is no JSON: {error}"))?;
@@ -80,7 +80,7 @@ impl Load {
     }
 
     /// Lets it end.
-    pub(crate) async fn ended(self) {
+    pub(crate) async fn ended(mut self) {
         self.process.ended().await;
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-/// How long a tick of `/proc/PID/stat` is, in nanoseconds: USER_HZ is 100 everywhere that matters.
-const TICK_NS: u64 = 10_000_000;
+use rig::proc::{TICKS_PER_SECOND, fields, number, ticks};
+
+/// How long a tick of `/proc/PID/stat` is, in nanoseconds.
+const TICK_NS: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// Processes that are measured together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +84,8 @@ impl Group {
         let mut memory = Memory::default();
         for pid in &self.0 {
             let status = text(Path::new(&format!("/proc/{pid}/status"))).unwrap_or_default();
-            memory.now_kib += kib(&status, "VmRSS:").unwrap_or(0);
-            memory.peak_kib += kib(&status, "VmHWM:").unwrap_or(0);
+            memory.now_kib += number(&status, "VmRSS:").unwrap_or(0);
+            memory.peak_kib += number(&status, "VmHWM:").unwrap_or(0);
         }
         memory
     }
@@ -120,30 +122,6 @@ impl Used {
     }
 }
 
-/// How much of the time of all processors others took (a virtual machine's host), between two looks.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stolen {
-    stolen: u64,
-    all: u64,
-}
-
-impl Stolen {
-    /// The count so far.
-    pub(crate) fn now() -> Self {
-        let stat = text(Path::new("/proc/stat")).unwrap_or_default();
-        let line = stat.lines().next().unwrap_or_default();
-        let ticks: Vec<u64> =
-            line.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
-        Self { stolen: ticks.get(7).copied().unwrap_or(0), all: ticks.iter().sum() }
-    }
-
-    /// The share since `before`, in percent.
-    pub(crate) fn since(self, before: Self) -> f64 {
-        let all = self.all.saturating_sub(before.all).max(1);
-        100.0 * self.stolen.saturating_sub(before.stolen) as f64 / all as f64
-    }
-}
-
 fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
@@ -165,37 +143,13 @@ fn schedstat(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The fields of `stat` behind the name, which may hold spaces and brackets; the state is the first.
-fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
-    Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
-}
-
-/// utime and stime of `stat`.
-fn ticks(stat: &str) -> Option<u64> {
-    let mut fields = fields(stat)?.skip(11);
-    let mut next = || fields.next()?.parse::<u64>().ok();
-    Some(next()? + next()?)
-}
-
-/// A line of `status` in KiB.
-fn kib(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STAT: &str = "42 (a) b) c) S 7 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 3 0 99 1 2";
-
     #[test]
-    fn the_files_of_proc_are_read() {
+    fn time_on_a_processor_is_read() {
         assert_eq!(schedstat("123456789 55 7\n"), Some(123_456_789));
-        assert_eq!(ticks(STAT), Some(300));
-        assert_eq!(fields(STAT).and_then(|mut fields| fields.nth(1)), Some("7"));
-        let status = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
-        assert_eq!((kib(status, "VmHWM:"), kib(status, "VmRSS:")), (Some(2048), Some(1024)));
     }
 
     #[test]

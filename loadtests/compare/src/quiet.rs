@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use rig::{out::note, process::Signal};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     load::Plan,
     measure::{self, Load, Witness},
-    out::note,
     replies::Dialect,
     scenario::Shape,
     servers::{Kind, Server},
@@ -38,7 +38,7 @@ pub(crate) struct Quiet {
 /// Opens so many streams through a server that was started for it.
 pub(crate) async fn measure(
     witness: &Witness,
-    server: Server,
+    mut server: Server,
     dialect: Dialect,
     streams: usize,
 ) -> Result<Quiet, String> {
@@ -87,6 +87,6 @@ pub(crate) async fn measure(
         held_mib: held as f64 / 1024.0,
         opened_s,
     };
-    server.process.end().await;
+    server.process.end(Signal::TERM).await;
     Ok(quiet)
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use rig::out::note;
 use serde::Serialize;
 
 use crate::{
     chart,
     machine::{self, Machine},
     measure::Cell,
-    out::note,
     quiet::Quiet,
     scenario::Scenario,
     servers::{Kind, Server},

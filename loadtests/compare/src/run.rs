@@ -3,6 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use rig::{
+    out::{note, say},
+    proc::Stolen,
+    process::{Process, Signal},
+};
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -10,17 +15,15 @@ use tokio::{
 };
 
 use crate::{
-    child::Process,
     http,
     measure::{Cell, Witness},
-    out::{note, say},
-    proc::{Group as Processes, Stolen},
+    proc::Group as Processes,
     quiet::{self, Quiet},
     replies::Dialect,
     report::{Report, Row},
     scenario::{Group, Scenario, Size, is_wanted},
     servers::{
-        Kind, Place, Server,
+        Kind, PATIENCE, Place, Server,
         gateway::{self, Build, Databases, Population},
         nginx, peer,
     },
@@ -98,7 +101,7 @@ async fn run(options: Options) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     let command = command.args(["upstream", "--listen", "127.0.0.1:0"]);
-    let mut upstream = Process::start("upstream", command, &options.scratch)?;
+    let mut upstream = Process::start("upstream", command, &options.scratch, PATIENCE)?;
     let line = upstream.line().await?;
     let address = line.strip_prefix("http://").and_then(|address| address.parse().ok());
     let place = Place {
@@ -115,7 +118,7 @@ async fn run(options: Options) -> Result<(), String> {
     }
     Box::pin(run.quiet()).await?;
     Box::pin(run.starts()).await?;
-    upstream.end().await;
+    upstream.end(Signal::TERM).await;
     run.report.seconds = start.elapsed().as_secs_f64();
     run.report.stolen_percent = Stolen::now().since(stolen);
     say(&run.report.text());
@@ -154,9 +157,9 @@ impl Run {
         for scenarios in scenarios.chunks(together) {
             self.rounds(scenarios, &mut servers).await?;
         }
-        for server in servers {
+        for mut server in servers {
             is_audited(&server).await?;
-            server.process.end().await;
+            server.process.end(Signal::TERM).await;
         }
         Ok(())
     }

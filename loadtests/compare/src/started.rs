@@ -2,10 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
+use rig::out::note;
 use serde::Serialize;
 
 use crate::{
-    out::note,
     servers::{
         Place,
         gateway::{self, Build, Databases},

@@ -5,6 +5,7 @@
 use std::{io, net::SocketAddr, rc::Rc};
 
 use memchr::memmem;
+use rig::out::say;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -14,7 +15,6 @@ use tokio::{
 
 use crate::{
     marks::Marks,
-    out::say,
     replies::{self, Dialect, Replies},
 };
 

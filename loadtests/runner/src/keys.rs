@@ -1,15 +1,11 @@
-//! Keys: such as the gateway makes, and such as attackers try.
+//! Keys such as attackers try.
 
-use identity::api_key::{BRAND, Minted, mint};
-
-/// A key like those that the gateway makes.
-pub(crate) fn fresh() -> Result<Minted, String> {
-    made(None)
-}
+use identity::api_key::{BRAND, Minted};
+use rig::seed::minted;
 
 /// A key of the right form that nobody ever made.
 pub(crate) fn forged() -> Result<String, String> {
-    Ok(fresh()?.key.expose().to_owned())
+    Ok(minted(None)?.key.expose().to_owned())
 }
 
 /// A key with the prefix of another one and a secret of its own: all but Argon2 lets it pass.
@@ -23,18 +19,11 @@ pub(crate) fn garbage() -> String {
 }
 
 fn made(prefix_of: Option<&str>) -> Result<Minted, String> {
-    let mut is_random = true;
-    let mut prefix = prefix_of
-        .and_then(|key| key.strip_prefix(BRAND))
-        .map(|rest| rest.bytes().take_while(|byte| *byte != b'_').map(place).collect::<Vec<u8>>());
-    let minted = mint(|buffer| {
-        is_random &= getrandom::fill(buffer).is_ok();
-        // What is drawn first becomes the prefix.
-        if let Some(prefix) = prefix.take() {
-            buffer[..prefix.len()].copy_from_slice(&prefix);
-        }
-    });
-    if is_random { Ok(minted) } else { Err("the system has no random numbers".to_owned()) }
+    minted(
+        prefix_of
+            .and_then(|key| key.strip_prefix(BRAND))
+            .map(|rest| rest.bytes().take_while(|byte| *byte != b'_').map(place).collect()),
+    )
 }
 
 /// The place of a character among the digits of base 62.
@@ -54,7 +43,7 @@ mod tests {
 
     #[test]
     fn a_lookalike_has_the_prefix_and_the_form_but_is_another_key() {
-        let real = fresh().unwrap();
+        let real = minted(None).unwrap();
         let other = lookalike(real.key.expose()).unwrap();
         let Ok(presented) = PresentedKey::parse(&other) else { panic!("malformed") };
         assert_eq!(presented.prefix(), real.prefix);

@@ -5,18 +5,13 @@
 //! | [`scenario`] | users of goose or locust, faults, and what is expected meanwhile |
 //! | [`soak`] | half of the full load for a long time: does what it takes come back? |
 //! | [`started`] | the scripted Ollama and the gateway, started for it |
-//! | [`seed`] | tenants and keys in the gateway's database |
 //! | [`keys`] | keys that are none |
 //! | [`proc`] | what Linux says of a process |
 //! | [`table`] | what was expected and what was found |
 
-mod http;
 mod keys;
-mod out;
 mod proc;
-mod process;
 mod scenario;
-mod seed;
 mod soak;
 mod started;
 mod table;
@@ -51,7 +46,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            out::note(&format!("loadtest: {error}"));
+            rig::out::note(&format!("loadtest: {error}"));
             ExitCode::FAILURE
         }
     }

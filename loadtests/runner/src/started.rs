@@ -8,16 +8,23 @@ use std::{
 };
 
 use clap::Args;
-use rustix::process::Signal;
+use rig::{
+    http,
+    process::{Patience, Process, Signal},
+};
 use tokio::{
     process::Command,
     time::{Instant, sleep},
 };
 
-use crate::{http, process::Process};
-
 /// How long the gateway may take until it is ready.
 const READY_MAX: Duration = Duration::from_secs(60);
+
+/// How long it may take to answer a single request.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long a process is waited for.
+pub(crate) const PATIENCE: Patience =
+    Patience { line: Duration::from_secs(60), end: Duration::from_secs(40) };
 
 /// The programs.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +64,7 @@ impl Ollama {
     pub(crate) async fn start(programs: &Programs, listen: SocketAddr) -> Result<Self, String> {
         let mut command = Command::new(&programs.ollama);
         command.arg("--listen").arg(listen.to_string());
-        let mut process = Process::start("ollama", &mut command, &programs.scratch)?;
+        let mut process = Process::start("ollama", &mut command, &programs.scratch, PATIENCE)?;
         let line = process.line().await?;
         let address = line.strip_prefix("http://").and_then(|address| address.parse().ok());
         let address = address.ok_or_else(|| format!("the scripted Ollama says {line:?}"))?;
@@ -94,11 +101,11 @@ impl Gateway {
         command.env("NEURONETZ_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("NEURONETZ_LOG_LEVEL", "warn");
         command.envs(settings);
-        let mut process = Process::start("gateway", &mut command, &programs.scratch)?;
+        let mut process = Process::start("gateway", &mut command, &programs.scratch, PATIENCE)?;
         let line = process.line().await?;
         let (address, admin) = addresses(&line).ok_or_else(|| format!("it says {line:?}"))?;
         let deadline = Instant::now() + READY_MAX;
-        while !matches!(http::get(address, "/readyz").await, Ok((200, _))) {
+        while !matches!(http::get(address, "/readyz", ANSWER_MAX).await, Ok((200, _))) {
             if process.has_ended() || Instant::now() > deadline {
                 return Err("the gateway does not become ready; see gateway.log".to_owned());
             }
@@ -109,7 +116,7 @@ impl Gateway {
 
     /// Its metrics.
     pub(crate) async fn metrics(&self) -> Result<String, String> {
-        Ok(http::get(self.admin, "/metrics").await?.1)
+        Ok(http::get(self.admin, "/metrics", ANSWER_MAX).await?.1)
     }
 
     /// Lets it end.

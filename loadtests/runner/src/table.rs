@@ -1,8 +1,7 @@
 //! What was expected and what was found, a line each.
 
+use rig::out::say;
 use serde::Serialize;
-
-use crate::out::say;
 
 /// Everything that was judged.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -51,4 +50,9 @@ impl Verdict {
     pub(crate) fn is_wrong(&self) -> bool {
         self.lines.iter().any(|line| line.is_ok == Some(false))
     }
+}
+
+/// The headline of a step.
+pub(crate) fn step(line: &str) {
+    say(&format!("\n== {line}"));
 }

@@ -22,10 +22,11 @@ use std::{
 };
 
 use memchr::memmem;
+use rig::out::say;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, task::LocalSet, time::sleep};
 
-use crate::{out::say, timing::Percentiles};
+use crate::timing::Percentiles;
 use connection::Connection;
 
 /// How many connections of held streams are opened at once.

@@ -2,10 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use rig::{
+    process::{Process, Signal},
+    seed::CHEAP,
+};
 use tokio::{process::Command, time::Instant};
 
-use super::{Kind, Place, Server, put, ready};
-use crate::{child::Process, seed};
+use super::{Kind, PATIENCE, Place, Server, put, ready};
+use crate::seed;
 
 const READY_MAX: Duration = Duration::from_secs(30);
 
@@ -107,7 +111,7 @@ pub(crate) async fn time_to_ready(
     let (mut process, address, _) = launch(build, place, databases).await?;
     ready(&mut process, address, "/readyz", READY_MAX).await?;
     let took = start.elapsed();
-    process.end().await;
+    process.end(Signal::TERM).await;
     Ok(took)
 }
 
@@ -133,10 +137,10 @@ async fn launch(
     ] {
         command.env(name, value);
     }
-    let cost = seed::HASHING;
+    let cost = CHEAP;
     command.env("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", cost.memory_kib.to_string());
     command.env("NEURONETZ_KEYS_ARGON2_ITERATIONS", cost.iterations.to_string());
-    let mut process = Process::start(&build.name, &mut command, &place.directory)?;
+    let mut process = Process::start(&build.name, &mut command, &place.directory, PATIENCE)?;
     let line = process.line().await?;
     let (address, admin) = addresses(&line).ok_or_else(|| format!("it says {line:?}"))?;
     Ok((process, address, admin))

@@ -10,9 +10,14 @@ use std::{
     time::Duration,
 };
 
+use rig::process::{Patience, Process};
 use tokio::time::{Instant, sleep};
 
-use crate::{child::Process, http, proc::Group, replies::Dialect};
+use crate::{http, proc::Group, replies::Dialect};
+
+/// How long a process is waited for: a load takes as long as its plan.
+pub(crate) const PATIENCE: Patience =
+    Patience { line: Duration::from_secs(330), end: Duration::from_secs(10) };
 
 /// Where things are.
 #[derive(Clone, Debug)]

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use rig::process::Process;
 use tokio::process::Command;
 
-use super::{Kind, Place, Server, free_address, put, ready};
-use crate::child::Process;
-
+use super::{Kind, PATIENCE, Place, Server, free_address, put, ready};
 const READY_MAX: Duration = Duration::from_secs(10);
 
 /// Two workers, which is what `auto` gives on a machine with two cores, and what the gateway's
@@ -28,7 +27,7 @@ pub(crate) async fn start(place: &Place, connections: usize) -> Result<Server, S
         command.env("PATH", path);
     }
     command.arg("-p").arg(&directory).arg("-c").arg(config).arg("-e").arg("stderr");
-    let mut process = Process::start_unheard("nginx", &mut command, &place.directory)?;
+    let mut process = Process::start_unheard("nginx", &mut command, &place.directory, PATIENCE)?;
     ready(&mut process, address, "/api/version", READY_MAX).await?;
     let key = put(&directory, "key", &format!("nz_{}", "x".repeat(50)))?;
     Ok(Server {

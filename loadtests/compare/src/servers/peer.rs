@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use rig::process::Process;
 use tokio::process::Command;
 
-use super::{Kind, Place, Server, free_address, put, ready};
-use crate::{child::Process, replies::MODEL};
+use super::{Kind, PATIENCE, Place, Server, free_address, put, ready};
+use crate::replies::MODEL;
 
 /// Python takes its time.
 const READY_MAX: Duration = Duration::from_secs(120);
@@ -21,7 +22,7 @@ pub(crate) async fn portkey(directory: &std::path::Path, place: &Place) -> Resul
     let mut command = Command::new("node");
     command.arg(directory.join("build/start-server.js")).arg(format!("--port={}", address.port()));
     command.arg("--headless").env("NODE_ENV", "production");
-    let mut process = Process::start_unheard("portkey", &mut command, &place.directory)?;
+    let mut process = Process::start_unheard("portkey", &mut command, &place.directory, PATIENCE)?;
     ready(&mut process, address, "/", READY_MAX).await?;
     let headers = vec![
         "x-portkey-provider: ollama".to_owned(),
@@ -50,7 +51,7 @@ general_settings:
     command.arg("--port").arg(address.port().to_string());
     command.env("LITELLM_LOG", "ERROR").env("LITELLM_TELEMETRY", "False");
     command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
-    let mut process = Process::start_unheard("litellm", &mut command, &place.directory)?;
+    let mut process = Process::start_unheard("litellm", &mut command, &place.directory, PATIENCE)?;
     ready(&mut process, address, "/health/liveliness", READY_MAX).await?;
     server("litellm", address, Vec::new(), process, LITELLM_DIVISOR, place)
 }

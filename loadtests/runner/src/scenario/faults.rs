@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rig::{
+    out::note,
+    process::{Process, Signal},
+};
+use rustix::process::{Pid, kill_process};
 use tokio::{
     process::Command,
     time::{Instant, sleep, sleep_until},
@@ -12,11 +16,7 @@ use super::{
     config::{Fault, FaultKind},
     now_ms,
 };
-use crate::{
-    out::note,
-    process::Process,
-    started::{Ollama, Programs},
-};
+use crate::started::{Ollama, PATIENCE, Programs};
 
 /// When something was wrong, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ impl RedisServer {
         command.arg("--bind").arg(self.address.ip().to_string());
         command.arg("--port").arg(self.address.port().to_string());
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(&self.scratch);
-        let mut process = Process::start("redis", &mut command, &self.scratch)?;
+        let mut process = Process::start("redis", &mut command, &self.scratch, PATIENCE)?;
         while !process.line().await?.contains("Ready to accept connections") {}
         Ok(process)
     }

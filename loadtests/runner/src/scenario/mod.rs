@@ -19,15 +19,13 @@ use std::{
 
 use clap::Args;
 use identity::{hashing::Hashing, limits::Limits};
+use rig::{out::say, proc::Stolen, seed::Seeding};
 use tokio::{process::Command, time::timeout};
 
 use crate::{
-    keys,
-    out::{say, step},
-    proc::{self, Stolen},
-    seed::Seeding,
+    keys, proc,
     started::{Gateway, Ollama, Programs},
-    table::Verdict,
+    table::{Verdict, step},
 };
 use config::{Changes, KeyKind, Scenario};
 use faults::{RedisServer, Span, Victims};
@@ -216,7 +214,7 @@ async fn make_keys(options: &Options, scenario: &Scenario) -> Result<(), String>
     let directory = options.programs.scratch.join("keys");
     fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
     let seeding = Seeding::open(&options.postgres, Hashing::OWASP).await?;
-    let tenant = seeding.tenant("load").await?;
+    let tenant = seeding.tenant("load", Limits::default()).await?;
     let mut real = Vec::new();
     // Lookalikes need what they look like.
     let mut all: Vec<_> = scenario.keys.iter().collect();

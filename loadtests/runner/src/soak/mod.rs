@@ -21,14 +21,16 @@ use std::{
 };
 
 use clap::Args;
-use identity::{hashing::Hashing, limits::Limits};
+use identity::limits::Limits;
+use rig::{
+    out::note,
+    seed::{CHEAP, Seeding},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    out::{note, step},
-    seed::Seeding,
     started::{Gateway, Ollama, Programs, sqlite},
-    table::Verdict,
+    table::{Verdict, step},
 };
 use report::Report;
 use sampling::{Look, Samples, look};
@@ -39,9 +41,6 @@ const TENANTS: usize = 20;
 const KEYS: usize = 400;
 /// Users at once: enough that at half of the full rate hardly anyone is late, however long streams are.
 const USERS: usize = 128;
-/// The cost of a hash: next to nothing. At its full cost Argon2's memory, 19 MiB a hash, would be most of
-/// what there is to see; the scenarios `key-storm` and `wrong-key-flood` judge that.
-const HASHING: Hashing = Hashing { memory_kib: 64, iterations: 1, lanes: 1 };
 /// How long the limits of a tenant that asks for nothing are kept, and a connection that nobody uses.
 const IDLE_AFTER: &str = "3s";
 /// How long everything may take to come back: actors look once a minute whether they are idle.
@@ -78,10 +77,12 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let ollama = Ollama::start(&options.programs, any).await?;
     let database = sqlite(scratch, "soak.db");
-    let seeding = Seeding::open(&database, HASHING).await?;
+    // At its full cost Argon2's memory, 19 MiB a hash, would be most of what there is to see; the scenarios
+    // `key-storm` and `wrong-key-flood` judge that.
+    let seeding = Seeding::open(&database, CHEAP).await?;
     let mut tenants = Vec::with_capacity(TENANTS);
     for number in 0..TENANTS {
-        tenants.push(seeding.tenant(&format!("tenant-{number}")).await?);
+        tenants.push(seeding.tenant(&format!("tenant-{number}"), Limits::default()).await?);
     }
     let keys = seeding.keys(&tenants, "soak", KEYS, Limits::default()).await?;
     seeding.close().await;
@@ -103,8 +104,8 @@ fn settings(database: &str, ollama: &Ollama) -> BTreeMap<String, String> {
     [
         ("DATABASE_URL", database),
         ("NEURONETZ_UPSTREAMS", &format!("ollama=http://{}", ollama.address)),
-        ("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", &HASHING.memory_kib.to_string()),
-        ("NEURONETZ_KEYS_ARGON2_ITERATIONS", &HASHING.iterations.to_string()),
+        ("NEURONETZ_KEYS_ARGON2_MEMORY_KIB", &CHEAP.memory_kib.to_string()),
+        ("NEURONETZ_KEYS_ARGON2_ITERATIONS", &CHEAP.iterations.to_string()),
         ("NEURONETZ_LIMITS_IDLE_AFTER", IDLE_AFTER),
         ("NEURONETZ_UPSTREAM_IDLE_TIMEOUT", IDLE_AFTER),
         // On a machine that is busy with something else the database may be slow to answer.

@@ -10,7 +10,9 @@ use super::{
     sampling::{Look, Sample},
     users::Tally,
 };
-use crate::{out::say, table::Verdict};
+use rig::out::say;
+
+use crate::table::Verdict;
 
 /// What memory may be more at the end than where it began, in KiB and as a share. The allocator keeps
 /// what the load once needed at the same time, SQLite's readers fill their page caches (2 MiB each, of

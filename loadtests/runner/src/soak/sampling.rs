@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use rig::{http, out::note};
 use serde::Serialize;
 use tokio::{
     task::JoinHandle,
@@ -14,10 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::users::Crowd;
 use crate::{
-    http,
-    out::note,
     proc::{Held, held},
-    started::Gateway,
+    started::{ANSWER_MAX, Gateway},
 };
 
 /// Samples that a picture needs.
@@ -60,7 +59,7 @@ pub(crate) async fn look(gateway: &Gateway) -> Result<Look, String> {
 async fn look_at(pid: u32, admin: std::net::SocketAddr) -> Result<Look, String> {
     // Before it is asked: the question would be a descriptor of its own.
     let held = held(pid)?;
-    let (status, body) = http::get(admin, "/admin/v1/actors").await?;
+    let (status, body) = http::get(admin, "/admin/v1/actors", ANSWER_MAX).await?;
     if status != 200 {
         return Err(format!("/admin/v1/actors answers {status}"));
     }

@@ -18,6 +18,7 @@ use hyper::{
     client::conn::http1::{SendRequest, handshake},
 };
 use hyper_util::rt::TokioIo;
+use rig::out::note;
 use serde::Serialize;
 use tokio::{
     net::TcpStream,
@@ -25,7 +26,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::{keys, out::note};
+use crate::keys;
 
 const PATH: &str = "/v1/chat/completions";
 /// Requests after which a user opens another connection.

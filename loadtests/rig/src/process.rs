@@ -2,55 +2,79 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 
-/// How long a process may take to say the line that is waited for.
-const LINE_MAX: Duration = Duration::from_secs(330);
-/// How long it may take to end when it is asked to; then it is killed.
-const END_MAX: Duration = Duration::from_secs(10);
+pub use rustix::process::Signal;
+
+/// How long a process is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until it says the line that is waited for.
+    pub line: Duration,
+    /// Until it ends when it is asked to; then it is killed.
+    pub end: Duration,
+}
 
 /// A process; asked to end when this is dropped.
-pub(crate) struct Process {
+pub struct Process {
     name: String,
     child: Child,
     lines: Option<Lines<BufReader<ChildStdout>>>,
     input: Option<ChildStdin>,
+    patience: Patience,
 }
 
 // === impl Process ===
 
 impl Process {
-    /// Starts it. Its standard output is read by [`Process::line`], its errors go to `NAME.log`. The
-    /// number of the process goes into `pids`, for whoever has to end it if this program cannot.
-    pub(crate) fn start(
+    /// Starts it. Its standard output is read by [`Process::line`], its errors are added to `NAME.log` in
+    /// the directory. The number of the process goes into `pids` there, for whoever has to end it if this
+    /// program cannot.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn start(
         name: &str,
         command: &mut Command,
         directory: &Path,
+        patience: Patience,
     ) -> Result<Self, String> {
-        Self::start_with(name, command.stdin(Stdio::piped()).stdout(Stdio::piped()), directory)
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self::start_with(name, command, directory, patience)
     }
 
-    /// Starts one that nobody listens to: all it says goes to `NAME.log`.
-    pub(crate) fn start_unheard(
+    /// Starts one that nobody listens to: what it says goes to `NAME.out`.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn start_unheard(
         name: &str,
         command: &mut Command,
         directory: &Path,
+        patience: Patience,
     ) -> Result<Self, String> {
         let out = std::fs::File::create(directory.join(format!("{name}.out")))
             .map_err(|error| format!("cannot start {name}: {error}"))?;
-        Self::start_with(name, command.stdin(Stdio::null()).stdout(out), directory)
+        Self::start_with(name, command.stdin(Stdio::null()).stdout(out), directory, patience)
     }
 
-    fn start_with(name: &str, command: &mut Command, directory: &Path) -> Result<Self, String> {
+    fn start_with(
+        name: &str,
+        command: &mut Command,
+        directory: &Path,
+        patience: Patience,
+    ) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot start {name}: {error}");
-        let log = std::fs::File::create(directory.join(format!("{name}.log"))).map_err(failed)?;
+        let log = directory.join(format!("{name}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).map_err(failed)?;
         let child = command.stderr(log).kill_on_drop(true).spawn().map_err(failed)?;
-        let mut process = Self { name: name.to_owned(), child, lines: None, input: None };
+        let name = name.to_owned();
+        let mut process = Self { name, child, lines: None, input: None, patience };
         process.lines = process.child.stdout.take().map(|out| BufReader::new(out).lines());
         process.input = process.child.stdin.take();
         remember(process.pid(), directory).map_err(failed)?;
@@ -58,15 +82,19 @@ impl Process {
     }
 
     /// Its number; 0 once it has ended.
-    pub(crate) fn pid(&self) -> u32 {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
     }
 
     /// The next line that it says.
-    pub(crate) async fn line(&mut self) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// Where it ends, or says nothing in time.
+    pub async fn line(&mut self) -> Result<String, String> {
         let name = &self.name;
         let lines = self.lines.as_mut().ok_or("its output is not read")?;
-        match timeout(LINE_MAX, lines.next_line()).await {
+        match timeout(self.patience.line, lines.next_line()).await {
             Ok(Ok(Some(line))) => Ok(line),
             Ok(Ok(None)) => Err(format!("{name} ended; what it logged is in {name}.log")),
             Ok(Err(error)) => Err(format!("{name}: {error}")),
@@ -75,34 +103,39 @@ impl Process {
     }
 
     /// Tells it a line.
-    pub(crate) async fn tell(&mut self, line: &str) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Where it does not listen.
+    pub async fn tell(&mut self, line: &str) -> Result<(), String> {
         let input = self.input.as_mut().ok_or("it hears nothing")?;
         let told = input.write_all(format!("{line}\n").as_bytes()).await;
         told.map_err(|error| format!("{}: {error}", self.name))
     }
 
     /// Whether it has ended.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Asks it to end and waits until it has.
-    pub(crate) async fn end(mut self) {
-        self.ask_to_end();
-        // Dropped afterwards, which kills what did not hear.
-        let _ = timeout(END_MAX, self.child.wait()).await;
-    }
-
-    /// Waits until it ends of itself.
-    pub(crate) async fn ended(mut self) {
-        drop(self.input.take());
-        let _ = timeout(END_MAX, self.child.wait()).await;
-    }
-
-    fn ask_to_end(&self) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Asks it to end by that signal, and waits until it has; what does not hear is killed.
+    pub async fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        self.ended().await;
+    }
+
+    /// Waits until it ends of itself, with nothing more to be told; what does not is killed.
+    pub async fn ended(&mut self) {
+        drop(self.input.take());
+        if timeout(self.patience.end, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
         }
     }
 }
@@ -112,7 +145,7 @@ impl Drop for Process {
         // nginx's workers outlive a master that is killed, but not one that is asked: it is given a
         // moment before kill_on_drop does the rest.
         if !self.has_ended() {
-            self.ask_to_end();
+            self.signal(Signal::TERM);
             for _ in 0..200 {
                 if self.has_ended() {
                     break;
