@@ -29,6 +29,8 @@ pub(crate) struct Row {
     pub(crate) requests: u64,
     pub(crate) rounds: usize,
     pub(crate) per_second: f64,
+    /// The same in each round.
+    pub(crate) per_second_rounds: Vec<f64>,
     pub(crate) cpu_us: f64,
     /// The time on a processor in each round.
     pub(crate) cpu_us_rounds: Vec<f64>,
@@ -88,6 +90,7 @@ impl Row {
             requests: cells.iter().map(|cell| cell.requests).sum(),
             rounds: cells.len(),
             per_second: of(|cell| cell.per_second),
+            per_second_rounds: cells.iter().map(|cell| cell.per_second).collect(),
             cpu_us: of(|cell| cell.cpu_us),
             cpu_us_rounds: cells.iter().map(|cell| cell.cpu_us).collect(),
             cpu_to_nginx: None,
@@ -101,11 +104,14 @@ impl Row {
         }
     }
 
-    /// Its time on a processor as a multiple of another one's: the median over rounds, of which each
-    /// saw the machine in one state.
+    /// Its time on a processor as a multiple of another one's.
     pub(crate) fn cpu_to(&self, other: &Self) -> f64 {
-        let pairs = self.cpu_us_rounds.iter().zip(&other.cpu_us_rounds);
-        median(pairs.map(|(ours, others)| ours / others.max(1e-9)))
+        ratio(&self.cpu_us_rounds, &other.cpu_us_rounds)
+    }
+
+    /// Its requests a second as a multiple of another one's.
+    pub(crate) fn rate_to(&self, other: &Self) -> f64 {
+        ratio(&self.per_second_rounds, &other.per_second_rounds)
     }
 }
 
@@ -269,6 +275,11 @@ impl Report {
         });
         table_of("What the rest took, a request", &header, rows.collect())
     }
+}
+
+/// The median of the ratios in each round, of which each saw the machine in one state.
+fn ratio(rounds: &[f64], others: &[f64]) -> f64 {
+    median(rounds.iter().zip(others).map(|(ours, others)| ours / others.max(1e-9)))
 }
 
 /// A table of Markdown, its numbers to the right; none without rows.

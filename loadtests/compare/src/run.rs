@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use identity::limits::Limits;
 use rig::{
     out::{note, say},
     proc::Stolen,
@@ -168,12 +169,21 @@ impl Run {
         let place = self.witness.place.clone();
         let mut servers = vec![nginx::start(&place, NGINX_CONNECTIONS).await?];
         let population = match group {
-            Group::Keys => Population { tenants: self.size.tenants, keys_each: 10 },
+            Group::Keys => {
+                Population { tenants: self.size.tenants, keys_each: 10, ..Population::ONE }
+            }
             _ => Population::ONE,
         };
         for build in &self.options.gateways {
             let databases = Databases::sqlite(&place)?;
             servers.push(gateway::start(build, &place, &databases, population).await?);
+        }
+        if group == Group::Limits {
+            let population = Population { limits: Limits::default(), ..population };
+            for build in &self.options.gateways {
+                let databases = Databases::sqlite(&place)?;
+                servers.push(gateway::start(build, &place, &databases, population).await?);
+            }
         }
         if group == Group::Cluster {
             for build in &self.options.gateways {

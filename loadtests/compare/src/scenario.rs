@@ -14,6 +14,8 @@ pub(crate) enum Group {
     Plain,
     /// The same with 10,000 keys of 1,000 tenants.
     Keys,
+    /// nginx, and the gateway with and without limits.
+    Limits,
     /// nginx, the gateway on SQLite, and the gateway on Postgres and Redis.
     Cluster,
     /// nginx, the gateway on SQLite, and other gateways.
@@ -68,7 +70,8 @@ pub(crate) struct Size {
 
 impl Group {
     /// All of them, in the order in which they are run.
-    pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Keys, Self::Cluster, Self::Peers];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Plain, Self::Keys, Self::Limits, Self::Cluster, Self::Peers];
 }
 
 // === impl Size ===
@@ -144,6 +147,8 @@ impl Scenario {
         add("paced/200/translated", Group::Plain, Paced, OpenAi, PACED);
         add("keys/1", Group::Keys, Whole, Native, MANY);
         add(&format!("keys/{}", size.tenants * 10), Group::Keys, Whole, Native, MANY);
+        add("limits/whole/32/native", Group::Limits, Whole, Native, MANY);
+        add("limits/burst/32/translated", Group::Limits, Burst, OpenAi, MANY);
         add("cluster/whole/32/native", Group::Cluster, Whole, Native, MANY);
         add("cluster/burst/32/translated", Group::Cluster, Burst, OpenAi, MANY);
         for (shape, name) in [(Whole, "whole"), (Burst, "burst")] {

@@ -1,10 +1,11 @@
-//! The database of a gateway, before it starts: tenants and keys with every kind of limit, all of them
-//! so high that nothing is refused. The command line would take a second for a few keys.
+//! The database of a gateway, before it starts: tenants and keys. The command line would take a second
+//! for a few keys.
 
 use identity::limits::{Budget, Correction, LimitPeriod, Limits, Observed};
 use rig::seed::{CHEAP, Seeding};
 
-const LIMITS: Limits = Limits {
+/// Every kind of limit, each so high that nothing is refused.
+pub(crate) const HIGH: Limits = Limits {
     rpm: Some(1_000_000_000),
     tpm: Some(1_000_000_000_000),
     concurrency: Some(1_000_000),
@@ -22,13 +23,14 @@ pub(crate) async fn seed(
     url: &str,
     tenants: usize,
     keys_each: usize,
+    limits: Limits,
 ) -> Result<Vec<String>, String> {
     let seeding = Seeding::open(url, CHEAP).await?;
     let mut ids = Vec::with_capacity(tenants);
     for number in 0..tenants {
-        ids.push(seeding.tenant(&format!("tenant-{number}"), LIMITS).await?);
+        ids.push(seeding.tenant(&format!("tenant-{number}"), limits).await?);
     }
-    let keys = seeding.keys(&ids, "key", tenants * keys_each, LIMITS).await?;
+    let keys = seeding.keys(&ids, "key", tenants * keys_each, limits).await?;
     seeding.close().await;
     Ok(keys)
 }

@@ -2,14 +2,24 @@
 
 use comfy_table::Table;
 
-use crate::report::{Report, table_of};
+use crate::{
+    report::{Report, table_of},
+    servers::gateway::unlimited,
+};
 
 /// One promise.
 struct Target {
     what: &'static str,
-    most: f64,
+    bound: Bound,
     found: f64,
     unit: &'static str,
+}
+
+/// What is promised.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 /// Each promise of which something was measured, for each build of the gateway.
@@ -17,17 +27,21 @@ pub(crate) fn table(report: &Report) -> Option<(&'static str, Table)> {
     let mut rows = Vec::new();
     for build in builds(report) {
         for target in requests(report, build).into_iter().chain(others(report, build)) {
-            let Target { what, most, found, unit } = target;
+            let Target { what, bound, found, unit } = target;
+            let (wanted, is_held) = match bound {
+                Bound::AtMost(most) => (format!("≤ {most}{unit}"), found <= most),
+                Bound::AtLeast(least) => (format!("≥ {least}{unit}"), found >= least),
+            };
             rows.push(vec![
                 what.to_owned(),
                 build.to_owned(),
-                format!("{most}{unit}"),
+                wanted,
                 format!("{found:.2}{unit}"),
-                if found <= most { "yes" } else { "no" }.to_owned(),
+                if is_held { "yes" } else { "no" }.to_owned(),
             ]);
         }
     }
-    table_of("Numbers to hold", &["what", "server", "at most", "found", "held"], rows)
+    table_of("Numbers to hold", &["what", "server", "to reach", "found", "held"], rows)
 }
 
 /// The builds of the gateway that were measured, in order.
@@ -52,7 +66,8 @@ fn requests(report: &Report, build: &str) -> Vec<Target> {
     };
     let mut targets = Vec::new();
     let mut add = |what, most, unit, found: Option<f64>| {
-        targets.extend(found.map(|found| Target { what, most, found, unit }));
+        let bound = Bound::AtMost(most);
+        targets.extend(found.map(|found| Target { what, bound, found, unit }));
     };
     let to_nginx = |scenario: &str| row(scenario, build).and_then(|row| row.cpu_to_nginx);
     add("CPU, whole, 32 connections", 1.5, " × nginx", to_nginx("whole/32/native"));
@@ -78,13 +93,27 @@ fn requests(report: &Report, build: &str) -> Vec<Target> {
     }
     let calls = row("cluster/whole/32/native", &cluster).and_then(|row| row.redis_scripts);
     add("Redis scripts a request", 0.5, "", calls);
+    for (what, scenario) in [
+        ("requests/s, limits, whole", "limits/whole/32/native"),
+        ("requests/s, limits, burst", "limits/burst/32/translated"),
+    ] {
+        let pair = row(scenario, build).zip(row(scenario, &unlimited(build)));
+        targets.extend(pair.map(|(with, without)| Target {
+            what,
+            bound: Bound::AtLeast(0.85),
+            found: with.rate_to(without),
+            unit: " × without",
+        }));
+    }
     targets
 }
 
 /// What is promised of open streams and of a start.
 fn others(report: &Report, build: &str) -> Vec<Target> {
     let mut targets = Vec::new();
-    let mut add = |what, most, unit, found: f64| targets.push(Target { what, most, found, unit });
+    let mut add = |what, most, unit, found: f64| {
+        targets.push(Target { what, bound: Bound::AtMost(most), found, unit });
+    };
     let nginx = report.quiet.iter().find(|quiet| quiet.is_nginx).map(|quiet| quiet.each_kib);
     for quiet in report.quiet.iter().filter(|quiet| quiet.server == build) {
         let (each, all) = if quiet.translated {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use identity::limits::Limits;
 use rig::{
     process::{Process, Signal},
     seed::CHEAP,
@@ -36,11 +37,18 @@ pub(crate) struct Databases {
 pub(crate) struct Population {
     pub(crate) tenants: usize,
     pub(crate) keys_each: usize,
+    /// What tenants and keys are held to.
+    pub(crate) limits: Limits,
 }
 
 impl Population {
     /// One tenant with one key.
-    pub(crate) const ONE: Self = Self { tenants: 1, keys_each: 1 };
+    pub(crate) const ONE: Self = Self { tenants: 1, keys_each: 1, limits: seed::HIGH };
+
+    /// Whether anything is limited.
+    fn is_limited(self) -> bool {
+        self.limits != Limits::default()
+    }
 }
 
 // === impl Build ===
@@ -77,11 +85,14 @@ pub(crate) async fn start(
     databases: &Databases,
     population: Population,
 ) -> Result<Server, String> {
-    let keys = seed::seed(&databases.database, population.tenants, population.keys_each).await?;
+    let Population { tenants, keys_each, limits } = population;
+    let keys = seed::seed(&databases.database, tenants, keys_each, limits).await?;
     let (mut process, address, admin) = launch(build, place, databases).await?;
     ready(&mut process, address, "/readyz", READY_MAX).await?;
     let name = if databases.redis.is_some() {
         format!("{}, cluster", build.name)
+    } else if !population.is_limited() {
+        unlimited(&build.name)
     } else {
         build.name.clone()
     };
@@ -99,6 +110,11 @@ pub(crate) async fn start(
         answered: 0,
         process,
     })
+}
+
+/// What a build is called where nothing is limited.
+pub(crate) fn unlimited(build: &str) -> String {
+    format!("{build}, no limits")
 }
 
 /// How long it takes from its start until it is ready to serve.
