@@ -25,6 +25,7 @@
 //! | `changes` | what other processes change |
 //! | `cluster` | several gateways on one database and one Redis |
 //! | `operations` | health, metrics, the end |
+//! | `paced` | chunks at the pace of a model |
 //! | `prompts` | the prompt log, and how long what was done is kept |
 //! | `commands` | the command line |
 //! | `corpus` | what the fuzzers were fed |
@@ -53,6 +54,7 @@ mod names;
 mod native;
 mod openai;
 mod operations;
+mod paced;
 mod prompts;
 mod routing;
 mod wire;
