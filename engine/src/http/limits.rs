@@ -1,6 +1,6 @@
 //! How limits are told: the header fields that OpenAI's SDKs read.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use storage::admission::{Gauge, Gauges};
@@ -40,19 +40,22 @@ pub(crate) fn span(span: Duration) -> String {
     if millis == 0 {
         return "0s".to_owned();
     }
-    if millis < 1_000 {
-        return format!("{millis}ms");
-    }
     let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
-    let fraction = format!("{:03}", rest % 1_000);
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let seconds = format!("{}{point}{fraction}s", rest / 1_000);
-    match (hours, minutes) {
-        (0, 0) => seconds,
-        (0, _) => format!("{minutes}m{seconds}"),
-        _ => format!("{hours}h{minutes}m{seconds}"),
+    let (seconds, fraction) = (rest / 1_000, rest % 1_000);
+    // Writing to a string cannot fail.
+    let mut text = String::with_capacity(16);
+    let _ = match (hours, minutes, seconds) {
+        (0, 0, 0) => return format!("{millis}ms"),
+        (0, 0, _) => write!(text, "{seconds}"),
+        (0, _, _) => write!(text, "{minutes}m{seconds}"),
+        _ => write!(text, "{hours}h{minutes}m{seconds}"),
+    };
+    if fraction > 0 {
+        let _ = write!(text, ".{fraction:03}");
+        text.truncate(text.trim_end_matches('0').len());
     }
+    text.push('s');
+    text
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::outcome::Outcome;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tests::{
-    Setup, TestGateway,
-    client::ask,
+    Reply, Setup, TestGateway,
+    client::{ask, request},
     get,
     patience::{eventually, soon},
     post, raw, send,
@@ -39,12 +39,33 @@ async fn options_answer_a_browser_without_a_key() {
     for (path, allow) in
         [("/v1/chat/completions", "POST, OPTIONS"), ("/api/tags", "GET, HEAD, OPTIONS")]
     {
-        let reply = ask(gateway.address, Method::OPTIONS, path, None, Bytes::new()).await;
+        let reply = from_a_page(&gateway, request(Method::OPTIONS, path, None, Bytes::new())).await;
         assert_eq!(reply.status, 204);
         assert_eq!(reply.header("allow"), allow);
         assert_eq!(reply.header("access-control-allow-origin"), "*");
         assert!(reply.header("access-control-allow-headers").contains("authorization"));
     }
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_read_what_it_is_answered() {
+    let gateway = TestGateway::start().await;
+    for key in [Some(gateway.key.as_str()), None] {
+        let asked = || request(Method::GET, "/v1/models", key, Bytes::new());
+        let reply = from_a_page(&gateway, asked()).await;
+        assert_eq!(reply.header("access-control-allow-origin"), "*");
+        assert!(reply.header("access-control-expose-headers").contains("x-request-id"));
+        // Who is no page is not told what only a browser heeds.
+        let reply = send(gateway.address, asked()).await;
+        assert!(reply.headers.get("access-control-allow-origin").is_none());
+    }
+}
+
+/// Sends a request as a browser does for a page of another origin.
+async fn from_a_page(gateway: &TestGateway, mut asked: Request<Full<Bytes>>) -> Reply {
+    let origin = http::HeaderValue::from_static("https://chat.example");
+    asked.headers_mut().insert(http::header::ORIGIN, origin);
+    send(gateway.address, asked).await
 }
 
 #[tokio::test]

@@ -127,12 +127,13 @@ impl Redis {
         self.in_time(self.client.ping(None)).await
     }
 
-    /// What Redis answers, within the deadline.
+    /// What Redis answers, within the deadline. The client's futures take many kilobytes, which whoever
+    /// waits for one would carry along.
     async fn in_time<T>(
         &self,
         asked: impl Future<Output = FredResult<T>>,
     ) -> Result<T, Unavailable> {
-        let answered = tokio::time::timeout(self.deadline, asked).await;
+        let answered = tokio::time::timeout(self.deadline, Box::pin(asked)).await;
         let late = |_| Unavailable("Redis does not answer in time".to_owned());
         answered.map_err(late)?.map_err(|error| Unavailable(format!("Redis: {error}")))
     }
