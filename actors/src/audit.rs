@@ -29,6 +29,8 @@ use crate::{
     measure::{Handling, Kind, Queued, jittered},
 };
 
+/// So many events are handled while the ring is locked: who records one waits no longer than that.
+const LOCKED_FOR: usize = 250;
 /// The pause after a failed append, growing up to the second number.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -134,7 +136,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             places_max: 65_536,
-            batch_events_max: 500,
+            batch_events_max: 4_000,
             batch_wait: Duration::from_millis(200),
             sampled_per_second: 10,
         }
@@ -261,18 +263,36 @@ impl Ring {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The first events, as many as are stored together.
     fn batch(&self) -> Vec<AuditEvent> {
-        self.lock().iter().take(self.batch_events_max).map(|(event, _)| event.clone()).collect()
+        let mut batch = Vec::new();
+        loop {
+            let events = self.lock();
+            let from = batch.len();
+            let until = events.len().min(self.batch_events_max).min(from + LOCKED_FOR);
+            if until == from {
+                return batch;
+            }
+            batch.extend(events.range(from..until).map(|(event, _)| event.clone()));
+        }
     }
 
     /// The first `count` events are stored: their places are free.
     fn stored(&self, count: usize) {
-        let mut events = self.lock();
-        let count = count.min(events.len());
-        events.drain(..count);
-        let waiting = events.len();
-        self.stored.fetch_add(count as u64, Ordering::Relaxed);
-        drop(events);
+        let mut left = count;
+        while left > 0 {
+            let mut events = self.lock();
+            let some = left.min(LOCKED_FOR).min(events.len());
+            if some == 0 {
+                break;
+            }
+            let stored: Vec<_> = events.drain(..some).collect();
+            self.stored.fetch_add(some as u64, Ordering::Relaxed);
+            drop(events);
+            drop(stored);
+            left -= some;
+        }
+        let waiting = self.lock().len();
         *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         counter!(names::AUDIT_STORED_TOTAL).increment(count as u64);
         gauge!(names::AUDIT_WAITING).set(waiting as f64);

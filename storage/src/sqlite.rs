@@ -4,6 +4,9 @@
 //! of this process go through one connection: SQLite has one write lock, and to queue for it in the
 //! pool is fair, where its own waiting is not. Other processes may have the file open as well.
 //!
+//! What a statement of many rows could have to take back is kept in memory (`temp_store`): else SQLite
+//! writes it to a file of its own, which costs more than the rows themselves.
+//!
 //! A commit is safe from a crash of the process; from a loss of power only after the next
 //! checkpoint (`synchronous = NORMAL`).
 
@@ -64,6 +67,7 @@ impl Sqlite {
         let options = options
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
+            .pragma("temp_store", "memory")
             .optimize_on_close(true, None);
         let writer = pool().max_connections(1).connect_with(options.clone()).await?;
         let reader = pool()

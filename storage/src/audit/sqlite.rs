@@ -1,11 +1,11 @@
 //! The audit on SQLite.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::{error::Code, id::TenantId, name::ModelName};
-use sqlx::{QueryBuilder, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, SqlSafeStr, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Audit, AuditEvent, AuditQuery, names::Ids, row};
@@ -21,8 +21,11 @@ const ROWS_AT_ONCE: usize = 50;
 const INSERT: &str = "
     INSERT INTO audit_events (request_id, at, tenant_id, key_id, model_id, upstream_id, route_id,
         code_id, status, outcome, prompt_tokens, completion_tokens, estimated, first_byte_us,
-        total_us) ";
+        total_us) VALUES ";
+const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const ONCE: &str = " ON CONFLICT (request_id) DO NOTHING";
+/// The statement for as many rows as there can be, which nearly all of them have.
+static INSERT_MOST: LazyLock<String> = LazyLock::new(|| insert_of(ROWS_AT_ONCE));
 const ADD: &str = "
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
         completion_tokens, estimated) ";
@@ -164,33 +167,36 @@ async fn insert(
     events: &[AuditEvent],
     ids: &Ids,
 ) -> Result<u64> {
-    let rows = events.iter().map(|event| {
-        let model = ids.of_some(event.model.as_ref().map(ModelName::as_str))?;
-        let upstream = ids.of_some(event.upstream.as_deref())?;
-        let code = ids.of_some(event.code.map(Code::as_str))?;
-        Ok((event, model, upstream, ids.of(event.route.as_str())?, code))
-    });
-    let rows = rows.collect::<Result<Vec<_>>>()?;
-    let mut sql = QueryBuilder::new(INSERT);
-    sql.push_values(rows, |mut row, (event, model, upstream, route, code)| {
-        row.push_bind(event.request.0)
-            .push_bind(At(event.at))
-            .push_bind(event.tenant.map(|tenant| tenant.0))
-            .push_bind(event.key.map(|key| key.0))
-            .push_bind(model)
-            .push_bind(upstream)
-            .push_bind(route)
-            .push_bind(code)
-            .push_bind(row::status(event.status))
-            .push_bind(event.outcome.as_str())
-            .push_bind(row::tokens(event.usage.prompt))
-            .push_bind(row::tokens(event.usage.completion))
-            .push_bind(event.usage.estimated)
-            .push_bind(event.first_byte.map(row::micros))
-            .push_bind(row::micros(event.total));
-    });
-    sql.push(ONCE);
-    Ok(sql.build().execute(connection).await?.rows_affected())
+    let sql = if events.len() == ROWS_AT_ONCE {
+        INSERT_MOST.as_str().into_sql_str()
+    } else {
+        AssertSqlSafe(insert_of(events.len())).into_sql_str()
+    };
+    let mut query = sqlx::query(sql);
+    for event in events {
+        query = query
+            .bind(event.request.0)
+            .bind(At(event.at))
+            .bind(event.tenant.map(|tenant| tenant.0))
+            .bind(event.key.map(|key| key.0))
+            .bind(ids.of_some(event.model.as_ref().map(ModelName::as_str))?)
+            .bind(ids.of_some(event.upstream.as_deref())?)
+            .bind(ids.of(event.route.as_str())?)
+            .bind(ids.of_some(event.code.map(Code::as_str))?)
+            .bind(row::status(event.status))
+            .bind(event.outcome.as_str())
+            .bind(row::tokens(event.usage.prompt))
+            .bind(row::tokens(event.usage.completion))
+            .bind(event.usage.estimated)
+            .bind(event.first_byte.map(row::micros))
+            .bind(row::micros(event.total));
+    }
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// The statement that inserts so many events.
+fn insert_of(rows: usize) -> String {
+    format!("{INSERT}{}{ONCE}", vec![ROW; rows].join(", "))
 }
 
 async fn add(connection: &mut SqliteConnection, sums: &[(Account, Sum)]) -> Result<()> {
