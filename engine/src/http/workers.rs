@@ -9,10 +9,16 @@ use std::{
     io,
     sync::atomic::{AtomicUsize, Ordering},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often each thread's clock goes off, for nothing. A timer that is due before all others makes tokio
+/// write to the thread's own event descriptor, and read it again, once a request where there are few: with
+/// a clock that goes off sooner than what requests wait for, none of theirs is ever the first.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The threads. Dropped, they end, and what is still open on them is closed.
 pub(crate) struct Workers {
@@ -43,7 +49,7 @@ impl Workers {
             workers.all.push(runtime.handle().clone());
             let thread = thread::Builder::new().name(format!("serve-{number}"));
             workers.threads.push(thread.spawn(move || {
-                runtime.block_on(over.cancelled());
+                runtime.block_on(over.run_until_cancelled(tick()));
                 // A hash that is being compared must not hold up the end.
                 runtime.shutdown_background();
             })?);
@@ -61,6 +67,13 @@ impl Workers {
         if let Some(worker) = self.all.get(next % self.all.len().max(1)) {
             tracker.spawn_on(connection, worker);
         }
+    }
+}
+
+async fn tick() {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
     }
 }
 
