@@ -3,7 +3,8 @@
 //! Whole lines are handed on as the slices they came in; only the beginning of a line whose end has
 //! not arrived is held back (and copied), so that an error line, which holds the upstream's own
 //! words, can be kept from the client however it was cut. Nothing else is read of a line while the
-//! stream runs: the last one is kept for the counts.
+//! stream runs: the last one of each chunk is kept for the counts, as a copy, since a slice would hold the
+//! whole buffer that was read into for as long as the stream says nothing more.
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memmem, memrchr};
@@ -20,7 +21,7 @@ const ERROR_KEY: &[u8] = b"\"error\"";
 #[derive(Debug, Default)]
 pub struct NativeStream {
     held: BytesMut,
-    last: Bytes,
+    last: Vec<u8>,
     lines: u64,
 }
 
@@ -123,6 +124,7 @@ impl NativeStream {
         let mut start = 0;
         let ends = memchr_iter(b'\n', &whole).map(|at| at + 1);
         let unended = (!whole.ends_with(b"\n")).then_some(whole.len());
+        let mut last: &[u8] = &[];
         for end in ends.chain(unended) {
             let line = whole[start..end].trim_ascii();
             if !line.is_empty() {
@@ -134,14 +136,24 @@ impl NativeStream {
                     None
                 };
                 if fault.is_some() {
+                    self.keep(last);
                     return Passed { bytes: whole.slice(..start), fault };
                 }
                 self.lines += 1;
-                self.last = whole.slice_ref(line);
+                last = line;
             }
             start = end;
         }
+        self.keep(last);
         Passed { bytes: whole, fault: None }
+    }
+
+    /// Keeps the last line of a chunk, if there was one.
+    fn keep(&mut self, line: &[u8]) {
+        if !line.is_empty() {
+            self.last.clear();
+            self.last.extend_from_slice(line);
+        }
     }
 }
 
@@ -180,6 +192,15 @@ mod tests {
         assert_eq!(stream.end(), Passed::default());
         assert_eq!(stream.produced(), 3);
         assert_eq!((stream.tail().prompt_eval_count, stream.tail().eval_count), (3, 2));
+    }
+
+    #[test]
+    fn what_was_read_is_let_go_of_when_it_has_passed() {
+        let mut stream = NativeStream::default();
+        let chunk = Bytes::from(GOOD.as_bytes().to_vec());
+        drop(stream.push(chunk.clone()));
+        assert!(chunk.is_unique());
+        assert!(stream.tail().done);
     }
 
     #[test]
