@@ -26,9 +26,9 @@ use crate::{
     usage::Usage,
 };
 
-/// How much is allocated at once for what leaves: some chunks, so that each costs less than one
+/// How much is allocated at once for what leaves: ten chunks, so that each costs less than one
 /// allocation even while those before it are still on their way to the client.
-const OUT_BYTES: usize = 1024;
+const OUT_BYTES: usize = 2 * 1024;
 
 /// The translation of one stream.
 pub struct Translation {
