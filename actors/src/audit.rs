@@ -40,7 +40,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Requests under way and events that wait, together.
     pub places_max: usize,
-    /// Events in one append.
+    /// Events in one append; never more than half of the places, so that a small ring does not fill first.
     pub batch_events_max: usize,
     /// How long the first event of a batch waits for others.
     pub batch_wait: Duration,
@@ -250,7 +250,7 @@ impl Ring {
             stored_some: Notify::new(),
             stored: AtomicU64::new(0),
             failing_since: Mutex::default(),
-            batch_events_max: settings.batch_events_max,
+            batch_events_max: settings.batch_events_max.min(settings.places_max.div_ceil(2)),
             samples: Mutex::new(Samples { per_second, left: per_second, filled: Instant::now() }),
         }
     }
@@ -379,7 +379,7 @@ impl Actor for Audit {
 impl State {
     fn batch_or_wait(&mut self, myself: &ActorRef<Message>) {
         let waiting = self.arguments.ring.lock().len();
-        if waiting >= self.arguments.settings.batch_events_max {
+        if waiting >= self.arguments.ring.batch_events_max {
             self.append(myself);
         } else if waiting > 0 {
             self.wait(myself, self.arguments.settings.batch_wait);

@@ -26,6 +26,15 @@ async fn a_few_events_wait_for_others_and_a_full_batch_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_ring_is_emptied_before_it_is_full() {
+    let stage = Stage::new(places(100), &[]).await;
+    let begun = Instant::now();
+    (0..50).for_each(|number| stage.record(number).unwrap());
+    eventually("the batch", || stage.database.events().len() == 50).await;
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_place_is_held_until_its_event_is_stored() {
     let stage = Stage::new(places(2), &[]).await;
     let audit = &stage.system.handles.audit;

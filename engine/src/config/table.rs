@@ -184,7 +184,7 @@ table! {
     audit.places_max, Kind::Number(1, 10_000_000), "65536",
         "Requests under way and events that wait to be stored; beyond, 503 `audit_saturated`.";
     audit.batch_events_max, Kind::Number(1, 10_000), "4000",
-        "Events stored together.";
+        "Events stored together; no more than half of `audit.places_max`.";
     audit.batch_wait, Kind::Duration(1, 60_000), "200ms",
         "How long the first event of a batch waits for others.";
     audit.retention, Kind::DurationOrForever, "90d", "How long events are kept, or `forever`.";
