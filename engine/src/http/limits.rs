@@ -40,14 +40,16 @@ pub(crate) fn span(span: Duration) -> String {
     if millis == 0 {
         return "0s".to_owned();
     }
+    if millis < 1_000 {
+        return format!("{millis}ms");
+    }
     let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
     let (seconds, fraction) = (rest / 1_000, rest % 1_000);
     // Writing to a string cannot fail.
     let mut text = String::with_capacity(16);
-    let _ = match (hours, minutes, seconds) {
-        (0, 0, 0) => return format!("{millis}ms"),
-        (0, 0, _) => write!(text, "{seconds}"),
-        (0, _, _) => write!(text, "{minutes}m{seconds}"),
+    let _ = match (hours, minutes) {
+        (0, 0) => write!(text, "{seconds}"),
+        (0, _) => write!(text, "{minutes}m{seconds}"),
         _ => write!(text, "{hours}h{minutes}m{seconds}"),
     };
     if fraction > 0 {

@@ -70,13 +70,6 @@ impl Workers {
     }
 }
 
-async fn tick() {
-    let mut interval = tokio::time::interval(TICK);
-    loop {
-        interval.tick().await;
-    }
-}
-
 impl Drop for Workers {
     fn drop(&mut self) {
         self.over.cancel();
@@ -84,6 +77,14 @@ impl Drop for Workers {
             // One that panicked has nothing left to end.
             let _ = thread.join();
         }
+    }
+}
+
+/// Lets the clock go off, for ever.
+async fn tick() {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
     }
 }
 

@@ -168,18 +168,13 @@ impl Run {
     async fn start(&mut self, group: Group) -> Result<Vec<Server>, String> {
         let place = self.witness.place.clone();
         let mut servers = vec![nginx::start(&place, NGINX_CONNECTIONS).await?];
-        let population = match group {
-            Group::Keys => {
-                Population { tenants: self.size.tenants, keys_each: 10, ..Population::ONE }
-            }
-            _ => Population::ONE,
+        let one = Population::ONE;
+        let populations = match group {
+            Group::Keys => vec![Population { tenants: self.size.tenants, keys_each: 10, ..one }],
+            Group::Limits => vec![one, Population { limits: Limits::default(), ..one }],
+            Group::Plain | Group::Cluster | Group::Peers => vec![one],
         };
-        for build in &self.options.gateways {
-            let databases = Databases::sqlite(&place)?;
-            servers.push(gateway::start(build, &place, &databases, population).await?);
-        }
-        if group == Group::Limits {
-            let population = Population { limits: Limits::default(), ..population };
+        for population in populations {
             for build in &self.options.gateways {
                 let databases = Databases::sqlite(&place)?;
                 servers.push(gateway::start(build, &place, &databases, population).await?);
@@ -193,7 +188,7 @@ impl Run {
                 let databases =
                     Databases { database: scratch.url.clone(), redis: self.options.redis.clone() };
                 self.scratches.push(scratch);
-                servers.push(gateway::start(build, &place, &databases, population).await?);
+                servers.push(gateway::start(build, &place, &databases, one).await?);
             }
         }
         if group == Group::Peers {

@@ -1,11 +1,11 @@
 //! The audit on SQLite.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::{error::Code, id::TenantId, name::ModelName};
-use sqlx::{AssertSqlSafe, QueryBuilder, SqlSafeStr, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Audit, AuditEvent, AuditQuery, names::Ids, row};
@@ -24,8 +24,6 @@ const INSERT: &str = "
         total_us) VALUES ";
 const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const ONCE: &str = " ON CONFLICT (request_id) DO NOTHING";
-/// The statement for as many rows as there can be, which nearly all of them have.
-static INSERT_MOST: LazyLock<String> = LazyLock::new(|| insert_of(ROWS_AT_ONCE));
 const ADD: &str = "
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
         completion_tokens, estimated) ";
@@ -167,12 +165,8 @@ async fn insert(
     events: &[AuditEvent],
     ids: &Ids,
 ) -> Result<u64> {
-    let sql = if events.len() == ROWS_AT_ONCE {
-        INSERT_MOST.as_str().into_sql_str()
-    } else {
-        AssertSqlSafe(insert_of(events.len())).into_sql_str()
-    };
-    let mut query = sqlx::query(sql);
+    let rows = vec![ROW; events.len()].join(", ");
+    let mut query = sqlx::query(AssertSqlSafe(format!("{INSERT}{rows}{ONCE}")));
     for event in events {
         query = query
             .bind(event.request.0)
@@ -192,11 +186,6 @@ async fn insert(
             .bind(row::micros(event.total));
     }
     Ok(query.execute(connection).await?.rows_affected())
-}
-
-/// The statement that inserts so many events.
-fn insert_of(rows: usize) -> String {
-    format!("{INSERT}{}{ONCE}", vec![ROW; rows].join(", "))
 }
 
 async fn add(connection: &mut SqliteConnection, sums: &[(Account, Sum)]) -> Result<()> {
