@@ -45,8 +45,7 @@ pub(crate) async fn open(
     match received.endpoint() {
         Endpoint::Live => Some(json(StatusCode::OK, &health::live())),
         Endpoint::Ready => {
-            // Every request would carry along what this one asks.
-            let ready = Box::pin(health::ready(gateway)).await;
+            let ready = health::ready(gateway).await;
             let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             Some(json(status, &ready))
         }

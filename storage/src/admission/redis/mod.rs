@@ -124,16 +124,17 @@ impl Redis {
     /// # Errors
     /// [`Unavailable`], where it does not.
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        self.in_time(self.client.ping(None)).await
+        // The client's future takes many kilobytes, which every request would carry along, since any may ask
+        // whether the gateway is ready.
+        self.in_time(Box::pin(self.client.ping(None))).await
     }
 
-    /// What Redis answers, within the deadline. The client's futures take many kilobytes, which whoever
-    /// waits for one would carry along.
+    /// What Redis answers, within the deadline.
     async fn in_time<T>(
         &self,
         asked: impl Future<Output = FredResult<T>>,
     ) -> Result<T, Unavailable> {
-        let answered = tokio::time::timeout(self.deadline, Box::pin(asked)).await;
+        let answered = tokio::time::timeout(self.deadline, asked).await;
         let late = |_| Unavailable("Redis does not answer in time".to_owned());
         answered.map_err(late)?.map_err(|error| Unavailable(format!("Redis: {error}")))
     }
