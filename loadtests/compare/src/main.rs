@@ -35,6 +35,7 @@ mod upstream;
 use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use rig::process::until_told;
 use tokio::runtime::Runtime;
 
 /// Measures the gateway beside nginx, on the same model server, in one run.
@@ -62,7 +63,7 @@ enum Task {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = runtime().and_then(|runtime| match arguments.task {
-        Task::Run(options) => runtime.block_on(run::until_told(*options)),
+        Task::Run(options) => runtime.block_on(until_told(run::run(*options))),
         Task::Upstream { listen } => runtime.block_on(upstream::serve(listen)),
         Task::Load => load::run(&runtime),
     });

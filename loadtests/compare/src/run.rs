@@ -11,7 +11,6 @@ use rig::{
 };
 use tokio::{
     process::Command,
-    signal::unix::{SignalKind, signal},
     time::{Instant, sleep},
 };
 
@@ -86,18 +85,8 @@ struct Run {
     scratches: Vec<storage::scratch::Scratch>,
 }
 
-/// Runs until everything is measured, or until a signal ends it. Either way what was started ends.
-pub(crate) async fn until_told(options: Options) -> Result<(), String> {
-    let hear = |kind| signal(kind).map_err(|error| error.to_string());
-    let (mut term, mut int) = (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?);
-    tokio::select! {
-        done = Box::pin(run(options)) => done,
-        _ = term.recv() => Err("told to end".to_owned()),
-        _ = int.recv() => Err("told to end".to_owned()),
-    }
-}
-
-async fn run(options: Options) -> Result<(), String> {
+/// Measures everything.
+pub(crate) async fn run(options: Options) -> Result<(), String> {
     let (start, stolen) = (Instant::now(), Stolen::now());
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);

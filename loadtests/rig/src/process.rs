@@ -6,10 +6,26 @@ use rustix::process::{Pid, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    signal::unix::{SignalKind, signal},
     time::timeout,
 };
 
 pub use rustix::process::Signal;
+
+/// Does the work until it is done, or until a signal ends it: then what it has started is dropped with
+/// it, and so ends, too.
+///
+/// # Errors
+/// Those of the work, and where a signal ended it.
+pub async fn until_told<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let hear = |kind| signal(kind).map_err(|error| error.to_string());
+    let (mut term, mut int) = (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?);
+    tokio::select! {
+        done = work => done,
+        _ = term.recv() => Err("told to end".to_owned()),
+        _ = int.recv() => Err("told to end".to_owned()),
+    }
+}
 
 /// How long a process is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -162,4 +178,26 @@ fn remember(pid: u32, directory: &Path) -> std::io::Result<()> {
     let mut pids =
         std::fs::OpenOptions::new().create(true).append(true).open(directory.join("pids"))?;
     writeln!(pids, "{pid}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustix::process::getpid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_a_signal_ends_is_dropped_with_what_it_has_started() {
+        let started = Arc::new(());
+        let held = Arc::clone(&started);
+        let work = async move {
+            let _held = held;
+            kill_process(getpid(), Signal::TERM).map_err(|error| error.to_string())?;
+            std::future::pending::<Result<(), String>>().await
+        };
+        assert!(until_told(work).await.is_err());
+        assert_eq!(Arc::strong_count(&started), 1);
+    }
 }

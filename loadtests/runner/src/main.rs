@@ -19,6 +19,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rig::process::until_told;
 
 /// Puts the gateway under load and judges whether it kept its word.
 #[derive(Parser)]
@@ -40,8 +41,8 @@ enum Task {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Scenario(options) => Box::pin(scenario::run(*options)).await,
-        Task::Soak(options) => Box::pin(soak::run(*options)).await,
+        Task::Scenario(options) => Box::pin(until_told(scenario::run(*options))).await,
+        Task::Soak(options) => Box::pin(until_told(soak::run(*options))).await,
     };
     match done {
         Ok(code) => code,
