@@ -91,7 +91,7 @@ fn draw_panel(
         let corners = [(middle - bar / 2, bottom - height), (middle + bar / 2, bottom)];
         let drawn = area.draw(&Rectangle::new(corners, color.filled()));
         drawn.map_err(|error| error.to_string())?;
-        let ratio = row.cpu_to_nginx.filter(|_| !row.is_nginx);
+        let ratio = row.to_nginx.filter(|_| !row.is_nginx).map(|to| to.cpu);
         let ratio = ratio.map_or_else(String::new, |ratio| format!(" ({ratio:.2} ×)"));
         let value = format!("{}{ratio}", number_of(row.cpu_us));
         write(area, &value, (middle, bottom - height - 16), 15, INK, HPos::Center)?;

@@ -34,8 +34,8 @@ pub(crate) struct Row {
     pub(crate) cpu_us: f64,
     /// The time on a processor in each round.
     pub(crate) cpu_us_rounds: Vec<f64>,
-    /// As a multiple of nginx's, of the same scenario.
-    pub(crate) cpu_to_nginx: Option<f64>,
+    /// All of it as multiples of nginx's, of the same scenario.
+    pub(crate) to_nginx: Option<Multiples>,
     pub(crate) first_us: Percentiles,
     pub(crate) total_us: Percentiles,
     pub(crate) peak_mib: f64,
@@ -46,6 +46,16 @@ pub(crate) struct Row {
     pub(crate) redis_scripts: Option<f64>,
     /// All commands of Redis a request, those that scripts call included.
     pub(crate) redis_calls: Option<f64>,
+}
+
+/// What was found of a server, as multiples of another one's.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Multiples {
+    pub(crate) per_second: f64,
+    pub(crate) cpu: f64,
+    pub(crate) first: Percentiles,
+    pub(crate) total: Percentiles,
+    pub(crate) peak: f64,
 }
 
 /// Everything.
@@ -93,7 +103,7 @@ impl Row {
             per_second_rounds: cells.iter().map(|cell| cell.per_second).collect(),
             cpu_us: of(|cell| cell.cpu_us),
             cpu_us_rounds: cells.iter().map(|cell| cell.cpu_us).collect(),
-            cpu_to_nginx: None,
+            to_nginx: None,
             first_us: times(|cell| cell.first),
             total_us: times(|cell| cell.total),
             peak_mib: cells.iter().map(|cell| cell.peak_kib).max().unwrap_or(0) as f64 / 1024.0,
@@ -112,6 +122,17 @@ impl Row {
     /// Its requests a second as a multiple of another one's.
     pub(crate) fn rate_to(&self, other: &Self) -> f64 {
         ratio(&self.per_second_rounds, &other.per_second_rounds)
+    }
+
+    /// All of it as multiples of another one's.
+    fn to(&self, other: &Self) -> Multiples {
+        Multiples {
+            per_second: self.rate_to(other),
+            cpu: self.cpu_to(other),
+            first: self.first_us.to(other.first_us),
+            total: self.total_us.to(other.total_us),
+            peak: self.peak_mib / other.peak_mib.max(1e-9),
+        }
     }
 }
 
@@ -140,7 +161,7 @@ impl Report {
     pub(crate) fn add(&mut self, mut rows: Vec<Row>) {
         let nginx = rows.iter().find(|row| row.is_nginx).cloned();
         for row in &mut rows {
-            row.cpu_to_nginx = nginx.as_ref().map(|nginx| row.cpu_to(nginx));
+            row.to_nginx = nginx.as_ref().map(|nginx| row.to(nginx));
         }
         self.rows.extend(rows);
     }
@@ -167,8 +188,14 @@ impl Report {
             "\nTimes of first byte and of the whole reply are p50 / p99 / p99.9 in ms. CPU is the ",
         );
         text.push_str("server's own, in µs a request.\n");
-        let tables =
-            [self.requests(), self.held(), self.starts(), targets::table(self), self.costs()];
+        let tables = [
+            self.requests(),
+            self.multiples(),
+            self.held(),
+            self.starts(),
+            targets::table(self),
+            self.costs(),
+        ];
         for (title, table) in tables.into_iter().flatten() {
             text.push_str(&format!("\n## {title}\n\n{table}\n"));
         }
@@ -210,13 +237,32 @@ impl Report {
                 row.server.clone(),
                 format!("{:.0}", row.per_second),
                 format!("{:.1}", row.cpu_us),
-                row.cpu_to_nginx.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+                row.to_nginx.map_or_else(String::new, |to| format!("{:.2}", to.cpu)),
                 times(row.first_us),
                 times(row.total_us),
                 format!("{:.0}", row.peak_mib),
             ]
         });
         table_of("Requests", &header, rows.collect())
+    }
+
+    fn multiples(&self) -> Option<(&'static str, Table)> {
+        let header =
+            ["scenario", "server", "requests/s", "CPU", "first byte", "whole reply", "peak"];
+        let three = |of: Percentiles| format!("{:.2} / {:.2} / {:.2}", of.p50, of.p99, of.p999);
+        let rows = self.rows.iter().filter(|row| !row.is_nginx).filter_map(|row| {
+            let Multiples { per_second, cpu, first, total, peak } = row.to_nginx?;
+            Some(vec![
+                row.scenario.clone(),
+                row.server.clone(),
+                format!("{per_second:.2}"),
+                format!("{cpu:.2}"),
+                three(first),
+                three(total),
+                format!("{peak:.1}"),
+            ])
+        });
+        table_of("The same, as multiples of nginx's", &header, rows.collect())
     }
 
     fn held(&self) -> Option<(&'static str, Table)> {

@@ -208,8 +208,9 @@ impl Run {
     /// Runs scenarios in rounds: in each, every server has its turn, so that what happens to the
     /// machine happens to all of them.
     async fn rounds(&mut self, all: &[Scenario], servers: &mut [Server]) -> Result<(), String> {
+        let Some(rounds) = all.first().map(|it| it.group.rounds(self.size)) else { return Ok(()) };
         let mut cells: Vec<Vec<Vec<Cell>>> = vec![vec![Vec::new(); servers.len()]; all.len()];
-        for round in 1..=self.size.rounds {
+        for round in 1..=rounds {
             for (it, cells) in all.iter().zip(&mut cells) {
                 for (server, cells) in servers.iter_mut().zip(cells) {
                     // Who failed once is not asked again.
@@ -221,7 +222,7 @@ impl Run {
         }
         for (it, cells) in all.iter().zip(&cells) {
             let found = servers.iter().zip(cells);
-            let found = found.filter(|(_, cells)| cells.len() == self.size.rounds);
+            let found = found.filter(|(_, cells)| cells.len() == rounds);
             let rows = found.map(|(server, cells)| Row::of(it, server, cells)).collect();
             self.report.add(rows);
         }

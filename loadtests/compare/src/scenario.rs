@@ -56,6 +56,8 @@ pub(crate) struct Scenario {
 pub(crate) struct Size {
     /// Rounds in which the servers take turns.
     pub(crate) rounds: usize,
+    /// The same where the gateway is compared with itself, of which the difference is smaller.
+    pub(crate) rounds_with_itself: usize,
     /// What the requests of a scenario are divided by.
     pub(crate) divisor: u64,
     /// Tenants, with ten keys each.
@@ -72,17 +74,37 @@ impl Group {
     /// All of them, in the order in which they are run.
     pub(crate) const ALL: [Self; 5] =
         [Self::Plain, Self::Keys, Self::Limits, Self::Cluster, Self::Peers];
+
+    /// In how many rounds its servers take turns.
+    pub(crate) fn rounds(self, size: Size) -> usize {
+        match self {
+            Self::Plain | Self::Peers => size.rounds,
+            Self::Keys | Self::Limits | Self::Cluster => size.rounds_with_itself,
+        }
+    }
 }
 
 // === impl Size ===
 
 impl Size {
-    /// Some six minutes.
-    pub(crate) const FULL: Self =
-        Self { rounds: 3, divisor: 1, tenants: 1_000, held: 8_000, starts: 5 };
+    /// Some ten minutes.
+    pub(crate) const FULL: Self = Self {
+        rounds: 3,
+        rounds_with_itself: 7,
+        divisor: 1,
+        tenants: 1_000,
+        held: 8_000,
+        starts: 5,
+    };
     /// Under a minute, to see that everything works; its numbers are not for quoting.
-    pub(crate) const QUICK: Self =
-        Self { rounds: 1, divisor: 10, tenants: 100, held: 1_000, starts: 1 };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 1,
+        rounds_with_itself: 1,
+        divisor: 10,
+        tenants: 100,
+        held: 1_000,
+        starts: 1,
+    };
 }
 
 // === impl Shape ===

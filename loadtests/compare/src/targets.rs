@@ -69,7 +69,8 @@ fn requests(report: &Report, build: &str) -> Vec<Target> {
         let bound = Bound::AtMost(most);
         targets.extend(found.map(|found| Target { what, bound, found, unit }));
     };
-    let to_nginx = |scenario: &str| row(scenario, build).and_then(|row| row.cpu_to_nginx);
+    let to_nginx =
+        |scenario: &str| row(scenario, build).and_then(|row| row.to_nginx).map(|to| to.cpu);
     add("CPU, whole, 32 connections", 1.5, " × nginx", to_nginx("whole/32/native"));
     add("CPU, whole, translated", 1.5, " × nginx", to_nginx("whole/32/translated"));
     add("CPU, burst, translated", 1.5, " × nginx", to_nginx("burst/32/translated"));

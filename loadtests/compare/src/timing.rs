@@ -27,6 +27,16 @@ impl Percentiles {
         Self { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 
+    /// Each as a multiple of another's.
+    pub(crate) fn to(self, other: Self) -> Self {
+        let to = |ours: f64, other: f64| ours / other.max(1e-9);
+        Self {
+            p50: to(self.p50, other.p50),
+            p99: to(self.p99, other.p99),
+            p999: to(self.p999, other.p999),
+        }
+    }
+
     /// The median of each over several runs.
     pub(crate) fn median(runs: &[Self]) -> Self {
         let of = |field: fn(&Self) -> f64| median(runs.iter().map(field));
@@ -56,6 +66,15 @@ mod tests {
         let expected = Percentiles { p50: 500.0, p99: 990.0, p999: 999.0 };
         assert_eq!(Percentiles::of(&mut samples), expected);
         assert_eq!(Percentiles::of(&mut []), Percentiles::default());
+    }
+
+    #[test]
+    fn multiples_are_of_each_percentile() {
+        let (ours, other) = (
+            Percentiles { p50: 3.0, p99: 5.0, p999: 6.0 },
+            Percentiles { p50: 2.0, p99: 5.0, p999: 8.0 },
+        );
+        assert_eq!(ours.to(other), Percentiles { p50: 1.5, p99: 1.0, p999: 0.75 });
     }
 
     #[test]
