@@ -9,7 +9,7 @@ demo: ## Builds and runs a gateway with a key, on a temporary database.
 	@cargo build --locked --bin neuronetz
 	@target/debug/neuronetz demo
 
-build: ## Builds the release binary (PGO=1: optimized for what it does, by a fifth faster; some 20 minutes).
+build: ## Builds the release binary (PGO=1: optimized for what it does, by a fifth faster; half an hour).
 	$(if $(PGO),@loadtests/pgo/run,cargo build --release --locked --bin neuronetz)
 
 test: ## Runs everything: format, lints, licences, tests on both databases, real clients.
