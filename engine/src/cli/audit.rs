@@ -168,11 +168,13 @@ async fn tail(
 impl Filter {
     async fn query(&self, storage: &Storage) -> Result<AuditQuery, Failure> {
         let key = match &self.key {
-            Some(named) => Some(Party::key(storage, named).await?.id),
+            Some(named) => Some(Party::key(storage, named).await?),
             None => None,
         };
         let tenant = arguments::tenant_id(storage, self.tenant.as_deref()).await?;
-        Ok(AuditQuery { tenant, key, ..AuditQuery::default() })
+        // Events are found by their tenant.
+        let tenant = tenant.or(key.as_ref().map(|key| key.tenant));
+        Ok(AuditQuery { tenant, key: key.map(|key| key.id), ..AuditQuery::default() })
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) fn micros(duration: Duration) -> i64 {
 }
 
 /// The SQL of a query, with its values bound. Only the conditions that are asked for stand in it,
-/// so that each combination finds its index.
+/// so that those of a tenant, and those of a time, find their index.
 pub(super) fn select<DB: Database>(query: &AuditQuery) -> QueryBuilder<DB>
 where
     Uuid: for<'q> Encode<'q, DB> + Type<DB>,
