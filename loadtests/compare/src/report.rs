@@ -15,7 +15,7 @@ use crate::{
     servers::{Kind, Server},
     started::Started,
     targets,
-    timing::{Percentiles, median},
+    timing::{Percentiles, median, multiple},
 };
 
 /// One scenario on one server: the median of its rounds.
@@ -131,7 +131,7 @@ impl Row {
             cpu: self.cpu_to(other),
             first: self.first_us.to(other.first_us),
             total: self.total_us.to(other.total_us),
-            peak: self.peak_mib / other.peak_mib.max(1e-9),
+            peak: multiple(self.peak_mib, other.peak_mib),
         }
     }
 }
@@ -325,7 +325,7 @@ impl Report {
 
 /// The median of the ratios in each round, of which each saw the machine in one state.
 fn ratio(rounds: &[f64], others: &[f64]) -> f64 {
-    median(rounds.iter().zip(others).map(|(ours, others)| ours / others.max(1e-9)))
+    median(rounds.iter().zip(others).map(|(ours, other)| multiple(*ours, *other)))
 }
 
 /// A table of Markdown, its numbers to the right; none without rows.

@@ -29,11 +29,10 @@ impl Percentiles {
 
     /// Each as a multiple of another's.
     pub(crate) fn to(self, other: Self) -> Self {
-        let to = |ours: f64, other: f64| ours / other.max(1e-9);
         Self {
-            p50: to(self.p50, other.p50),
-            p99: to(self.p99, other.p99),
-            p999: to(self.p999, other.p999),
+            p50: multiple(self.p50, other.p50),
+            p99: multiple(self.p99, other.p99),
+            p999: multiple(self.p999, other.p999),
         }
     }
 
@@ -42,6 +41,11 @@ impl Percentiles {
         let of = |field: fn(&Self) -> f64| median(runs.iter().map(field));
         Self { p50: of(|p| p.p50), p99: of(|p| p.p99), p999: of(|p| p.p999) }
     }
+}
+
+/// How many times another number it is; of nothing a very large number.
+pub(crate) fn multiple(ours: f64, other: f64) -> f64 {
+    ours / other.max(1e-9)
 }
 
 /// The middle one; of an even number the mean of the two in the middle; 0 of none.

@@ -64,7 +64,7 @@ pub struct AuditQuery {
     /// Only this tenant's.
     pub tenant: Option<TenantId>,
     /// Only this key's. Best given with its tenant: there is an index of tenants and none of keys, which would
-    /// be half of what storing an event costs.
+    /// be two fifths of what storing an event costs.
     pub key: Option<KeyId>,
     /// Only those at or after.
     pub since: Option<Timestamp>,

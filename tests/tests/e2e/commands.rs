@@ -283,6 +283,18 @@ async fn a_server_hears_commands_and_ends_in_order() {
         (&json!(2), &json!(7))
     );
     assert_eq!(events[0]["key"], made["prefix"]);
+    // Of a key alone, of one that asked for nothing, and of a tenant that it does not belong to.
+    shell.text("tenant create other");
+    let idle = shell.json("key create --tenant acme");
+    let [asked, idle] = [&made, &idle].map(|key| key["prefix"].as_str().unwrap());
+    for (filter, count) in [
+        (format!("--key {asked}"), 3),
+        (format!("--key {idle}"), 0),
+        (format!("--key {asked} --tenant other"), 0),
+    ] {
+        let found = shell.json(&format!("audit query {filter}"));
+        assert_eq!(found.as_array().map(Vec::len), Some(count), "{filter}");
+    }
     assert_eq!(shell.text("audit tail --no-follow --lines 2").lines().count(), 2);
     let usage = shell.json("usage --tenant acme --by model");
     assert_eq!((&usage[0]["of"], &usage[0]["prompt"]), (&json!("llama3.2:latest"), &json!(6)));
