@@ -20,9 +20,7 @@ use fred::{
     },
 };
 use protocol::{id::TenantId, secret::Secret};
-use serde_json::Value as Json;
 
-use self::wire::operation;
 use super::{Admission, Answer, Operation, Unavailable};
 
 #[cfg(test)]
@@ -151,11 +149,10 @@ impl Redis {
         let _ = self.client.quit().await;
     }
 
-    async fn run(&self, tenant: TenantId, batch: &[Operation]) -> FredResult<String> {
+    async fn run(&self, tenant: TenantId, batch: String) -> FredResult<String> {
         let tag = tenant.0.as_simple();
         let keys: Vec<String> =
             ["alive", "held", "counts"].iter().map(|what| format!("nz:{{{tag}}}:{what}")).collect();
-        let batch = Json::Array(batch.iter().map(operation).collect()).to_string();
         let lives_for = i64::try_from(self.lives_for.as_millis()).unwrap_or(i64::MAX);
         let arguments: Vec<Value> =
             vec![batch.into(), lives_for.into(), self.ahead_ms.load(Ordering::Relaxed).into()];
@@ -180,7 +177,7 @@ impl Admission for Redis {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let text = self.in_time(self.run(tenant, batch)).await?;
+        let text = self.in_time(self.run(tenant, wire::question(batch)?)).await?;
         wire::answers(&text, batch)
     }
 }

@@ -209,12 +209,12 @@ async fn what_is_no_answer_is_none() {
         r#"{"unknown":[{"party":"t","kind":"week","start":"0"}]}"#,
         r#"{"held":"x","key":{},"tenant":{},"observed":[["key","speed"]]}"#,
     ] {
-        let told: Told = serde_json::from_str(text).unwrap();
+        let told: Told<'_> = serde_json::from_str(text).unwrap();
         assert_eq!(told.answer(&operation), None, "{text}");
     }
     let beat = Operation::Beat { members: vec![] };
     for (text, fits) in [(r#"{"missing":["7:ff"]}"#, true), (r#"{"missing":["7"]}"#, false)] {
-        let told: Told = serde_json::from_str(text).unwrap();
+        let told: Told<'_> = serde_json::from_str(text).unwrap();
         assert_eq!(told.answer(&beat).is_some(), fits, "{text}");
     }
     assert_eq!((wait_of("-2"), wait_of("-7"), wait_of("soon")), (Some(Wait::Unknown), None, None));

@@ -2,155 +2,265 @@
 
 use std::time::Duration;
 
-use identity::limits::{LimitPeriod, Limits};
+use identity::limits::{LimitPeriod, Limits, Observed};
 use jiff::Timestamp;
 use protocol::id::KeyId;
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::admission::{
     Admitted, Answer, Counted, Gauge, Gauges, Limit, Member, Operation, Refusal, Refused, Scope,
-    Standing, Unavailable, Unknown, Usage, Wait,
+    Standing, Unavailable, Unknown, Wait,
 };
 
 /// Numbers in Lua are doubles: what is larger is taken for this.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 /// The party that is the tenant.
 const TENANT: &str = "t";
+/// What most operations take, in bytes; others make room for themselves.
+const ASKED_BYTES: usize = 512;
 
 // === What is asked ===
 
-pub(super) fn operation(operation: &Operation) -> Json {
-    match operation {
-        Operation::Admit(admit) => json!({
-            "op": "admit",
-            "member": member(admit.member),
-            "key": key(admit.key),
-            "tenant_limits": limits(&admit.tenant_limits),
-            "key_limits": limits(&admit.key_limits),
-            "tokens": number(admit.need.tokens),
-            "tokens_max": number(admit.need.tokens_max),
-        }),
-        Operation::TopUp { member: whose, more, tenant_limits, key_limits } => json!({
-            "op": "top_up",
-            "member": member(*whose),
-            "more": number(*more),
-            "limits": [limits(tenant_limits), limits(key_limits)],
-        }),
-        Operation::Settle { member: whose, used } => {
-            json!({ "op": "settle", "member": member(*whose), "used": number(*used) })
-        }
-        Operation::Cancel { member: whose } => json!({ "op": "cancel", "member": member(*whose) }),
-        Operation::Beat { members } => {
-            let members: Vec<_> = members.iter().copied().map(member).collect();
-            json!({ "op": "beat", "members": members })
-        }
-        Operation::Register { member: whose, held } => {
-            json!({ "op": "register", "member": member(*whose), "held": held })
-        }
-        Operation::SetUsage(usage) => set_usage(usage),
-        Operation::Look { tenant_limits, keys } => {
-            let keys: Vec<_> = keys.iter().map(|(id, of)| json!([key(*id), limits(of)])).collect();
-            json!({ "op": "look", "tenant_limits": limits(tenant_limits), "keys": keys })
+/// A batch as the script reads it.
+pub(super) fn question(batch: &[Operation]) -> Result<String, Unavailable> {
+    let mut text = Vec::with_capacity(batch.len() * ASKED_BYTES);
+    let mut writer = serde_json::Serializer::new(&mut text);
+    let written = writer.collect_seq(batch.iter().map(Asked::from));
+    let text = written.ok().and_then(|()| String::from_utf8(text).ok());
+    text.ok_or_else(|| Unavailable("what Redis is asked cannot be written".to_owned()))
+}
+
+/// [`Operation`], in the words of the script.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+enum Asked<'a> {
+    Admit {
+        member: MemberText,
+        key: Party,
+        tenant_limits: AskedLimits,
+        key_limits: AskedLimits,
+        tokens: u64,
+        tokens_max: u64,
+    },
+    TopUp {
+        member: MemberText,
+        more: u64,
+        limits: [AskedLimits; 2],
+    },
+    Settle {
+        member: MemberText,
+        used: u64,
+    },
+    Cancel {
+        member: MemberText,
+    },
+    Beat {
+        members: Vec<MemberText>,
+    },
+    Register {
+        member: MemberText,
+        held: &'a str,
+    },
+    SetUsage {
+        party: Party,
+        kind: &'static str,
+        start: i64,
+        used: u64,
+        counted: u64,
+        read_at: i64,
+    },
+    Look {
+        tenant_limits: AskedLimits,
+        keys: Vec<(Party, AskedLimits)>,
+    },
+}
+
+/// What is not limited is left out.
+#[derive(Serialize)]
+struct AskedLimits {
+    observed: Observed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpm: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tpm: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<AskedBudget>,
+}
+
+#[derive(Serialize)]
+struct AskedBudget {
+    tokens: u64,
+    kind: &'static str,
+    read_at: i64,
+}
+
+/// A key, or the tenant.
+struct Party(Option<KeyId>);
+
+/// A request under way, as [`member_of`] reads it.
+struct MemberText(Member);
+
+// === impl Asked ===
+
+impl<'a> From<&'a Operation> for Asked<'a> {
+    fn from(operation: &'a Operation) -> Self {
+        match operation {
+            Operation::Admit(admit) => Self::Admit {
+                member: MemberText(admit.member),
+                key: Party(Some(admit.key)),
+                tenant_limits: AskedLimits::from(&admit.tenant_limits),
+                key_limits: AskedLimits::from(&admit.key_limits),
+                tokens: number(admit.need.tokens),
+                tokens_max: number(admit.need.tokens_max),
+            },
+            Operation::TopUp { member, more, tenant_limits, key_limits } => Self::TopUp {
+                member: MemberText(*member),
+                more: number(*more),
+                limits: [AskedLimits::from(tenant_limits), AskedLimits::from(key_limits)],
+            },
+            Operation::Settle { member, used } => {
+                Self::Settle { member: MemberText(*member), used: number(*used) }
+            }
+            Operation::Cancel { member } => Self::Cancel { member: MemberText(*member) },
+            Operation::Beat { members } => {
+                Self::Beat { members: members.iter().copied().map(MemberText).collect() }
+            }
+            Operation::Register { member, held } => {
+                Self::Register { member: MemberText(*member), held }
+            }
+            Operation::SetUsage(usage) => Self::SetUsage {
+                party: Party(usage.key),
+                kind: usage.period.as_str(),
+                start: millis(usage.start),
+                used: number(usage.used),
+                counted: number(usage.counted),
+                read_at: millis(usage.read_at),
+            },
+            Operation::Look { tenant_limits, keys } => Self::Look {
+                tenant_limits: AskedLimits::from(tenant_limits),
+                keys: (keys.iter().map(|(id, of)| (Party(Some(*id)), AskedLimits::from(of))))
+                    .collect(),
+            },
         }
     }
 }
 
-fn set_usage(usage: &Usage) -> Json {
-    json!({
-        "op": "set_usage",
-        "party": usage.key.map_or_else(|| TENANT.to_owned(), key),
-        "kind": usage.period.as_str(),
-        "start": usage.start.map_or(0, Timestamp::as_millisecond),
-        "used": number(usage.used),
-        "counted": number(usage.counted),
-        "read_at": usage.read_at.map_or(0, Timestamp::as_millisecond),
-    })
-}
+// === impl AskedLimits ===
 
-fn limits(limits: &Limits) -> Json {
-    let mut told = json!({ "observed": limits.observed });
-    for (name, limit) in
-        [("rpm", limits.rpm), ("tpm", limits.tpm), ("concurrency", limits.concurrency)]
-    {
-        if let Some(limit) = limit {
-            told[name] = number(limit).into();
-        }
-    }
-    if let Some(budget) = limits.budget {
-        told["budget"] = json!({
-            "tokens": number(budget.tokens),
-            "kind": budget.period.as_str(),
-            "read_at": budget.correction.read_at.map_or(0, Timestamp::as_millisecond),
+impl From<&Limits> for AskedLimits {
+    fn from(limits: &Limits) -> Self {
+        let budget = limits.budget.map(|budget| AskedBudget {
+            tokens: number(budget.tokens),
+            kind: budget.period.as_str(),
+            read_at: millis(budget.correction.read_at),
         });
+        Self {
+            observed: limits.observed,
+            rpm: limits.rpm.map(number),
+            tpm: limits.tpm.map(number),
+            concurrency: limits.concurrency.map(number),
+            budget,
+        }
     }
-    told
+}
+
+// === impl Party ===
+
+impl Serialize for Party {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(key) => serializer.collect_str(&key.0.as_simple()),
+            None => serializer.serialize_str(TENANT),
+        }
+    }
+}
+
+// === impl MemberText ===
+
+impl Serialize for MemberText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Member { replica, number } = self.0;
+        serializer.collect_str(&format_args!("{replica:x}:{number:x}"))
+    }
 }
 
 fn number(number: u64) -> u64 {
     number.min(NUMBER_MAX)
 }
 
-fn key(key: KeyId) -> String {
-    key.0.as_simple().to_string()
-}
-
-fn member(member: Member) -> String {
-    format!("{:x}:{:x}", member.replica, member.number)
+/// 0 where there is none.
+fn millis(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, Timestamp::as_millisecond)
 }
 
 // === What is answered ===
 
 /// The answers to a batch, unless they are not to be understood.
 pub(super) fn answers(text: &str, batch: &[Operation]) -> Result<Vec<Answer>, Unavailable> {
-    let told: Vec<Told> = serde_json::from_str(text).unwrap_or_default();
+    let told: Vec<Told<'_>> = serde_json::from_str(text).unwrap_or_default();
     let is_whole = told.len() == batch.len();
     let answers = told.into_iter().zip(batch).map(|(told, operation)| told.answer(operation));
     let unreadable = || Unavailable("Redis answers with what is no answer".to_owned());
     answers.collect::<Option<_>>().filter(|_| is_whole).ok_or_else(unreadable)
 }
 
-/// One answer; which fields it has says what kind it is.
+/// One answer; which fields it has says what kind it is. All its texts are words and numbers, which JSON
+/// need not escape.
 #[derive(Debug, Deserialize)]
-pub(super) struct Told {
-    held: Option<String>,
-    observed: Option<Vec<(String, String)>>,
+pub(super) struct Told<'a> {
+    #[serde(borrow)]
+    held: Option<&'a str>,
+    #[serde(borrow)]
+    observed: Option<Vec<(&'a str, &'a str)>>,
     /// Scope, limit, milliseconds to wait.
-    refused: Option<(String, String, String)>,
-    key: Option<ToldGauges>,
-    tenant: Option<ToldGauges>,
-    unknown: Option<Vec<ToldUnknown>>,
+    #[serde(borrow)]
+    refused: Option<(&'a str, &'a str, &'a str)>,
+    #[serde(borrow)]
+    key: Option<ToldGauges<'a>>,
+    #[serde(borrow)]
+    tenant: Option<ToldGauges<'a>>,
+    #[serde(borrow)]
+    unknown: Option<Vec<ToldUnknown<'a>>>,
     topped: Option<bool>,
-    missing: Option<Vec<String>>,
-    looked: Option<Vec<ToldStanding>>,
+    #[serde(borrow)]
+    missing: Option<Vec<&'a str>>,
+    #[serde(borrow)]
+    looked: Option<Vec<ToldStanding<'a>>>,
 }
 
 /// What is left and, in milliseconds, when everything is there again.
 #[derive(Debug, Default, Deserialize)]
-struct ToldGauges {
-    rpm: Option<Vec<String>>,
-    tpm: Option<Vec<String>>,
-    budget: Option<Vec<String>>,
+struct ToldGauges<'a> {
+    #[serde(borrow)]
+    rpm: Option<Vec<&'a str>>,
+    #[serde(borrow)]
+    tpm: Option<Vec<&'a str>>,
+    #[serde(borrow)]
+    budget: Option<Vec<&'a str>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ToldUnknown {
-    party: String,
-    kind: String,
-    start: String,
-    counted: Option<(String, String, String)>,
+struct ToldUnknown<'a> {
+    party: &'a str,
+    kind: &'a str,
+    start: &'a str,
+    #[serde(borrow)]
+    counted: Option<(&'a str, &'a str, &'a str)>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ToldStanding {
-    gauges: ToldGauges,
+struct ToldStanding<'a> {
+    #[serde(borrow)]
+    gauges: ToldGauges<'a>,
     under_way: u64,
 }
 
 // === impl Told ===
 
-impl Told {
+impl Told<'_> {
     pub(super) fn answer(self, asked: &Operation) -> Option<Answer> {
         Some(match asked {
             Operation::Admit(admit) => {
@@ -163,26 +273,30 @@ impl Told {
                 let gauges = (self.key?.of(&admit.key_limits))
                     .tighter(self.tenant?.of(&admit.tenant_limits));
                 if let Some((scope, word, wait)) = self.refused {
-                    let scope = scope_of(&scope)?;
+                    let scope = scope_of(scope)?;
                     let limits = match scope {
                         Scope::Tenant => &admit.tenant_limits,
                         Scope::Key => &admit.key_limits,
                     };
-                    let (what, limit) = limit_of(&word, limits)?;
-                    let by = Refusal { what, limit, wait: wait_of(&wait)? };
+                    let (what, limit) = limit_of(word, limits)?;
+                    let by = Refusal { what, limit, wait: wait_of(wait)? };
                     return Some(Answer::Refused(Box::new(Refused { scope, by, gauges })));
                 }
                 let observed =
                     self.observed.unwrap_or_default().into_iter().map(|(scope, word)| {
-                        let scope = scope_of(&scope)?;
+                        let scope = scope_of(scope)?;
                         let limits = match scope {
                             Scope::Tenant => &admit.tenant_limits,
                             Scope::Key => &admit.key_limits,
                         };
-                        Some((scope, limit_of(&word, limits)?.0))
+                        Some((scope, limit_of(word, limits)?.0))
                     });
                 let observed = observed.collect::<Option<_>>()?;
-                Answer::Admitted(Box::new(Admitted { held: self.held?, gauges, observed }))
+                Answer::Admitted(Box::new(Admitted {
+                    held: self.held?.to_owned(),
+                    gauges,
+                    observed,
+                }))
             }
             Operation::TopUp { .. } => Answer::ToppedUp(self.topped?),
             Operation::Beat { .. } => {
@@ -207,9 +321,9 @@ impl Told {
     }
 }
 
-impl ToldGauges {
+impl ToldGauges<'_> {
     fn of(self, limits: &Limits) -> Gauges {
-        let gauge = |told: Option<Vec<String>>, limit: Option<u64>| {
+        let gauge = |told: Option<Vec<&str>>, limit: Option<u64>| {
             let (told, limit) = (told?, limit?);
             let remaining = told.first()?.parse().ok()?;
             let reset = told.get(1).and_then(|text| text.parse().ok()).map(Duration::from_millis);
@@ -223,22 +337,22 @@ impl ToldGauges {
     }
 }
 
-impl ToldUnknown {
+impl ToldUnknown<'_> {
     fn of(self, tenant_limits: &Limits, key_limits: &Limits) -> Option<Unknown> {
-        let (key, limits) = match self.party.as_str() {
+        let (key, limits) = match self.party {
             TENANT => (None, tenant_limits),
             party => (Some(KeyId(Uuid::parse_str(party).ok()?)), key_limits),
         };
         let counted = match self.counted {
             None => None,
             Some((kind, start, used)) => {
-                let period = LimitPeriod::parse(&kind)?;
-                Some(Counted { period, start: start_of(period, &start)?, used: used.parse().ok()? })
+                let period = LimitPeriod::parse(kind)?;
+                Some(Counted { period, start: start_of(period, start)?, used: used.parse().ok()? })
             }
         };
-        let period = LimitPeriod::parse(&self.kind)?;
+        let period = LimitPeriod::parse(self.kind)?;
         let read_at = limits.budget.and_then(|budget| budget.correction.read_at);
-        Some(Unknown { key, period, start: start_of(period, &self.start)?, read_at, counted })
+        Some(Unknown { key, period, start: start_of(period, self.start)?, read_at, counted })
     }
 }
 
