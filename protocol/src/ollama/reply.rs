@@ -35,7 +35,7 @@ pub struct Tail {
 }
 
 /// A reply line, borrowed.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Line<'a> {
     #[serde(borrow)]
     pub(crate) error: Option<&'a RawValue>,
@@ -104,7 +104,32 @@ impl<'a> Line<'a> {
     /// Reads a line; `None` where it is not a JSON object of this shape.
     pub(crate) fn read(line: &'a [u8]) -> Option<Self> {
         // One check of the whole line for UTF-8 is cheaper than one for each value that is kept.
-        json::read_object(std::str::from_utf8(line).ok()?)
+        let text = std::str::from_utf8(line).ok()?;
+        Self::of_chunk(text).or_else(|| json::read_object(text))
+    }
+
+    /// A line in the middle of a stream, spelled as Ollama spells it: what stands around the message or the
+    /// response is compared, and only these are parsed. `None` for any other, whether it is JSON or not.
+    ///
+    /// ```text
+    /// {"model":"…","created_at":"…","message":{"role":"assistant","content":"…"},"done":false}
+    /// {"model":"…","created_at":"…","response":"…","done":false}
+    /// ```
+    fn of_chunk(text: &'a str) -> Option<Self> {
+        let text = text.strip_suffix(",\"done\":false}")?.strip_prefix("{\"model\":\"")?;
+        let text = after_string(text)?.strip_prefix(",\"created_at\":\"")?;
+        let said = after_string(text)?;
+        let (mut message, mut response) = (None, None);
+        if let Some(text) = said.strip_prefix(",\"message\":") {
+            let content = text.strip_prefix("{\"role\":\"assistant\",\"content\":");
+            let content = content.and_then(|text| string(text.strip_suffix('}')?));
+            let alone =
+                content.map(|content| Message { content: Some(content), ..Message::default() });
+            message = Some(alone.or_else(|| json::read_object(text))?);
+        } else {
+            response = Some(string(said.strip_prefix(",\"response\":")?)?);
+        }
+        Some(Self { message, response, done: Some(false), ..Self::default() })
     }
 
     fn prompt_tokens(&self) -> u64 {
@@ -141,6 +166,17 @@ impl<'a> Line<'a> {
         let reason = Reason::of_ollama(self.done_reason.as_deref());
         (self.done == Some(true)).then_some(Ending { reason, usage })
     }
+}
+
+/// What follows a string without escapes whose opening quote has been read; `None` where it is another one.
+fn after_string(text: &str) -> Option<&str> {
+    let end = text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))?;
+    text[end..].strip_prefix('"')
+}
+
+/// One JSON string and nothing else.
+fn string(text: &str) -> Option<&RawValue> {
+    if text.starts_with('"') { serde_json::from_str(text).ok() } else { None }
 }
 
 #[derive(Deserialize)]
@@ -251,7 +287,95 @@ mod tests {
         }
     }
 
+    /// All that a line says.
+    fn told<'a>(line: &Line<'a>) -> [Option<&'a str>; 11] {
+        let message = line.message.unwrap_or_default();
+        let values = [
+            line.error,
+            message.content,
+            message.thinking,
+            message.tool_calls,
+            line.response,
+            line.thinking,
+            line.tool_calls,
+            line.logprobs,
+            line.prompt_eval_count,
+            line.eval_count,
+        ];
+        let mut told = [None; 11];
+        told.iter_mut().zip(values).for_each(|(told, value)| *told = value.map(RawValue::get));
+        told[10] = line.message.map(|_| "it has a message");
+        told
+    }
+
+    /// Lines of which one place is changed below.
+    const GLANCED: [&str; 4] = [
+        r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":"a"},"done":false}"#,
+        r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":"","thinking":"a"},"done":false}"#,
+        r#"{"model":"m","created_at":"x","message":{"role":"assistant","tool_calls":[{}]},"done":false}"#,
+        r#"{"model":"m","created_at":"x","response":"a","done":false}"#,
+    ];
+
+    #[test]
+    fn a_line_as_ollama_spells_it_is_read_at_a_glance() {
+        for (line, is_one) in [
+            (
+                r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":" \n"},"done":false}"#,
+                true,
+            ),
+            (
+                r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":"","thinking":"a"},"done":false}"#,
+                true,
+            ),
+            (
+                r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":null},"done":false}"#,
+                true,
+            ),
+            (r#"{"model":"m","created_at":"x","response":"a","done":false}"#, true),
+            (r#"{"model":"m","created_at":"x","response":"a","thinking":"b","done":false}"#, false),
+            (r#"{"model":"m","created_at":"x","response":null,"done":false}"#, false),
+            (r#"{"model":"\u006d","created_at":"x","response":"a","done":false}"#, false),
+            (r#"{"model":"m","created_at":"x","response":"a","done":true}"#, false),
+            (r#"{"model":"m", "created_at":"x","response":"a","done":false}"#, false),
+            // Twice said, or no JSON.
+            (r#"{"model":"m","created_at":"x","response":"a","done":true,"done":false}"#, false),
+            (
+                r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":"a"},"x":{"y":"b"},"done":false}"#,
+                false,
+            ),
+            (
+                r#"{"model":"m","created_at":"x","message":{"role":"assistant","content":"a","content":"b"},"done":false}"#,
+                false,
+            ),
+            (r#"{"model":"m","created_at":"x","response":"\x","done":false}"#, false),
+            (r#"{"model":"m","created_at":"x","response":"a"b","done":false}"#, false),
+        ] {
+            let glanced = Line::of_chunk(line);
+            assert_eq!(glanced.is_some(), is_one, "{line}");
+            if let Some(glanced) = glanced {
+                let read = json::read_object::<Line<'_>>(line).unwrap();
+                assert_eq!((told(&glanced), glanced.done), (told(&read), read.done), "{line}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_read_at_a_glance_is_what_the_parser_reads(
+            line in prop::sample::select(&GLANCED[..]),
+            at in any::<prop::sample::Index>(),
+            removed in 0..4_usize,
+            added in r#"|"a"|[a",:{}\\\[\]n \x01]{0,4}|,"(done|content|response|message)":(null|true|"b")"#,
+        ) {
+            let at = at.index(line.len() + 1);
+            let rest = line.get(at + removed..).unwrap_or_default();
+            let line = format!("{}{added}{rest}", &line[..at]);
+            if let Some(glanced) = Line::of_chunk(&line) {
+                let read = json::read_object::<Line<'_>>(&line);
+                prop_assert_eq!(Some(told(&glanced)), read.as_ref().map(told), "{}", line);
+            }
+        }
+
         #[test]
         fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = tail(&line);
