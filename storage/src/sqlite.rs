@@ -7,6 +7,10 @@
 //! What a statement of many rows could have to take back is kept in memory (`temp_store`): else SQLite
 //! writes it to a file of its own, which costs more than the rows themselves.
 //!
+//! The writer has room for the pages that one batch of audit events changes (`cache_size`): with thousands of
+//! keys, 2 MiB, which is what SQLite has, are written out and read again within each. And what is changed again
+//! and again goes into the database's own file only once in a while (`wal_autocheckpoint`).
+//!
 //! A commit is safe from a crash of the process; from a loss of power only after the next
 //! checkpoint (`synchronous = NORMAL`).
 
@@ -31,6 +35,11 @@ use crate::{
 
 /// What is applied by [`Database::migrate`].
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+
+/// What the writer may keep of the database in memory: negative, so that it is KiB.
+const WRITER_CACHE: &str = "-16384";
+/// How long the WAL may grow until it is written into the database's file, in pages of 4 KiB: 32 MiB.
+const CHECKPOINT_PAGES: &str = "8000";
 
 /// A database in a file or in memory.
 pub(crate) struct Sqlite {
@@ -69,7 +78,11 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Normal)
             .pragma("temp_store", "memory")
             .optimize_on_close(true, None);
-        let writer = pool().max_connections(1).connect_with(options.clone()).await?;
+        let writer = options
+            .clone()
+            .pragma("cache_size", WRITER_CACHE)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
+        let writer = pool().max_connections(1).connect_with(writer).await?;
         let reader = pool()
             .max_connections(config.connections_max.max(1))
             .connect_lazy_with(options.optimize_on_close(false, None).pragma("query_only", "true"));

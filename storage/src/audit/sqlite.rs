@@ -104,6 +104,9 @@ impl Sqlite {
     async fn append_by(&self, events: &[AuditEvent], rows: usize, ids: &Ids) -> Result<bool> {
         let mut transaction = self.begin().await?;
         let mut sums: BTreeMap<Account, Sum> = BTreeMap::new();
+        // In the order of the primary key, which is that of time: SQLite then finds each place beside the last.
+        let mut events: Vec<_> = events.iter().collect();
+        events.sort_unstable_by_key(|event| event.request);
         for events in events.chunks(rows) {
             let new = insert(&mut transaction, events, ids).await?;
             if new == 0 {
@@ -162,7 +165,7 @@ impl Sum {
 /// Inserts events; says how many were not there yet.
 async fn insert(
     connection: &mut SqliteConnection,
-    events: &[AuditEvent],
+    events: &[&AuditEvent],
     ids: &Ids,
 ) -> Result<u64> {
     let rows = vec![ROW; events.len()].join(", ");
