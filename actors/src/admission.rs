@@ -5,11 +5,11 @@
 //! trusted: that tenant is refused for a while, and no other, and begins anew.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use identity::limits::Limits;
 use protocol::id::{KeyId, TenantId};
 use ractor::{ActorId, ActorRef, MessagingErr, concurrency, rpc::CallResult};

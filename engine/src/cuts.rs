@@ -3,11 +3,9 @@
 //! A request is in here from the moment at which its key is known, before that key is proven for the last
 //! time: what is revoked before is refused, and what is revoked after is cut.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::HashMap;
 use protocol::id::KeyId;
 use tokio_util::sync::CancellationToken;
 

@@ -4,11 +4,11 @@
 //! many have series of their own ([`Series`]), the rest are words of enums.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use foldhash::{HashMap, HashSet};
 use metrics::{
     Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,

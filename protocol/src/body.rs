@@ -240,7 +240,7 @@ impl<'a, const N: usize> Fields<'a, N> {
                 }
                 None => {
                     let comma = if is_empty { "" } else { "," };
-                    places.push((end, end, format!("{comma}\"{name}\":{value}")));
+                    places.push((end, end, [comma, "\"", name, "\":", value].concat()));
                     is_empty = false;
                 }
             }

@@ -40,6 +40,9 @@ id! {
     KeyId
 }
 
+/// What the text of a request's id begins with.
+const PREFIX: &str = "req_";
+
 /// One request, as it stands in `x-request-id`, in the log and in the audit: `req_` and 32 hex
 /// digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,9 +50,23 @@ pub struct RequestId(pub Uuid);
 
 // === impl RequestId ===
 
+impl RequestId {
+    /// The length of its text, in bytes.
+    pub const LENGTH: usize = PREFIX.len() + 32;
+
+    /// Its text, without asking for memory.
+    pub fn encode(self, buffer: &mut [u8; Self::LENGTH]) -> &str {
+        let (prefix, id) = buffer.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        self.0.as_simple().encode_lower(id);
+        // Letters and digits.
+        std::str::from_utf8(buffer).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "req_{}", self.0.as_simple())
+        f.write_str(self.encode(&mut [0; Self::LENGTH]))
     }
 }
 
@@ -57,7 +74,7 @@ impl FromStr for RequestId {
     type Err = uuid::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text.strip_prefix("req_").unwrap_or(text)).map(Self)
+        Uuid::parse_str(text.strip_prefix(PREFIX).unwrap_or(text)).map(Self)
     }
 }
 

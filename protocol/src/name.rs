@@ -101,12 +101,12 @@ impl ModelName {
         }
         let parts = Parts::split(base)?;
         let mut name = String::with_capacity(text.len() + TAG_DEFAULT.len() + 1);
-        let is_default_host = parts.host.eq_ignore_ascii_case(HOST_DEFAULT);
+        let is_default_host = is_same(parts.host, HOST_DEFAULT);
         if !is_default_host {
             name.push_str(parts.host);
             name.push('/');
         }
-        if !is_default_host || !parts.namespace.eq_ignore_ascii_case(NAMESPACE_DEFAULT) {
+        if !is_default_host || !is_same(parts.namespace, NAMESPACE_DEFAULT) {
             name.push_str(parts.namespace);
             name.push('/');
         }
@@ -164,7 +164,7 @@ impl<'a> Parts<'a> {
                 }
             },
         };
-        let is_valid = Part::Host.allows(host)
+        let is_valid = (host == HOST_DEFAULT || Part::Host.allows(host))
             && Part::Namespace.allows(namespace)
             && Part::Model.allows(model)
             && Part::Tag.allows(tag);
@@ -188,6 +188,12 @@ impl Part {
                 other => is_word(*other),
             })
     }
+}
+
+/// Compares without case, and first with it: most names do not say their defaults, which are filled in as
+/// they are.
+fn is_same(text: &str, default: &str) -> bool {
+    text == default || text.eq_ignore_ascii_case(default)
 }
 
 /// Takes the suffix off that says where the model runs.

@@ -3,8 +3,7 @@
 //! It does the operations of [`storage::admission`], as Redis does them for many replicas; one contract
 //! is run on both.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use identity::limits::Limits;
 use protocol::id::KeyId;
 use storage::admission::{Admit, Admitted, Answer, Member, Operation, Refused, Scope, Usage};

@@ -9,8 +9,7 @@
 //! yesterday, whenever it ends. Time never runs backwards here: a moment before the last one is taken
 //! for the last one.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use identity::limits::LimitPeriod;
 use jiff::{
     Timestamp, ToSpan,

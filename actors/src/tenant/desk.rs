@@ -10,7 +10,7 @@
 //! wait for (other replicas, or the ledger), and where a rule has failed.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +19,7 @@ use std::{
     thread,
 };
 
+use foldhash::{HashMap, HashMapExt};
 use identity::limits::Limits;
 use protocol::{id::KeyId, name::ModelName};
 use ractor::{ActorId, ActorRef};

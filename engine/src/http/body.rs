@@ -21,7 +21,7 @@ use crate::pipeline::{
 pub struct ReplyBody {
     content: Content,
     /// Dropped after the content, which may still have something to say to it.
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 enum Content {
@@ -53,7 +53,7 @@ impl ReplyBody {
 
     /// The same body, with the record of its request.
     #[must_use]
-    pub fn with(mut self, record: Record) -> Self {
+    pub fn with(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
         self
     }
@@ -79,7 +79,7 @@ impl Body for ReplyBody {
             let next = match content {
                 Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
                 Content::Whole(bytes) => Some(std::mem::take(bytes)),
-                Content::Relay(relay) => ready!(relay.poll_bytes(cx, record.as_mut())),
+                Content::Relay(relay) => ready!(relay.poll_bytes(cx, record.as_deref_mut())),
                 Content::Queued(queued) => match ready!(queued.poll_next(cx)) {
                     Next::Comment(bytes) => Some(bytes),
                     Next::Streams(streaming) => {

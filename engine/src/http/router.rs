@@ -75,12 +75,19 @@ const fn get(endpoint: Endpoint) -> Found {
 /// Finds what a path (as it stands in the request, without the query) means; `None` where nothing.
 #[must_use]
 pub fn find(path: &str) -> Option<Found> {
+    let listed = |path: &str| {
+        LISTED.iter().find(|(listed, _)| *listed == path).map(|(_, found)| found.clone())
+    };
+    // Spelled as on the list, which is how clients do, and no blocked one is on it.
+    if let Some(found) = listed(path) {
+        return Some(found);
+    }
     let path = percent_decode_str(path).decode_utf8().ok()?;
     if is_blocked(&path) {
         return Some(Found { endpoint: Endpoint::Blocked, method: Method::POST });
     }
-    if let Some((_, found)) = LISTED.iter().find(|(listed, _)| *listed == path) {
-        return Some(found.clone());
+    if let Some(found) = listed(&path) {
+        return Some(found);
     }
     let id = path.strip_prefix(MODELS).filter(|id| !id.is_empty())?;
     Some(get(Endpoint::Model(id.to_owned())))
@@ -176,6 +183,13 @@ mod tests {
             "/Api/Blobs/x",
         ] {
             assert_eq!(endpoint(path), Some(Endpoint::Blocked), "{path}");
+        }
+    }
+
+    #[test]
+    fn nothing_on_the_list_is_blocked() {
+        for (path, found) in &LISTED {
+            assert!(!is_blocked(path) && found.endpoint != Endpoint::Blocked, "{path}");
         }
     }
 

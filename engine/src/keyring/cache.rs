@@ -5,8 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use foldhash::fast::RandomState;
 use identity::principal::Principal;
 use protocol::secret::Secret;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache as Kept, DefaultLifecycle},
+};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
@@ -16,7 +21,7 @@ pub(super) type Tag = [u8; 32];
 /// The identities, bounded in number; the least used go first.
 pub(super) struct Cache {
     secret: [u8; 32],
-    entries: quick_cache::sync::Cache<Tag, Arc<Entry>>,
+    entries: Kept<Tag, Arc<Entry>, UnitWeighter, RandomState>,
 }
 
 /// One identity.
@@ -34,7 +39,10 @@ pub(super) struct Entry {
 
 impl Cache {
     pub(super) fn new(secret: [u8; 32], entries_max: usize) -> Self {
-        Self { secret, entries: quick_cache::sync::Cache::new(entries_max) }
+        let (each_one, hashing) = (UnitWeighter, RandomState::default());
+        let ends = DefaultLifecycle::default();
+        let entries = Kept::with(entries_max, entries_max as u64, each_one, hashing, ends);
+        Self { secret, entries }
     }
 
     pub(super) fn tag(&self, key: &Secret) -> Tag {

@@ -79,6 +79,9 @@ pub enum Refused {
     Unavailable,
 }
 
+/// That a key was proven: where the cache has it. Says nothing of the key.
+pub struct Proof(Tag);
+
 /// The keys that this process knows, and the way to those it does not.
 pub struct Keyring {
     storage: Storage,
@@ -127,16 +130,34 @@ impl Keyring {
     ///
     /// # Errors
     /// [`Refused`]; anything that cannot be checked is refused.
-    pub async fn authenticate(&self, presented: PresentedKey) -> Result<Arc<Principal>, Refused> {
+    pub async fn authenticate(
+        &self,
+        presented: PresentedKey,
+    ) -> Result<(Arc<Principal>, Proof), Refused> {
         let tag = self.cache.tag(presented.secret());
-        let entry = match self.cache.get(&tag) {
-            Some(entry) if entry.read_at.elapsed() < self.fresh() && !entry.is_stale() => {
-                return self.still_valid(entry.principal.clone());
-            }
-            entry => entry,
+        let entry = self.cache.get(&tag);
+        let principal = match entry.as_deref().and_then(|entry| self.fresh_principal(entry)) {
+            Some(principal) => self.still_valid(principal)?,
+            // The way of a known key is short, and its future small; this one is neither.
+            None => Box::pin(self.flights.share(tag, self.look_up(presented, tag, entry))).await?,
         };
-        // The way of a known key is short, and its future small; this one is neither.
-        Box::pin(self.flights.share(tag, self.look_up(presented, tag, entry))).await
+        Ok((principal, Proof(tag)))
+    }
+
+    /// Proves the same key again, by what is known of it now; `None` where its record has to be read, which
+    /// takes the key.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn again(&self, Proof(tag): &Proof) -> Result<Option<Arc<Principal>>, Refused> {
+        let entry = self.cache.get(tag);
+        let fresh = entry.and_then(|entry| self.fresh_principal(&entry));
+        fresh.map(|principal| self.still_valid(principal)).transpose()
+    }
+
+    fn fresh_principal(&self, entry: &Entry) -> Option<Arc<Principal>> {
+        let is_fresh = entry.read_at.elapsed() < self.fresh() && !entry.is_stale();
+        is_fresh.then(|| Arc::clone(&entry.principal))
     }
 
     async fn look_up(

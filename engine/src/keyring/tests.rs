@@ -116,6 +116,10 @@ impl Stage {
     }
 
     async fn ask(&self, key: &str) -> Result<Arc<Principal>, Refused> {
+        self.prove(key).await.map(|(principal, _)| principal)
+    }
+
+    async fn prove(&self, key: &str) -> Result<(Arc<Principal>, Proof), Refused> {
         self.keyring.authenticate(PresentedKey::parse(key).unwrap()).await
     }
 
@@ -164,6 +168,23 @@ async fn what_has_changed_is_read_again_and_nothing_else() {
     stage.keyring.changed(Change::Everything).await;
     stage.ask(&first).await.unwrap();
     assert_eq!(stage.asked(), 6);
+}
+
+#[tokio::test]
+async fn what_was_proven_is_proven_again_without_the_key_until_something_changes() {
+    let stage = Stage::new(Duration::from_secs(3_600)).await;
+    let (key, text) = stage.key().await;
+    let (_, proof) = stage.prove(&text).await.unwrap();
+    let again = || stage.keyring.again(&proof).map(|principal| principal.map(|one| one.key));
+    assert_eq!((again(), stage.asked()), (Ok(Some(key.id)), 1));
+    stage.keyring.changed(Change::Key(key.id)).await;
+    assert_eq!(again(), Ok(None));
+    stage.ask(&text).await.unwrap();
+    assert_eq!((again(), stage.asked()), (Ok(Some(key.id)), 2));
+    stage.keyring.set_hears_changes(false);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_millis(1_001)).await;
+    assert_eq!(again(), Ok(None));
 }
 
 #[tokio::test]

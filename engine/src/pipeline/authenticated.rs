@@ -20,18 +20,20 @@ use super::{
     authorized::{Ask, Authorized, Inference, Prompt, generates},
     fitting::{Fitting, Terms, are_foreign},
     images,
-    received::prove,
+    received::prove_again,
     settled::Record,
 };
 use crate::{
     cuts::Cut,
     gateway::Gateway,
     http::{Seen, arrival::Arrived, refusal::Refusal, router::Endpoint},
+    keyring::Proof,
 };
 
 /// A request of a principal.
 pub struct Authenticated {
     principal: Arc<Principal>,
+    proof: Proof,
     cut: Cut,
     endpoint: Endpoint,
     headers: HeaderMap,
@@ -43,14 +45,14 @@ pub struct Authenticated {
 
 impl Authenticated {
     pub(super) fn new(
-        principal: Arc<Principal>,
+        (principal, proof): (Arc<Principal>, Proof),
         cut: Cut,
         endpoint: Endpoint,
         headers: HeaderMap,
         body: Incoming,
         seen: Option<Arc<Seen>>,
     ) -> Self {
-        Self { principal, cut, endpoint, headers, body, seen }
+        Self { principal, proof, cut, endpoint, headers, body, seen }
     }
 
     /// Finds out what exactly is asked, and decides whether this principal may.
@@ -92,7 +94,7 @@ impl Authenticated {
             | Route::OpenAiResponses
             | Route::AnthropicMessages
             | Route::AnthropicCount => {
-                let Self { headers, body, seen, cut, .. } = self;
+                let Self { proof, headers, body, seen, cut, .. } = self;
                 let began = Instant::now();
                 let arrived = gateway.bodies.read(&headers, body).await;
                 record.spent().arrive = began.elapsed();
@@ -100,7 +102,7 @@ impl Authenticated {
                 if let Some(seen) = &seen {
                     seen.head_follows();
                 }
-                let principal = prove(&headers, gateway, record).await?;
+                let principal = prove_again(&proof, &headers, gateway, record).await?;
                 let ask = ask(route, arrived, &principal, gateway, record)?;
                 return Ok(Authorized::new(principal, ask, cut));
             }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use actors::tenant::Denied;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use identity::{limits::Limits, principal::Principal};
 use protocol::{
@@ -48,6 +48,8 @@ const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, se
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-budget-limit-tokens, x-budget-remaining-tokens, x-budget-reset";
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What of a request goes into the head of every answer to it.
 #[derive(Clone, Copy)]
@@ -152,12 +154,12 @@ async fn walk(
 fn finish(mut response: Response<ReplyBody>, asker: Asker) -> Response<ReplyBody> {
     let Asker { id, dialect, is_head, is_browser } = asker;
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(value) = HeaderValue::from_str(id.encode(&mut [0; RequestId::LENGTH])) {
         // What Anthropic's SDKs read.
         if dialect == Dialect::Anthropic {
             headers.insert("request-id", value.clone());
         }
-        headers.insert("x-request-id", value);
+        headers.insert(X_REQUEST_ID, value);
     }
     // Callers prove themselves with a key that they put in by hand, never with what a browser adds
     // by itself: another origin gains nothing that it did not have.

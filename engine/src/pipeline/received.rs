@@ -16,6 +16,7 @@ use crate::{
         refusal::{HeadFault, Refusal},
         router::{self, Endpoint},
     },
+    keyring::Proof,
     phase::Phase,
 };
 
@@ -102,10 +103,10 @@ impl Received {
         if gateway.life.phase() > Phase::Serving {
             return Err(Refusal::Stopping);
         }
-        let principal = prove(&self.parts.headers, gateway, record).await?;
+        let (principal, proof) = prove(&self.parts.headers, gateway, record).await?;
         let cut = gateway.cuts.enter(principal.key);
         let Self { parts, body, endpoint, seen, .. } = self;
-        Ok(Authenticated::new(principal, cut, endpoint, parts.headers, body, seen))
+        Ok(Authenticated::new((principal, proof), cut, endpoint, parts.headers, body, seen))
     }
 }
 
@@ -113,19 +114,38 @@ impl Received {
 ///
 /// # Errors
 /// No key, a key that proves nobody, or one that cannot be checked.
-pub(super) async fn prove(
+async fn prove(
     headers: &HeaderMap,
     gateway: &Gateway,
     record: &mut Record,
-) -> Result<Arc<Principal>, Refusal> {
+) -> Result<(Arc<Principal>, Proof), Refusal> {
     let said = |name| headers.get(name).map(http::HeaderValue::as_bytes);
     let presented = presented(said(header::AUTHORIZATION), said(X_API_KEY))?;
     let began = Instant::now();
     let proven = gateway.keyring.authenticate(presented).await;
     record.spent().authenticate += began.elapsed();
-    let principal = proven?;
+    let (principal, proof) = proven?;
     record.prove(Arc::clone(&principal));
-    Ok(principal)
+    Ok((principal, proof))
+}
+
+/// Proves anew who is calling. Where nothing has changed, that is a look into the cache.
+///
+/// # Errors
+/// A key that no longer proves anybody, or one that cannot be checked.
+pub(super) async fn prove_again(
+    proof: &Proof,
+    headers: &HeaderMap,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Arc<Principal>, Refusal> {
+    match gateway.keyring.again(proof)? {
+        Some(principal) => {
+            record.prove(Arc::clone(&principal));
+            Ok(principal)
+        }
+        None => Ok(prove(headers, gateway, record).await?.0),
+    }
 }
 
 fn size(headers: &HeaderMap) -> usize {

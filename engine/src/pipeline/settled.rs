@@ -4,13 +4,13 @@
 //! it is dropped: after the last byte, when the client has gone, or when the gateway gives up. No
 //! branch can forget it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actors::{
     audit::Place,
     tenant::{Meter, Permit},
 };
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use identity::principal::Principal;
 use protocol::{
     error::{Code, Side},
@@ -54,11 +54,14 @@ pub struct Spent {
     pub admit: Duration,
 }
 
+/// Where the time of a request went (W3C Server Timing).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// Header fields that an answer will have, give or take some: a map that grows by itself does so four times.
 const HEADERS_EXPECTED: usize = 20;
 
 /// Ties the record to the answer: it is settled when the answer's body is done with.
-pub fn attach(mut response: Response<ReplyBody>, mut record: Record) -> Response<ReplyBody> {
+pub fn attach(mut response: Response<ReplyBody>, mut record: Box<Record>) -> Response<ReplyBody> {
     record.event.status = response.status().as_u16();
     let headers = response.headers_mut();
     headers.reserve(HEADERS_EXPECTED);
@@ -70,10 +73,11 @@ pub fn attach(mut response: Response<ReplyBody>, mut record: Record) -> Response
 // === impl Record ===
 
 impl Record {
-    /// Opens a record. Until something else is said, the client has left.
+    /// Opens a record. Until something else is said, the client has left. It is boxed, since it goes along
+    /// with everything that a request becomes.
     #[must_use]
-    pub fn open(gateway: &Arc<Gateway>, request: RequestId, route: Route) -> Self {
-        Self {
+    pub fn open(gateway: &Arc<Gateway>, request: RequestId, route: Route) -> Box<Self> {
+        Box::new(Self {
             gateway: Arc::clone(gateway),
             principal: None,
             place: None,
@@ -97,7 +101,7 @@ impl Record {
                 total: Duration::ZERO,
             },
             opened: Instant::now(),
-        }
+        })
     }
 
     /// The request.
@@ -223,30 +227,23 @@ impl Record {
             });
         let own = self.opened.elapsed().saturating_sub(arrive + queued + asked);
         self.gateway.series.overhead(own);
-        let told = format!(
-            "authenticate;dur={}, admit;dur={}, queue;dur={}, upstream;dur={}, own;dur={}",
-            Millis(authenticate),
-            Millis(admit),
-            Millis(queued),
-            Millis(asked),
-            Millis(own),
-        );
+        let mut told = String::with_capacity(128);
+        for (name, took) in [
+            ("authenticate;dur=", authenticate),
+            (", admit;dur=", admit),
+            (", queue;dur=", queued),
+            (", upstream;dur=", asked),
+            (", own;dur=", own),
+        ] {
+            told.push_str(name);
+            limits::put_millis(&mut told, took);
+        }
         if let Ok(told) = HeaderValue::from_str(&told) {
-            headers.insert("server-timing", told);
+            headers.insert(SERVER_TIMING, told);
         }
         if let Some(place) = place {
             headers.insert("x-queue-position", HeaderValue::from(place));
         }
-    }
-}
-
-/// A duration in milliseconds with three decimals.
-struct Millis(Duration);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        write!(f, "{}.{:03}", micros / 1_000, micros % 1_000)
     }
 }
 

@@ -3,13 +3,13 @@
 //! Dropping a call or its reply cuts the connection: the upstream sees its peer gone and stops.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use foldhash::HashMap;
 use http::{Method, StatusCode};
 use protocol::{id::RequestId, name::ModelName, route::UpstreamKind, secret::Secret};
 use storage::upstreams::Upstream;
@@ -239,19 +239,21 @@ impl Call<'_> {
     /// `Origin` of theirs can slip through, and nothing in it can hold a line end (the path is ours, an origin
     /// was read as a URL, a credential as a header's value).
     fn head(&self) -> Bytes {
-        let Origin { base, .. } = &**self.origin;
+        let Origin { base, authority, .. } = &**self.origin;
+        let mut id = [0; RequestId::LENGTH];
         let mut head = BytesMut::with_capacity(256 + base.len());
         let mut put =
             |parts: &[&str]| parts.iter().for_each(|part| head.put_slice(part.as_bytes()));
         put(&[self.method.as_str(), " ", base, self.path, " HTTP/1.1\r\nhost: "]);
-        put(&[&self.origin.host_header(), "\r\nx-request-id: ", &self.request.to_string()]);
+        put(&[authority, "\r\nx-request-id: ", self.request.encode(&mut id)]);
         if let Some(credential) = self.credential {
             put(&["\r\nauthorization: Bearer ", credential.expose()]);
         }
         put(&["\r\naccept: application/json\r\nuser-agent: neuronetz\r\n"]);
         if !self.body.is_empty() {
-            let length = self.body.len().to_string();
-            put(&["content-type: application/json\r\ncontent-length: ", &length, "\r\n"]);
+            let mut length = itoa::Buffer::new();
+            let length = length.format(self.body.len());
+            put(&["content-type: application/json\r\ncontent-length: ", length, "\r\n"]);
         }
         put(&["\r\n"]);
         head.freeze()

@@ -19,6 +19,8 @@ pub struct Origin {
     pub port: u16,
     /// What stands before every path: nothing for Ollama, `/v1` for OpenAI's dialect or as the URL says.
     pub base: String,
+    /// What goes into the `Host` header: the upstream's own name.
+    pub authority: String,
 }
 
 /// A URL that names no origin.
@@ -80,17 +82,13 @@ impl Origin {
         if host.is_empty() {
             return Err(NotAnOrigin);
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self { tls, host, port, base: base.to_owned() })
-    }
-
-    /// What goes into the `Host` header: the upstream's own name.
-    #[must_use]
-    pub fn host_header(&self) -> String {
-        let default = if self.tls { 443 } else { 80 };
-        let host =
-            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == default { host } else { format!("{host}:{}", self.port) }
+        let default = if tls { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default);
+        let mut name = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        if port != default {
+            name = format!("{name}:{port}");
+        }
+        Ok(Self { tls, host, port, base: base.to_owned(), authority: name })
     }
 }
 
@@ -151,10 +149,11 @@ mod tests {
 
     #[test]
     fn an_origin_is_read_from_a_url() {
-        let origin = |tls, host: &str, port, base: &str| {
-            Ok(Origin { tls, host: host.to_owned(), port, base: base.to_owned() })
-        };
-        let ollama = |url| Origin::parse(url, UpstreamKind::Ollama);
+        let origin =
+            |tls, host: &str, port, base: &str| Ok((tls, host.to_owned(), port, base.to_owned()));
+        let read =
+            |url, kind| Origin::parse(url, kind).map(|at| (at.tls, at.host, at.port, at.base));
+        let ollama = |url| read(url, UpstreamKind::Ollama);
         assert_eq!(ollama("http://127.0.0.1:11434"), origin(false, "127.0.0.1", 11434, ""));
         assert_eq!(ollama("http://[::1]:11434/"), origin(false, "::1", 11434, ""));
         assert_eq!(ollama("https://models.example"), origin(true, "models.example", 443, ""));
@@ -162,7 +161,7 @@ mod tests {
         {
             assert_eq!(ollama(url), Err(NotAnOrigin), "{url}");
         }
-        let openai = |url| Origin::parse(url, UpstreamKind::OpenAi);
+        let openai = |url| read(url, UpstreamKind::OpenAi);
         assert_eq!(openai("http://a:8000"), origin(false, "a", 8000, "/v1"));
         assert_eq!(openai("https://a/openai/v1/"), origin(true, "a", 443, "/openai/v1"));
         assert_eq!(openai("https://a/v1?b"), Err(NotAnOrigin));
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_host_header_is_the_upstreams_own() -> Result<(), NotAnOrigin> {
-        let host = |url| Origin::parse(url, UpstreamKind::Ollama).map(|at| at.host_header());
+        let host = |url| Origin::parse(url, UpstreamKind::Ollama).map(|at| at.authority);
         assert_eq!(host("http://[::1]:11434")?, "[::1]:11434");
         assert_eq!(host("http://a:80")?, "a");
         assert_eq!(host("https://a:8443")?, "a:8443");

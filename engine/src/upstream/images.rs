@@ -144,7 +144,7 @@ impl Images {
         }
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let path = path.parse().map_err(|_| ImageFault::Address)?;
-        let host = HeaderValue::from_str(&origin.host_header()).map_err(|_| ImageFault::Address)?;
+        let host = HeaderValue::from_str(&origin.authority).map_err(|_| ImageFault::Address)?;
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = path;

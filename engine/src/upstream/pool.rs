@@ -6,12 +6,12 @@
 //! for every chunk.
 
 use std::{
-    collections::HashMap,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
+use foldhash::HashMap;
 use tokio::runtime::{self, Handle};
 
 use super::{connect::Origin, connection::Connection};

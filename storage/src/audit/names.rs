@@ -4,8 +4,9 @@
 //! made before the transaction that uses them and not in it: a word that nothing uses does no
 //! harm, and two replicas that meet a new word at once do not wait for each other's batch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::{HashMap, HashMapExt};
 use quick_cache::sync::Cache;
 
 use super::{AuditEvent, row};
