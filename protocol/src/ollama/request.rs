@@ -233,14 +233,20 @@ impl<'a> Inspected<'a> {
             }
             changes.push(("model", quoted));
         }
-        let most = tokens_max.map(|most| ("num_predict", most.to_string()));
-        let options: Vec<Change> = options.into_iter().chain(most).collect();
-        if !options.is_empty() {
-            let given = self.fields.get("options").map_or("{}", RawValue::get);
-            let made = Fields::of_text(given, &OPTIONS, "options.")?;
-            let made = made.replaced(given.as_bytes(), &options);
-            changes.push(("options", String::from_utf8_lossy(&made).into_owned()));
-        }
+        let options = match self.fields.get("options") {
+            None => tokens_max.map(|most| format!("{{\"num_predict\":{most}}}")),
+            Some(given) => {
+                let most = tokens_max.map(|most| ("num_predict", most.to_string()));
+                let options: Vec<Change> = options.into_iter().chain(most).collect();
+                let made = || {
+                    let fields = Fields::of_object(given, &OPTIONS, "options.")?;
+                    let made = fields.replaced(given.get().as_bytes(), &options);
+                    Ok(String::from_utf8_lossy(&made).into_owned())
+                };
+                (!options.is_empty()).then(made).transpose()?
+            }
+        };
+        changes.extend(options.map(|options| ("options", options)));
         Ok((!changes.is_empty()).then(|| self.fields.replaced(body, &changes)))
     }
 }
