@@ -147,17 +147,8 @@ impl<'a, const N: usize> Fields<'a, N> {
         known: &'static [&'static str; N],
         scope: &'static str,
     ) -> Result<Self, BodyError> {
-        Self::of_text(raw.get(), known, scope)
-    }
-
-    /// The same, of the text of an object.
-    pub(crate) fn of_text(
-        text: &'a str,
-        known: &'static [&'static str; N],
-        scope: &'static str,
-    ) -> Result<Self, BodyError> {
         let mut fault = None;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let mut deserializer = serde_json::Deserializer::from_str(raw.get());
         let found = Scan { known, scope, fault: &mut fault }.deserialize(&mut deserializer);
         let (values, unknown_bytes) = found.map_err(|_| {
             fault.unwrap_or_else(|| BodyError::invalid(scope.trim_end_matches('.'), "an object"))

@@ -58,10 +58,10 @@ enum Part {
     Tag,
 }
 
-/// The parts as they are written, defaults filled in.
+/// The parts as they are written; none where a default is left out.
 struct Parts<'a> {
-    host: &'a str,
-    namespace: &'a str,
+    host: Option<&'a str>,
+    namespace: Option<&'a str>,
     model: &'a str,
     tag: &'a str,
 }
@@ -101,13 +101,15 @@ impl ModelName {
         }
         let parts = Parts::split(base)?;
         let mut name = String::with_capacity(text.len() + TAG_DEFAULT.len() + 1);
-        let is_default_host = is_same(parts.host, HOST_DEFAULT);
-        if !is_default_host {
-            name.push_str(parts.host);
+        let host = parts.host.filter(|host| !host.eq_ignore_ascii_case(HOST_DEFAULT));
+        let namespace =
+            parts.namespace.filter(|namespace| !namespace.eq_ignore_ascii_case(NAMESPACE_DEFAULT));
+        if let Some(host) = host {
+            name.push_str(host);
             name.push('/');
         }
-        if !is_default_host || !is_same(parts.namespace, NAMESPACE_DEFAULT) {
-            name.push_str(parts.namespace);
+        if host.is_some() || namespace.is_some() {
+            name.push_str(namespace.unwrap_or(NAMESPACE_DEFAULT));
             name.push('/');
         }
         name.push_str(parts.model);
@@ -156,16 +158,17 @@ impl<'a> Parts<'a> {
         };
         let (rest, model) = path.rsplit_once('/').map_or((None, path), |(a, b)| (Some(a), b));
         let (host, namespace) = match rest {
-            None => (HOST_DEFAULT, NAMESPACE_DEFAULT),
+            None => (None, None),
             Some(rest) => match rest.rsplit_once('/') {
-                None => (HOST_DEFAULT, rest),
+                None => (None, Some(rest)),
                 Some((host, namespace)) => {
-                    (host.split_once("://").map_or(host, |(_, host)| host), namespace)
+                    let host = host.split_once("://").map_or(host, |(_, host)| host);
+                    (Some(host), Some(namespace))
                 }
             },
         };
-        let is_valid = (host == HOST_DEFAULT || Part::Host.allows(host))
-            && Part::Namespace.allows(namespace)
+        let is_valid = host.is_none_or(|host| Part::Host.allows(host))
+            && namespace.is_none_or(|namespace| Part::Namespace.allows(namespace))
             && Part::Model.allows(model)
             && Part::Tag.allows(tag);
         if is_valid { Ok(Self { host, namespace, model, tag }) } else { Err(InvalidModelName) }
@@ -188,12 +191,6 @@ impl Part {
                 other => is_word(*other),
             })
     }
-}
-
-/// Compares without case, and first with it: most names do not say their defaults, which are filled in as
-/// they are.
-fn is_same(text: &str, default: &str) -> bool {
-    text == default || text.eq_ignore_ascii_case(default)
 }
 
 /// Takes the suffix off that says where the model runs.

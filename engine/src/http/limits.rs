@@ -84,14 +84,8 @@ fn put_number(text: &mut String, number: u64) {
 /// `.042` of 42.
 fn put_thousandths(text: &mut String, thousandths: u64) {
     text.push('.');
-    text.push_str(if thousandths < 10 {
-        "00"
-    } else if thousandths < 100 {
-        "0"
-    } else {
-        ""
-    });
-    put_number(text, thousandths);
+    // With a digit before them, which is left out, none of their zeros is lost.
+    text.push_str(&itoa::Buffer::new().format(1_000 + thousandths)[1..]);
 }
 
 #[cfg(test)]

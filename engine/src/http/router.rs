@@ -75,19 +75,13 @@ const fn get(endpoint: Endpoint) -> Found {
 /// Finds what a path (as it stands in the request, without the query) means; `None` where nothing.
 #[must_use]
 pub fn find(path: &str) -> Option<Found> {
-    let listed = |path: &str| {
-        LISTED.iter().find(|(listed, _)| *listed == path).map(|(_, found)| found.clone())
-    };
-    // Spelled as on the list, which is how clients do, and no blocked one is on it.
-    if let Some(found) = listed(path) {
-        return Some(found);
-    }
     let path = percent_decode_str(path).decode_utf8().ok()?;
+    // What is on the list is not folded first: no blocked path is on it.
+    if let Some((_, found)) = LISTED.iter().find(|(listed, _)| *listed == path) {
+        return Some(found.clone());
+    }
     if is_blocked(&path) {
         return Some(Found { endpoint: Endpoint::Blocked, method: Method::POST });
-    }
-    if let Some(found) = listed(&path) {
-        return Some(found);
     }
     let id = path.strip_prefix(MODELS).filter(|id| !id.is_empty())?;
     Some(get(Endpoint::Model(id.to_owned())))

@@ -5,7 +5,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `redis.rs` | the port on Redis or Valkey, for any number of replicas |
+//! | `redis/` | the port on Redis or Valkey, for any number of replicas |
 //! | `exchange.lua` | what Redis does with a batch |
 //! | `contract.rs` | what everything that stands behind the port owes it |
 //!

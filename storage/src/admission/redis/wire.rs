@@ -17,18 +17,14 @@ use crate::admission::{
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 /// The party that is the tenant.
 const TENANT: &str = "t";
-/// What most operations take, in bytes; others make room for themselves.
-const ASKED_BYTES: usize = 512;
 
 // === What is asked ===
 
 /// A batch as the script reads it.
 pub(super) fn question(batch: &[Operation]) -> Result<String, Unavailable> {
-    let mut text = Vec::with_capacity(batch.len() * ASKED_BYTES);
-    let mut writer = serde_json::Serializer::new(&mut text);
-    let written = writer.collect_seq(batch.iter().map(Asked::from));
-    let text = written.ok().and_then(|()| String::from_utf8(text).ok());
-    text.ok_or_else(|| Unavailable("what Redis is asked cannot be written".to_owned()))
+    let asked: Vec<_> = batch.iter().map(Asked::from).collect();
+    serde_json::to_string(&asked)
+        .map_err(|_| Unavailable("what Redis is asked cannot be written".to_owned()))
 }
 
 /// [`Operation`], in the words of the script.
