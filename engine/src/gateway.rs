@@ -293,7 +293,12 @@ impl Built {
         tasks.spawn(data.accept(Arc::clone(&gateway), Arc::clone(&workers)));
         tasks.spawn(changes::listen(Arc::clone(&gateway)));
         tasks.spawn(prune(Arc::clone(&gateway)));
-        tasks.spawn(telemetry::fold(move || metrics.run_upkeep(), stopped.clone()));
+        let counting = Arc::clone(&gateway);
+        let fold = move || {
+            counting.series.gather();
+            metrics.run_upkeep();
+        };
+        tasks.spawn(telemetry::fold(fold, stopped.clone()));
         if let Some(certificate) = certificate {
             tasks.spawn(certificate.follow(stopped.clone()));
         }

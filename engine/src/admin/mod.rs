@@ -101,7 +101,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
     responses((status = 200, content_type = "text/plain", body = String))
 )]
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
-    telemetry::publish(&admin.gateway.handles);
+    telemetry::publish(&admin.gateway.handles, &admin.gateway.series);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render())
 }
 

@@ -3,27 +3,22 @@
 //! Names are in [`protocol::telemetry`]. Label values are bounded: of tenants and models the first so
 //! many have series of their own ([`Series`]), the rest are words of enums.
 
-use std::{
-    sync::{Arc, OnceLock, PoisonError, RwLock},
-    time::Duration,
-};
+use std::time::Duration;
 
-use foldhash::{HashMap, HashSet};
-use metrics::{
-    Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
-};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use protocol::{
     error::Code,
     telemetry::{self as names, Kind, METRICS, Metric},
-    usage::Usage,
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
+pub(crate) use self::series::{Ended, NOBODY, Series};
 use crate::config;
+
+mod series;
 
 /// Bounds of whole requests and first bytes, in seconds: from a refusal to a cold 70B model.
 const SECONDS: [f64; 16] = [
@@ -98,25 +93,10 @@ pub fn log(settings: &config::Log) {
     };
 }
 
-/// A request whose reply has ended, as the metrics see it.
-pub(crate) struct Ended<'a> {
-    /// The tenant's name; `-` where nobody was proven.
-    pub(crate) tenant: &'a str,
-    /// The model's name; `-` where none is known.
-    pub(crate) model: &'a str,
-    /// The HTTP status that the client saw.
-    pub(crate) status: u16,
-    /// Tokens.
-    pub(crate) usage: Usage,
-    /// From the head's arrival to the first byte of the reply.
-    pub(crate) first_byte: Option<Duration>,
-    /// From the head's arrival to the end.
-    pub(crate) total: Duration,
-}
-
 /// Publishes what is counted elsewhere: whoever reads the metrics calls this before.
-pub(crate) fn publish(handles: &actors::Handles) {
+pub(crate) fn publish(handles: &actors::Handles, series: &Series) {
     actors::measure::publish();
+    series.gather();
     // So that what is not there now is said, too.
     gauge!(names::STREAMS_OPEN).increment(0.0);
     for (actor, count) in running(handles) {
@@ -151,150 +131,6 @@ pub(crate) fn queued(took: Duration) {
 /// A call of that upstream failed, and another one is tried.
 pub(crate) fn retried(upstream: &str) {
     counter!(names::RETRIES_TOTAL, "upstream" => upstream.to_owned()).increment(1);
-}
-
-/// What is counted of every request. The handles are found once: to look one up costs as much as twenty
-/// of what it counts.
-pub(crate) struct Series {
-    tenants: Named,
-    models: Named,
-    first_byte: Histogram,
-    overhead: Histogram,
-    /// By tenant and model, as they are labelled.
-    of: RwLock<HashMap<String, HashMap<String, Arc<Of>>>>,
-}
-
-/// What is counted of one tenant and model.
-struct Of {
-    tenant: String,
-    model: String,
-    duration: Histogram,
-    /// By status, of which few are met.
-    requests: RwLock<Vec<(u16, Counter)>>,
-    prompt: OnceLock<Counter>,
-    completion: OnceLock<Counter>,
-}
-
-/// The names of one kind that metrics may have as labels: the first so many; the rest are [`OTHER`].
-struct Named {
-    most: usize,
-    names: RwLock<HashSet<String>>,
-}
-
-/// The label of what has no name: nobody was proven, or no model is known.
-pub(crate) const NOBODY: &str = "-";
-/// The label of all names beyond the first so many.
-const OTHER: &str = "other";
-
-// === impl Series ===
-
-impl Series {
-    /// Nothing was counted yet; what counts for the process is there already.
-    pub(crate) fn new(settings: &config::Metrics) -> Self {
-        let named = |most| Named { most, names: RwLock::default() };
-        Self {
-            tenants: named(settings.tenants_max),
-            models: named(settings.models_max),
-            first_byte: histogram!(names::FIRST_BYTE_SECONDS),
-            overhead: histogram!(names::OVERHEAD_SECONDS),
-            of: RwLock::default(),
-        }
-    }
-
-    /// What the gateway itself took until the head of an answer.
-    pub(crate) fn overhead(&self, own: Duration) {
-        self.overhead.record(own);
-    }
-
-    /// Counts a request.
-    pub(crate) fn ended(&self, ended: &Ended<'_>) {
-        let of = self.of(self.tenants.name(ended.tenant), self.models.name(ended.model));
-        of.requests(ended.status);
-        of.duration.record(ended.total);
-        if let Some(first_byte) = ended.first_byte {
-            self.first_byte.record(first_byte);
-        }
-        let Usage { prompt, completion, .. } = ended.usage;
-        for (direction, counter, tokens) in
-            [("prompt", &of.prompt, prompt), ("completion", &of.completion, completion)]
-        {
-            if tokens > 0 {
-                counter.get_or_init(|| of.tokens(direction)).increment(tokens);
-            }
-        }
-    }
-
-    fn of(&self, tenant: &str, model: &str) -> Arc<Of> {
-        let known = self.of.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of) = known.get(tenant).and_then(|models| models.get(model)) {
-            return Arc::clone(of);
-        }
-        drop(known);
-        let mut known = self.of.write().unwrap_or_else(PoisonError::into_inner);
-        let models = known.entry(tenant.to_owned()).or_default();
-        let of = models.entry(model.to_owned()).or_insert_with(|| Arc::new(Of::new(tenant, model)));
-        Arc::clone(of)
-    }
-}
-
-// === impl Of ===
-
-impl Of {
-    fn new(tenant: &str, model: &str) -> Self {
-        let (tenant, model) = (tenant.to_owned(), model.to_owned());
-        Self {
-            duration: histogram!(
-                names::REQUEST_DURATION_SECONDS,
-                "tenant" => tenant.clone(), "model" => model.clone()
-            ),
-            requests: RwLock::default(),
-            prompt: OnceLock::new(),
-            completion: OnceLock::new(),
-            tenant,
-            model,
-        }
-    }
-
-    fn requests(&self, status: u16) {
-        let known = self.requests.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counter)) = known.iter().find(|(one, _)| *one == status) {
-            counter.increment(1);
-            return;
-        }
-        drop(known);
-        let (tenant, model) = (self.tenant.clone(), self.model.clone());
-        let counter = counter!(
-            names::REQUESTS_TOTAL,
-            "tenant" => tenant, "model" => model, "status" => status.to_string()
-        );
-        counter.increment(1);
-        // Where two met it at once, both count in the same series.
-        self.requests.write().unwrap_or_else(PoisonError::into_inner).push((status, counter));
-    }
-
-    fn tokens(&self, direction: &'static str) -> Counter {
-        let (tenant, model) = (self.tenant.clone(), self.model.clone());
-        counter!(names::TOKENS_TOTAL, "tenant" => tenant, "model" => model, "direction" => direction)
-    }
-}
-
-// === impl Named ===
-
-impl Named {
-    /// The name itself, or [`OTHER`]. Nobody's name (`-`) is always itself.
-    fn name<'a>(&self, name: &'a str) -> &'a str {
-        if name == NOBODY
-            || self.names.read().unwrap_or_else(PoisonError::into_inner).contains(name)
-        {
-            return name;
-        }
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= self.most && !names.contains(name) {
-            return OTHER;
-        }
-        names.insert(name.to_owned());
-        name
-    }
 }
 
 /// A stream has begun (1) or ended (-1).
