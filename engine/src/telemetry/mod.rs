@@ -70,8 +70,8 @@ pub fn install() -> Result<PrometheusHandle, NotInstalled> {
     Ok(handle)
 }
 
-/// Folds what histograms have been told into their buckets, again and again until it is stopped. Until then
-/// each value is kept by itself, and nobody need ever ask for the metrics.
+/// Gathers what threads have counted and folds it into the buckets of histograms, again and again until it is
+/// stopped: until then each value is kept by itself, and nobody need ever ask for the metrics.
 pub(crate) async fn fold(metrics: impl Fn(), stopped: CancellationToken) {
     while stopped.run_until_cancelled(sleep(FOLD_EVERY)).await.is_some() {
         metrics();
