@@ -278,12 +278,14 @@ mod tests {
         }
         series.gather();
         // A name stays what it was, however often it is gathered.
-        for (tenant, model) in [("second", "llama"), ("first", "other"), ("first", "phi")] {
+        for (tenant, model) in
+            [("second", "llama"), ("first", "other"), ("first", "phi"), (NOBODY, "llama")]
+        {
             series.ended(&ended(tenant, model, 200));
         }
         let told = told(|| series.gather());
         let requests = |labels: &str| told.get(&format!("gateway_requests_total {labels} 200"));
         assert_eq!((requests("first other"), requests("other llama")), (Some(&2), Some(&1)));
-        assert_eq!((requests("first phi"), requests("second llama")), (None, None));
+        assert_eq!((requests("- llama"), requests("first phi")), (Some(&1), None));
     }
 }
