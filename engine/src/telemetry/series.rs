@@ -58,6 +58,7 @@ struct Counted {
 }
 
 /// What is counted of one tenant and model.
+#[derive(Default)]
 struct Of {
     /// The label of the tenant.
     tenant: String,
@@ -104,7 +105,8 @@ impl Series {
         if let Some(of) = known {
             return of.count(ended);
         }
-        let mut of = Of::new(self.tenants.label(ended.tenant), self.models.label(ended.model));
+        let (tenant, model) = (self.tenants.label(ended.tenant), self.models.label(ended.model));
+        let mut of = Of { tenant, model, ..Of::default() };
         of.count(ended);
         let models = counted.of.entry(ended.tenant.to_owned()).or_default();
         models.insert(ended.model.to_owned(), of);
@@ -137,17 +139,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Of ===
 
 impl Of {
-    fn new(tenant: String, model: String) -> Self {
-        Self {
-            tenant,
-            model,
-            durations: Vec::new(),
-            requests: Vec::new(),
-            prompt: 0,
-            completion: 0,
-        }
-    }
-
     fn count(&mut self, ended: &Ended<'_>) {
         self.durations.push(ended.total.as_secs_f64());
         match self.requests.iter_mut().find(|(status, _)| *status == ended.status) {
@@ -161,10 +152,11 @@ impl Of {
     /// Adds it to the metrics of the process.
     fn add(self) {
         let Self { tenant, model, durations, requests, prompt, completion } = self;
-        let of = [("tenant", tenant), ("model", model)];
-        let duration = histogram!(names::REQUEST_DURATION_SECONDS, &of);
+        let duration = histogram!(
+            names::REQUEST_DURATION_SECONDS,
+            "tenant" => tenant.clone(), "model" => model.clone()
+        );
         durations.into_iter().for_each(|took| duration.record(took));
-        let [tenant, model] = of.map(|(_, name)| name);
         for (status, count) in requests {
             counter!(
                 names::REQUESTS_TOTAL,
