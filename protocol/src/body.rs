@@ -27,7 +27,7 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
-use crate::{error::Code, json};
+use crate::{caps, error::Code};
 
 /// Why a request body is refused. Its texts are the gateway's own: they name fields that the
 /// gateway knows and positions, never a value that the client sent.
@@ -47,8 +47,19 @@ pub(crate) struct Fields<'a, const N: usize> {
     known: &'static [&'static str; N],
     scope: &'static str,
     values: [Option<&'a RawValue>; N],
+    /// Which of them are there, a bit each.
+    present: u64,
     /// The bytes of the values of all other fields.
     unknown_bytes: u64,
+    /// The other fields that are not known to be harmless, where it was asked for them.
+    strangers: Vec<Stranger<'a>>,
+}
+
+/// A field that is neither read nor known to be harmless.
+pub(crate) struct Stranger<'a> {
+    /// Its name, as the client chose it.
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) value: &'a RawValue,
 }
 
 /// A text that borrows where it has no escapes.
@@ -57,8 +68,18 @@ pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 struct Scan<'s, const N: usize> {
     known: &'static [&'static str; N],
+    /// The fields that are harmless though nobody reads them. `None`: strangers are of no interest.
+    harmless: Option<&'static [&'static str]>,
     scope: &'static str,
     fault: &'s mut Option<BodyError>,
+}
+
+/// What a scan has found.
+struct Found<'a, const N: usize> {
+    values: [Option<&'a RawValue>; N],
+    present: u64,
+    unknown_bytes: u64,
+    strangers: Vec<Stranger<'a>>,
 }
 
 // === impl BodyError ===
@@ -95,39 +116,38 @@ impl BodyError {
         Self { code: Code::Internal, field: None, message }
     }
 
-    fn not_json(message: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn not_json(message: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::InvalidJson, field: None, message: message.into() }
     }
 }
 
-/// The body as text that may be scanned: UTF-8 and not nested too deep.
-pub(crate) fn text(body: &[u8]) -> Result<&str, BodyError> {
+/// The body as text that may be scanned: UTF-8, within the [`caps`] and not nested too deep.
+fn text(body: &[u8]) -> Result<&str, BodyError> {
     if body.trim_ascii().is_empty() {
         return Err(BodyError::not_json("The body is empty."));
     }
-    let text = std::str::from_utf8(body)
-        .map_err(|_| BodyError::not_json("The body is not valid UTF-8."))?;
-    if json::is_too_deep(text) {
-        return Err(BodyError::not_json("The body is nested too deep."));
-    }
-    Ok(text)
+    // First, because it ends at the item that is one too many: the rest of the body costs nothing.
+    caps::check(body)?;
+    std::str::from_utf8(body).map_err(|_| BodyError::not_json("The body is not valid UTF-8."))
 }
 
 // === impl Fields ===
 
 impl<'a, const N: usize> Fields<'a, N> {
-    /// Finds the known fields of a whole body.
+    /// Finds the known fields of a whole body. `harmless`: the fields that may stand there though nobody
+    /// reads them; `None`: any may.
     pub(crate) fn of_body(
         body: &'a [u8],
         known: &'static [&'static str; N],
+        harmless: Option<&'static [&'static str]>,
     ) -> Result<Self, BodyError> {
         let text = text(body)?;
         let mut fault = None;
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let found = Scan { known, scope: "", fault: &mut fault }
+        let found = Scan { known, harmless, scope: "", fault: &mut fault }
             .deserialize(&mut deserializer)
             .and_then(|found| deserializer.end().map(|()| found));
-        let (values, unknown_bytes) = found.map_err(|error| {
+        let Found { values, present, unknown_bytes, strangers } = found.map_err(|error| {
             fault.unwrap_or_else(|| match error.classify() {
                 Category::Data => BodyError::not_json("The body must be one JSON object."),
                 Category::Io | Category::Syntax | Category::Eof => BodyError::not_json(format!(
@@ -137,23 +157,25 @@ impl<'a, const N: usize> Fields<'a, N> {
                 )),
             })
         })?;
-        Ok(Self { known, scope: "", values, unknown_bytes })
+        Ok(Self { known, scope: "", values, present, unknown_bytes, strangers })
     }
 
     /// Finds the known fields of an object inside a body. `scope` is what stands before a field's
-    /// name in a message (`options.`).
+    /// name in a message (`options.`), and `harmless` is as in [`Self::of_body`].
     pub(crate) fn of_object(
         raw: &'a RawValue,
         known: &'static [&'static str; N],
+        harmless: Option<&'static [&'static str]>,
         scope: &'static str,
     ) -> Result<Self, BodyError> {
         let mut fault = None;
         let mut deserializer = serde_json::Deserializer::from_str(raw.get());
-        let found = Scan { known, scope, fault: &mut fault }.deserialize(&mut deserializer);
-        let (values, unknown_bytes) = found.map_err(|_| {
+        let scan = Scan { known, harmless, scope, fault: &mut fault };
+        let found = scan.deserialize(&mut deserializer);
+        let Found { values, present, unknown_bytes, strangers } = found.map_err(|_| {
             fault.unwrap_or_else(|| BodyError::invalid(scope.trim_end_matches('.'), "an object"))
         })?;
-        Ok(Self { known, scope, values, unknown_bytes })
+        Ok(Self { known, scope, values, present, unknown_bytes, strangers })
     }
 
     /// How many bytes the values of the fields have that nobody here knows.
@@ -161,10 +183,23 @@ impl<'a, const N: usize> Fields<'a, N> {
         self.unknown_bytes
     }
 
+    /// The fields that are neither read nor known to be harmless.
+    pub(crate) fn strangers(&self) -> &[Stranger<'a>] {
+        &self.strangers
+    }
+
     /// A field's text, `null` included; `None` where it is missing.
     pub(crate) fn find(&self, name: &str) -> Option<&'a RawValue> {
-        let at = self.known.iter().position(|known| *known == name)?;
-        self.values[at]
+        // Most fields are missing: only the names of those that are there are compared.
+        let mut present = self.present;
+        while present != 0 {
+            let at = present.trailing_zeros() as usize;
+            if self.known[at] == name {
+                return self.values[at];
+            }
+            present &= present - 1;
+        }
+        self.strangers.iter().find(|one| one.name == name).map(|one| one.value)
     }
 
     /// A field's text; `None` where it is missing or `null`.
@@ -230,8 +265,12 @@ impl<'a, const N: usize> Fields<'a, N> {
                     places.push((start, start + raw.get().len(), value.clone()));
                 }
                 None => {
-                    let comma = if is_empty { "" } else { "," };
-                    places.push((end, end, [comma, "\"", name, "\":", value].concat()));
+                    let mut member = String::with_capacity(name.len() + value.len() + 4);
+                    member.push_str(if is_empty { "\"" } else { ",\"" });
+                    member.push_str(name);
+                    member.push_str("\":");
+                    member.push_str(value);
+                    places.push((end, end, member));
                     is_empty = false;
                 }
             }
@@ -278,7 +317,7 @@ fn integer(raw: &RawValue) -> Option<i64> {
 // === impl Scan ===
 
 impl<'de, const N: usize> DeserializeSeed<'de> for Scan<'_, N> {
-    type Value = ([Option<&'de RawValue>; N], u64);
+    type Value = Found<'de, N>;
 
     fn deserialize<D: de::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_map(self)
@@ -286,22 +325,32 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Scan<'_, N> {
 }
 
 impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
-    type Value = ([Option<&'de RawValue>; N], u64);
+    type Value = Found<'de, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        const { assert!(N <= 64, "a bit for each field") }
         let mut values = [None; N];
-        let mut unknown_bytes = 0;
-        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-            let Some(at) = self.known.iter().position(|known| reads_as(&key, known)) else {
-                unknown_bytes += map.next_value::<&RawValue>()?.get().len() as u64;
+        let (mut present, mut unknown_bytes) = (0, 0);
+        let mut strangers = Vec::new();
+        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
+            let Some(at) = self.known.iter().position(|known| reads_as(&name, known)) else {
+                let value = map.next_value::<&RawValue>()?;
+                unknown_bytes += value.get().len() as u64;
+                if self.harmless.is_some_and(|names| !names.contains(&&*name)) {
+                    if strangers.len() == caps::STRANGERS_MAX {
+                        *self.fault = Some(caps::too_many_strangers());
+                        return Err(de::Error::custom("too many fields"));
+                    }
+                    strangers.push(Stranger { name, value });
+                }
                 continue;
             };
             let known = self.known[at];
-            if values[at].is_some() || key != known {
+            if values[at].is_some() || name != known {
                 let message = format!(
                     "The field `{}{known}` stands in the body more than once, or in another case \
                      than its own.",
@@ -312,8 +361,9 @@ impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
                 return Err(de::Error::custom("ambiguous field"));
             }
             values[at] = Some(map.next_value()?);
+            present |= 1 << at;
         }
-        Ok((values, unknown_bytes))
+        Ok(Found { values, present, unknown_bytes, strangers })
     }
 }
 
@@ -322,6 +372,12 @@ impl<'de, const N: usize> Visitor<'de> for Scan<'_, N> {
 /// Go folds by Unicode's simple folding, in which two letters beyond ASCII are those of ASCII: the
 /// long s and the Kelvin sign.
 fn reads_as(key: &str, known: &str) -> bool {
+    // Most names differ in their first letter, and most keys are those that are known.
+    match (key.as_bytes().first(), known.as_bytes().first()) {
+        (Some(a), Some(b)) if a.is_ascii() && !a.eq_ignore_ascii_case(b) => return false,
+        _ if key == known => return true,
+        _ => {}
+    }
     let folded = key.chars().map(|letter| match letter {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -331,135 +387,4 @@ fn reads_as(key: &str, known: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const KNOWN: [&str; 3] = ["model", "messages", "keep_alive"];
-
-    fn refusal(body: &str) -> (Code, Option<String>) {
-        let error = Fields::of_body(body.as_bytes(), &KNOWN).map(drop).unwrap_err();
-        (error.code, error.field)
-    }
-
-    #[test]
-    fn a_field_is_found_as_it_stands() {
-        let body = br#" {"x":1,"model":"a\n","messages":[ {"model":2} ],"keep_alive":null} "#;
-        let fields = Fields::of_body(body, &KNOWN).unwrap();
-        assert_eq!(fields.get("messages").unwrap().get(), r#"[ {"model":2} ]"#);
-        assert_eq!(fields.string("model").unwrap().unwrap(), "a\n");
-        assert!(fields.get("keep_alive").is_none());
-    }
-
-    #[test]
-    fn a_second_field_or_another_case_is_ambiguous() {
-        for (body, field) in [
-            (r#"{"model":"a","model":"a"}"#, "model"),
-            (r#"{"model":"a","MODEL":"b"}"#, "model"),
-            (r#"{"Model":"a"}"#, "model"),
-            (r#"{"mod\u0065l":"a","model":"b"}"#, "model"),
-            (r#"{"me\u017fsages":[]}"#, "messages"),
-            (r#"{"meſsages":[]}"#, "messages"),
-            ("{\"\u{212a}eep_alive\":0}", "keep_alive"),
-            (r#"{"model":null,"model":"b"}"#, "model"),
-        ] {
-            let expected = (Code::AmbiguousField, Some(field.to_owned()));
-            assert_eq!(refusal(body), expected, "{body}");
-        }
-        assert!(Fields::of_body(br#"{"x":1,"x":2,"X":3}"#, &KNOWN).is_ok());
-    }
-
-    #[test]
-    fn only_one_json_object_and_nothing_after_it_is_read() {
-        for body in [
-            "",
-            " \n",
-            "{",
-            "{}{}",
-            "{} x",
-            "[]",
-            "null",
-            "1",
-            "\"a\"",
-            "{\"a\":1,}",
-            "{'a':1}",
-            "\u{feff}{}",
-            "{\"model\":\"a\"}\0",
-            "{\"model\":+1}",
-            "{\"x\":\"\u{1}\"}",
-        ] {
-            assert_eq!(refusal(body), (Code::InvalidJson, None), "{body:?}");
-        }
-        let invalid = Fields::of_body(b"{\"x\":\"\xff\"}", &KNOWN).map(drop).unwrap_err();
-        assert_eq!(invalid.code, Code::InvalidJson);
-        let deep = format!("{{\"x\":{}", "[".repeat(1_000_000));
-        assert_eq!(refusal(&deep), (Code::InvalidJson, None));
-    }
-
-    #[test]
-    fn what_is_replaced_stays_in_its_place_and_what_is_new_stands_last() {
-        let replaced = |body: &str| {
-            let fields = Fields::of_body(body.as_bytes(), &KNOWN).unwrap();
-            let changes = [("model", "\"b\"".to_owned()), ("keep_alive", "1".to_owned())];
-            String::from_utf8(fields.replaced(body.as_bytes(), &changes)).unwrap()
-        };
-        assert_eq!(
-            replaced(r#" {"model": "a" ,"x":[1 ]} "#),
-            r#"{"model": "b" ,"x":[1 ],"keep_alive":1}"#
-        );
-        assert_eq!(
-            replaced(r#"{"keep_alive":null,"x":1.0}"#),
-            r#"{"keep_alive":1,"x":1.0,"model":"b"}"#
-        );
-        assert_eq!(replaced("{ }"), r#"{ "model":"b","keep_alive":1}"#);
-    }
-
-    #[test]
-    fn whole_numbers_are_read_in_any_spelling() {
-        for (text, expected) in [
-            ("3", Some(3)),
-            ("-1", Some(-1)),
-            ("3.0", Some(3)),
-            ("3e2", Some(300)),
-            ("-0", Some(0)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("9223372036854775808", None),
-            ("1.5", None),
-            ("1e300", None),
-            ("\"3\"", None),
-            ("true", None),
-            ("[3]", None),
-        ] {
-            let raw: &RawValue = serde_json::from_str(text).unwrap();
-            assert_eq!(integer(raw), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_never_repeats_what_the_client_sent() {
-        let body = br#"{"model":{"SECRET":1}}"#;
-        let fields = Fields::of_body(body, &KNOWN).unwrap();
-        let error = fields.string("model").unwrap_err();
-        assert_eq!(error.message, "`model` must be a string.");
-        let error = Fields::of_body(b"{\"SECRET\":SECRET}", &KNOWN).map(drop).unwrap_err();
-        assert!(!error.message.contains("SECRET"), "{}", error.message);
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_makes_the_scan_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = Fields::of_body(&body, &KNOWN);
-        }
-
-        #[test]
-        fn every_case_of_a_known_field_is_seen(bits in 1_u16..1 << 10) {
-            let flip = |(at, c): (usize, char)| {
-                if bits >> at & 1 == 1 { c.to_ascii_uppercase() } else { c }
-            };
-            let key: String = "keep_alive".chars().enumerate().map(flip).collect();
-            prop_assume!(key != "keep_alive");
-            prop_assert_eq!(refusal(&format!("{{\"{key}\":1}}")).0, Code::AmbiguousField);
-        }
-    }
-}
+mod tests;

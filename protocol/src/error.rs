@@ -100,7 +100,7 @@ catalogue! {
         "Spell the model as `GET /v1/models` does.";
     UnsupportedParameter = "unsupported_parameter", 400, Client, "invalid_request_error", false,
         "A parameter cannot be honoured.",
-        "Leave out what `param` names, or ask a model whose server has it.";
+        "Leave out what `param` names, or ask a model whose server has it; the operator may allow a field that the gateway does not know (`tenant set --options all`).";
     ImageUnavailable = "image_unavailable", 400, Client, "invalid_request_error", false,
         "The image at that address cannot be had.",
         "Send the image itself, as a `data:` URI or in base64.";
@@ -140,6 +140,9 @@ catalogue! {
     ChangesForbidden = "changes_forbidden", 403, Client, "permission_error", false,
         "Nobody may change anything here: no operator's token is configured.",
         "On the admin listener: configure `admin.token`, and send it.";
+    OriginNotAllowed = "origin_not_allowed", 403, Client, "permission_error", false,
+        "A page of another origin may not change anything here.",
+        "On the admin listener: ask without a browser, or add the page's host to `admin.hosts`.";
     NotFound = "not_found", 404, Client, "invalid_request_error", false,
         "There is no such endpoint.",
         "Compare the path with the list in the README.";
@@ -155,9 +158,15 @@ catalogue! {
     RequestTimeout = "request_timeout", 408, Client, "invalid_request_error", true,
         "The request did not arrive in time.",
         "Send faster, or less.";
+    ReplyUnread = "reply_unread", 408, Client, "invalid_request_error", true,
+        "The reply was not read in time.",
+        "Read the reply as it comes; operators raise `server.write_timeout`.";
     AlreadyThere = "already_there", 409, Client, "invalid_request_error", false,
         "There is something of that name already.",
         "On the admin listener: choose another name.";
+    ChangedMeanwhile = "changed_meanwhile", 409, Client, "invalid_request_error", true,
+        "It was changed by somebody else meanwhile.",
+        "On the admin listener: look at it again and repeat the change.";
     RequestTooLarge = "request_too_large", 413, Client, "invalid_request_error", false,
         "The body is larger than the gateway accepts.",
         "Send less; the operator may raise `server.body_bytes_max`.";
@@ -167,12 +176,18 @@ catalogue! {
     UnsupportedEncoding = "unsupported_encoding", 415, Client, "invalid_request_error", false,
         "The gateway does not accept compressed bodies.",
         "Send the body uncompressed.";
+    HostNotAllowed = "host_not_allowed", 421, Client, "invalid_request_error", false,
+        "The admin listener does not answer to that name.",
+        "On the admin listener: ask by its address, or add the name to `admin.hosts`.";
     InvalidSetting = "invalid_setting", 422, Client, "invalid_request_error", false,
         "What was asked for cannot be.",
         "On the admin listener: correct what the message names.";
     TooManyAttempts = "too_many_attempts", 429, Client, "rate_limit_error", true,
         "Too many keys with this prefix are being verified.",
         "Wait for `retry-after`; look for a client with a wrong key.";
+    TooManyFailures = "too_many_failures", 429, Client, "rate_limit_error", true,
+        "Too many wrong API keys came from your address.",
+        "Wait for `retry-after`; look for a client with a wrong key. Operators: `keys.failures_per_minute`.";
     RateLimitRequests = "rate_limit_requests", 429, Client, "rate_limit_error", true,
         "The limit of requests per minute is reached.",
         "Wait for `retry-after`.";
@@ -220,7 +235,7 @@ catalogue! {
         "Try again later; operators give the model more slots.";
     Overloaded = "overloaded", 503, Gateway, "server_error", true,
         "The gateway is at one of its limits.",
-        "Try again; operators raise `server.bodies_bytes_max`.";
+        "Try again, or send and ask for less; operators raise `server.bodies_bytes_max` or `server.replies_bytes_max`.";
     ShuttingDown = "shutting_down", 503, Gateway, "server_error", true,
         "The gateway is stopping.",
         "Try again: another replica, or the next one, answers.";

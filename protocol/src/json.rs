@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr2, memchr2_iter};
 
-use crate::body::Text;
+use crate::body::{BodyError, Text};
 
 /// How deep arrays and objects may be nested: what `serde_json` itself reads.
 pub(crate) const DEPTH_MAX: usize = 128;
@@ -168,6 +168,16 @@ pub(crate) fn read_object<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Optio
     serde_json::from_str(text).ok()
 }
 
+/// Writes a value, in about `length` bytes: what is about as long as a body grows no buffer over and over.
+///
+/// # Errors
+/// None that a client could cause.
+pub(crate) fn written(value: &impl serde::Serialize, length: usize) -> Result<Vec<u8>, BodyError> {
+    let mut out = Vec::with_capacity(length);
+    serde_json::to_writer(&mut out, value).map_err(|_| BodyError::internal())?;
+    Ok(out)
+}
+
 fn write_escaped(text: &str, out: &mut impl BufMut) {
     let bytes = text.as_bytes();
     let mut copied = 0;
@@ -255,6 +265,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Reads no further.
+    pub(crate) fn end(&mut self) {
+        self.at = self.text.len();
+    }
+
     fn take(&mut self, byte: u8) -> bool {
         let is_next = self.peek() == Some(byte);
         self.at += usize::from(is_next);
@@ -321,8 +336,8 @@ fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
     }
 }
 
-/// The index after the quote that ends a string, whose text begins at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
+/// The index after the quote that ends a string, whose text begins at `at`; the end where none does.
+pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
         if bytes[at] == b'"' {

@@ -11,9 +11,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{
-    body::{BodyError, Fields},
+    body::BodyError,
     error::Code,
-    ollama::request::{LOAD_OPTIONS, OPTIONS},
+    ollama::request::{GivenOptions, LOAD_OPTIONS},
+    strangers,
 };
 
 /// For how long Ollama keeps a model where nobody says: whoever asks for less takes it from others.
@@ -31,19 +32,21 @@ pub struct Levers {
     pub may_unload: bool,
     /// The largest `num_ctx`: a larger one is this, and 0 forbids the option. None: as large as it likes.
     pub num_ctx_max: Option<u64>,
-    /// Whether it may choose the other options that a model is loaded with.
+    /// Whether it may choose the other options that a model is loaded with, and use fields that the gateway
+    /// does not know.
     pub options: LoadOptions,
     /// Whether `/api/show` tells it everything: prompts, templates, the whole modelfile.
     pub trusted_show: bool,
 }
 
-/// Whether the options may be chosen that a model is loaded with, `num_ctx` apart.
+/// Whether the options may be chosen that a model is loaded with, `num_ctx` apart, and whether fields may be used
+/// that the gateway does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadOptions {
-    /// Every option may be chosen.
+    /// Every option may be chosen, and every field used.
     All,
-    /// Only those that are of one request.
+    /// Only those that are of one request, and only the fields that are known to be harmless.
     #[default]
     Safe,
 }
@@ -103,10 +106,12 @@ impl Levers {
     }
 
     /// What stands in the place of some of the options.
-    pub(crate) fn options(
-        &self,
-        options: &Fields<'_, { OPTIONS.len() }>,
-    ) -> Result<Option<Change>, BodyError> {
+    pub(crate) fn options(&self, options: &GivenOptions<'_>) -> Result<Option<Change>, BodyError> {
+        if self.options == LoadOptions::Safe
+            && let Some(stranger) = options.strangers().first()
+        {
+            return Err(strangers::not_listed(&format!("options.{}", stranger.name)));
+        }
         if self.options == LoadOptions::Safe
             && let Some(name) = LOAD_OPTIONS.iter().find(|name| options.get(name).is_some())
         {

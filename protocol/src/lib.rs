@@ -13,6 +13,9 @@
 //! | [`ndjson`] | lines out of chunks |
 //! | [`sse`] | server-sent events, written and read |
 //! | `body` | the fields of a request body, each found once |
+//! | [`caps`] | how many of each thing a request body may hold |
+//! | `strangers` | fields of a request that are not read, and which of them may pass |
+//! | `media` | how many tokens a sound or a video has |
 //! | [`levers`] | what a request can ask of a model server at the cost of others |
 //! | `json` | JSON as text: escaping, splicing, depth |
 //! | [`prompt`] | what a prompt is made of: text, images, images behind URLs |
@@ -24,12 +27,14 @@
 
 mod anthropic;
 mod body;
+pub mod caps;
 pub mod error;
 #[cfg(test)]
 mod golden;
 pub mod id;
 mod json;
 pub mod levers;
+mod media;
 pub mod name;
 pub mod ndjson;
 pub mod ollama;
@@ -39,6 +44,7 @@ pub mod prompt;
 pub mod route;
 pub mod secret;
 pub mod sse;
+mod strangers;
 pub mod telemetry;
 pub mod translate;
 pub mod usage;

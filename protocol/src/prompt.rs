@@ -1,6 +1,6 @@
-//! What a prompt is made of: text, which is counted by its bytes; images and sounds, which are counted one
-//! by one, because their bytes say nothing of their tokens; and images that are not in the body at all but
-//! behind a URL.
+//! What a prompt is made of: text, which is counted by its bytes; token ids, which are counted; images, which
+//! are counted one by one, because their bytes say nothing of their tokens; sounds and videos, which are
+//! counted by their seconds, too; and images that are not in the body at all but behind a URL.
 //!
 //! Only what stands where its dialect has an image is taken for one: anything else is text, however long
 //! and however it is called, so that nothing of a prompt escapes a budget. A URL is looked for in the same
@@ -14,6 +14,8 @@ use serde_json::{json, value::RawValue};
 use crate::{
     body::{BodyError, Text, splice},
     json::{Cursor, is_filled},
+    media::{self, Kind},
+    strangers,
 };
 
 /// How many images behind URLs may be put into one body.
@@ -29,9 +31,13 @@ pub(crate) struct Prompt<'a> {
     pub(crate) text_bytes: u64,
     /// How many images and sounds it has, those behind URLs among them.
     pub(crate) images: u32,
+    /// The tokens that it has besides: token ids, and the seconds of sounds and videos.
+    pub(crate) tokens: u64,
     remote: Vec<Remote<'a>>,
     /// Where the first of them stands.
     remote_at: Option<String>,
+    /// Where something stands that only the model server has, so that nobody here can count it.
+    uncounted_at: Option<String>,
 }
 
 /// An image that is behind a URL.
@@ -82,6 +88,26 @@ impl<'a> Prompt<'a> {
         self.text_bytes += filled.map_or(0, |raw| raw.len() as u64);
     }
 
+    /// A text, or token ids: one list of them, or several.
+    pub(crate) fn ids(&mut self, raw: Option<&RawValue>) {
+        let list = raw.map(RawValue::get).filter(|raw| raw.starts_with('['));
+        let (mut ids, mut text_bytes) = (0, 0);
+        let mut item = |cursor: &mut Cursor<'_>| match cursor.value() {
+            id if id.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => ids += 1,
+            text => text_bytes += text.len() as u64,
+        };
+        Cursor::new(list.unwrap_or_default()).items(|cursor, _| match cursor.peek() {
+            Some(b'[') => cursor.items(|cursor, _| item(cursor)),
+            _ => item(cursor),
+        });
+        if ids == 0 {
+            return self.text(raw);
+        }
+        self.tokens += ids;
+        // The brackets stand for what a server puts before a prompt.
+        self.text_bytes += text_bytes + 2;
+    }
+
     /// The messages of a chat, or the items of a response, which stand in the field `name`.
     pub(crate) fn messages(&mut self, name: &str, raw: Option<&'a RawValue>) {
         self.text(raw);
@@ -96,6 +122,14 @@ impl<'a> Prompt<'a> {
         if let Some(raw) = raw {
             self.list(&mut Cursor::new(raw.get()));
         }
+    }
+
+    /// That nothing of it is kept by a model server and only named here, where nobody can count it.
+    ///
+    /// # Errors
+    /// [`Code::UnsupportedParameter`](crate::error::Code::UnsupportedParameter).
+    pub(crate) fn is_counted(&self) -> Result<(), BodyError> {
+        self.uncounted_at.as_deref().map_or(Ok(()), |at| Err(strangers::not_listed(at)))
     }
 
     /// The URLs of the images that are not in the body.
@@ -142,11 +176,14 @@ impl<'a> Prompt<'a> {
 
     fn part(&mut self, cursor: &mut Cursor<'a>, at: &At<'_>) {
         cursor.members(|cursor, key| match () {
-            () if has_url(&key) => self.url(cursor, &at.field(&key)),
+            () if has_url(&key) => self.url(cursor, kind_of(&key), &at.field(&key)),
             () if is(&key, "input_audio") => self.data(cursor),
             () if is(&key, "source") => self.source(cursor, &at.field(&key)),
             // Of a tool's result, in Anthropic's dialect.
             () if is(&key, "content") => self.parts(cursor, &at.field(&key)),
+            // What vLLM has seen before, tensors, a file that OpenAI stores.
+            () if is_uncounted(&key) => self.uncounted(cursor.value(), &at.field(&key)),
+            () if is(&key, "file") => self.file(cursor, &at.field(&key)),
             () => _ = cursor.value(),
         });
     }
@@ -156,36 +193,48 @@ impl<'a> Prompt<'a> {
         cursor.items(|cursor, _| {
             let raw = cursor.value();
             if raw.starts_with('"') {
-                self.image(raw);
+                self.media(raw, Kind::Image);
+            }
+        });
+    }
+
+    /// A file of OpenAI's: what is in the body is counted as text.
+    fn file(&mut self, cursor: &mut Cursor<'a>, at: &At<'_>) {
+        cursor.members(|cursor, key| {
+            let raw = cursor.value();
+            if !is(&key, "file_data") && !is(&key, "filename") {
+                self.uncounted(raw, &at.field(&key));
             }
         });
     }
 
     /// A URL, alone or in an object.
-    fn url(&mut self, cursor: &mut Cursor<'a>, at: &At<'_>) {
+    fn url(&mut self, cursor: &mut Cursor<'a>, kind: Kind, at: &At<'_>) {
         if cursor.peek() == Some(b'{') {
             cursor.members(|cursor, key| {
                 let raw = cursor.value();
                 if is(&key, "url") {
-                    self.one_url(raw, at);
+                    self.one_url(raw, kind, at);
                 }
             });
         } else {
-            self.one_url(cursor.value(), at);
+            self.one_url(cursor.value(), kind, at);
         }
     }
 
-    fn one_url(&mut self, raw: &'a str, at: &At<'_>) {
+    fn one_url(&mut self, raw: &'a str, kind: Kind, at: &At<'_>) {
         if !raw.starts_with('"') {
             return;
         }
         // One that is not escaped need not be read to the end.
         if is_data(&raw[1..]) {
-            return self.image(raw);
+            return self.media(raw, kind);
         }
         let url = serde_json::from_str::<Text<'a>>(raw).map(|Text(url)| url).unwrap_or_default();
         if is_data(&url) {
-            return self.image(raw);
+            // Its beginning is escaped, and says nothing as it stands.
+            self.text_bytes = self.text_bytes.saturating_sub(raw.len() as u64);
+            return self.counted(&url, kind);
         }
         self.images += 1;
         self.found(Remote { url, raw, is_source: false }, at);
@@ -196,7 +245,7 @@ impl<'a> Prompt<'a> {
         cursor.members(|cursor, key| {
             let raw = cursor.value();
             if is(&key, "data") && raw.starts_with('"') {
-                self.image(raw);
+                self.media(raw, Kind::Audio);
             }
         });
     }
@@ -209,7 +258,7 @@ impl<'a> Prompt<'a> {
                 let raw = cursor.value();
                 match () {
                     () if !raw.starts_with('"') => {}
-                    () if is(&key, "data") => self.image(raw),
+                    () if is(&key, "data") => self.media(raw, Kind::Image),
                     () if is(&key, "url") => url = Some(raw),
                     () => {}
                 }
@@ -222,9 +271,21 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    fn image(&mut self, raw: &str) {
-        self.images += 1;
+    fn media(&mut self, raw: &str, kind: Kind) {
         self.text_bytes = self.text_bytes.saturating_sub(raw.len() as u64);
+        self.counted(raw, kind);
+    }
+
+    fn counted(&mut self, data: &str, kind: Kind) {
+        let counted = media::count(data, kind);
+        self.images = self.images.saturating_add(counted.images);
+        self.tokens = self.tokens.saturating_add(counted.tokens);
+    }
+
+    fn uncounted(&mut self, raw: &str, at: &At<'_>) {
+        if raw != "null" {
+            self.uncounted_at.get_or_insert_with(|| at.to_string());
+        }
     }
 
     fn found(&mut self, remote: Remote<'a>, at: &At<'_>) {
@@ -246,6 +307,22 @@ fn source_of(uri: &str) -> Option<String> {
 /// Whether a key is that field. Some servers read keys without regard to case.
 fn is(key: &str, field: &str) -> bool {
     key.eq_ignore_ascii_case(field)
+}
+
+/// What the name of a URL says that there is behind it.
+fn kind_of(key: &str) -> Kind {
+    match () {
+        () if is(key, "video_url") => Kind::Video,
+        () if is(key, "audio_url") => Kind::Audio,
+        () => Kind::Image,
+    }
+}
+
+/// Whether a field of a part names, or packs, what only the model server can count.
+fn is_uncounted(key: &str) -> bool {
+    ["uuid", "file_id", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"]
+        .into_iter()
+        .any(|name| is(key, name))
 }
 
 fn has_url(key: &str) -> bool {
@@ -279,217 +356,4 @@ impl fmt::Display for At<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        error::Code,
-        levers::Levers,
-        route::{Route, UpstreamKind},
-        translate::request::{Request, Target},
-    };
-
-    fn refused(route: Route, body: &str) -> Option<(Code, String)> {
-        let request = Request::read(route, body.as_bytes()).unwrap();
-        let refusal = |kind: &UpstreamKind| {
-            let levers = &Levers::OPEN;
-            let target = Target { kind: *kind, model: Some("m"), tokens_max: None, levers };
-            request.write(&target).err().map(|error| (error.code, error.field.unwrap_or_default()))
-        };
-        let refusals: Vec<_> = UpstreamKind::ALL.iter().map(refusal).collect();
-        assert_eq!(refusals[0], refusals[1], "{body}");
-        refusals.into_iter().next().flatten()
-    }
-
-    fn chat(part: &str) -> String {
-        format!(
-            r#"{{"model":"m","messages":[{{"role":"user","content":"a"}},{{"role":"user","content":[{{"type":"text","text":"b"}},{part}]}}]}}"#
-        )
-    }
-
-    fn message(block: &str) -> String {
-        format!(
-            r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{block}]}}]}}"#
-        )
-    }
-
-    fn response(part: &str) -> String {
-        format!(r#"{{"model":"m","input":[{{"role":"user","content":[{part}]}}]}}"#)
-    }
-
-    #[test]
-    fn an_image_behind_a_url_is_refused_whoever_the_upstream_is() {
-        let (image, source) = ("messages[1].content[1].image_url", "messages[0].content[0].source");
-        let (chats, messages) = (Route::OpenAiChat, Route::AnthropicMessages);
-        for (route, body, at) in [
-            (
-                chats,
-                chat(r#"{"type":"image_url","image_url":{"url":"http://169.254.169.254/"}}"#),
-                image,
-            ),
-            (
-                chats,
-                chat(r#"{"type":"image_url","image_url":{"url":"data:x","url":" http:\/\/a"}}"#),
-                image,
-            ),
-            (chats, chat(r#"{"type":"image_url","image_url":"file:///etc/passwd"}"#), image),
-            (chats, chat(r#"{"type":"image_url","\u0069mage_url":"https://a"}"#), image),
-            (chats, chat(r#"{"type":"image_url","image_url":"\ud83d"}"#), image),
-            (
-                chats,
-                chat(r#"{"type":"video_url","video_url":{"url":"https://a"}}"#),
-                "messages[1].content[1].video_url",
-            ),
-            (
-                Route::OpenAiResponses,
-                response(r#"{"type":"input_image","image_url":"https://a"}"#),
-                "input[0].content[0].image_url",
-            ),
-            (
-                messages,
-                message(r#"{"type":"image","source":{"type":"url","url":"https://a"}}"#),
-                source,
-            ),
-            (
-                messages,
-                message(
-                    r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"https://a"}}]}"#,
-                ),
-                "messages[0].content[0].content[0].source",
-            ),
-        ] {
-            let expected = Some((Code::UnsupportedParameter, at.to_owned()));
-            assert_eq!(refused(route, &body), expected, "{body}");
-        }
-        for part in [
-            r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,QUJD","detail":"low"}}"#,
-            r#"{"type":"image_url","image_url":"DATA:image\/png;base64,QUJD"}"#,
-            r#"{"type":"text","text":"see \"image_url\": https://a"}"#,
-        ] {
-            assert_eq!(refused(Route::OpenAiChat, &chat(part)), None, "{part}");
-        }
-    }
-
-    #[test]
-    fn what_was_fetched_stands_in_the_place_of_its_url() {
-        let url = "https://a/\u{e4}?b=\"";
-        let quoted = json!(url).to_string();
-        let fetched = HashMap::from([(url.to_owned(), "data:image/png;base64,QUJD".to_owned())]);
-        let (image, source) = (
-            format!(r#"{{"type":"image_url","image_url":{{"url": {quoted} ,"detail":"low"}}}}"#),
-            format!(r#"{{"type":"image","source": {{"type":"url","url":{quoted}}} }}"#),
-        );
-        let (data, base64) = (
-            r#"{"type":"image_url","image_url":{"url": "data:image/png;base64,QUJD" ,"detail":"low"}}"#,
-            r#"{"type":"image","source": {"type":"base64","media_type":"image/png","data":"QUJD"} }"#,
-        );
-        for (route, body, expected) in [
-            (Route::OpenAiChat, chat(&image), chat(data)),
-            (Route::AnthropicMessages, message(&source), message(base64)),
-        ] {
-            let request = Request::read(route, body.as_bytes()).unwrap();
-            assert_eq!(request.remote_images().collect::<Vec<_>>(), [url]);
-            let with = String::from_utf8(request.with_images(&fetched)).unwrap();
-            let (with, expected): (serde_json::Value, serde_json::Value) =
-                (serde_json::from_str(&with).unwrap(), serde_json::from_str(&expected).unwrap());
-            assert_eq!(with, expected);
-            assert_eq!(refused(route, &with.to_string()), None);
-            // What was not fetched stays, and is refused.
-            let without = request.with_images(&HashMap::new());
-            assert_eq!(without, body.as_bytes());
-        }
-    }
-
-    #[test]
-    fn no_more_than_so_many_are_told_of_and_the_rest_is_refused() {
-        let parts = vec![r#"{"type":"image_url","image_url":"https://a"}"#; REMOTE_IMAGES_MAX + 1];
-        let body = chat(&parts.join(","));
-        let request = Request::read(Route::OpenAiChat, body.as_bytes()).unwrap();
-        assert_eq!(request.remote_images().count(), REMOTE_IMAGES_MAX);
-        let fetched = HashMap::from([("https://a".to_owned(), "data:;base64,QUJD".to_owned())]);
-        let with = String::from_utf8(request.with_images(&fetched)).unwrap();
-        assert!(refused(Route::OpenAiChat, &with).is_some());
-    }
-
-    #[test]
-    fn only_an_image_is_left_out_of_the_text() {
-        let long = "long ".repeat(2_000);
-        let image = format!("data:image/png;base64,{}", "QUJD".repeat(2_000));
-        let data = &image[22..];
-        let wav = format!(r#"{{"type":"input_audio","input_audio":{{"data":"{data}"}}}}"#);
-        let block = format!(r#"{{"type":"image","source":{{"type":"base64","data":"{data}"}}}}"#);
-        let native = |rest: &str| format!(r#"{{"model":"m",{rest}}}"#);
-        let (chats, natives) = (Route::OpenAiChat, Route::OllamaChat);
-        for (route, body, images, text) in [
-            (chats, chat(&format!(r#"{{"type":"image_url","image_url":"{image}"}}"#)), 1, 200),
-            (
-                chats,
-                chat(&format!(r#"{{"type":"image_url","image_url":{{"url":"{image}"}}}}"#)),
-                1,
-                200,
-            ),
-            (chats, chat(&wav), 1, 200),
-            (chats, chat(&format!(r#"{{"type":"text","text":"image {long}"}}"#)), 0, 10_200),
-            (Route::OpenAiResponses, response(&format!(r#"{{"image_url":"{image}"}}"#)), 1, 200),
-            (Route::AnthropicMessages, message(&format!("{block},{block}")), 2, 300),
-            (natives, native(&format!(r#""messages":[{{"images":["{data}","{data}"]}}]"#)), 2, 200),
-            (
-                Route::OllamaGenerate,
-                native(&format!(r#""prompt":"a","images":["{data}"]"#)),
-                1,
-                200,
-            ),
-            // What only looks like an image is text.
-            (
-                natives,
-                native(&format!(r#""messages":[{{"tool_calls":[{{"images":["{data}"]}}]}}]"#)),
-                0,
-                8_200,
-            ),
-            (
-                natives,
-                native(&format!(r#""messages":[{{"content":{{"images":"{data}"}}}}]"#)),
-                0,
-                8_200,
-            ),
-        ] {
-            let request = Request::read(route, body.as_bytes()).unwrap();
-            assert_eq!(request.images, images, "{body}");
-            let near = text - 200..=text;
-            assert!(near.contains(&request.text_bytes), "{}: {body}", request.text_bytes);
-        }
-    }
-
-    #[test]
-    fn whatever_becomes_a_part_of_the_prompt_is_counted() {
-        let long = "a b ".repeat(1_000);
-        let counted = |route: Route, field: &str, value: String| {
-            let basis = match route {
-                Route::OpenAiChat | Route::OllamaChat => r#""messages":[]"#,
-                Route::AnthropicMessages => r#""max_tokens":1,"messages":[]"#,
-                Route::OpenAiResponses | Route::OpenAiEmbeddings => r#""input":"a""#,
-                _ => r#""prompt":"a""#,
-            };
-            let body = format!(r#"{{"model":"m",{basis},"{field}":{value}}}"#);
-            let request = Request::read(route, body.as_bytes())
-                .unwrap_or_else(|error| panic!("{body}: {error}"));
-            assert!(request.text_bytes >= 4_000, "{route:?} {field}: {}", request.text_bytes);
-        };
-        for (route, fields) in [
-            (Route::OpenAiChat, &["tools", "functions", "response_format", "documents"][..]),
-            (Route::OpenAiCompletions, &["suffix", "anything"]),
-            (Route::OpenAiEmbeddings, &["instruction"]),
-            (Route::OpenAiResponses, &["instructions", "tools", "text"]),
-            (Route::AnthropicMessages, &["system", "tools"]),
-            (Route::OllamaChat, &["tools", "format"]),
-            (Route::OllamaGenerate, &["system", "suffix", "template", "context", "format"]),
-        ] {
-            for field in fields {
-                let value = match *field {
-                    "suffix" | "instructions" | "system" | "template" => format!("\"{long}\""),
-                    _ => format!(r#"{{"x":"{long}"}}"#),
-                };
-                counted(route, field, value);
-            }
-        }
-    }
-}
+mod tests;

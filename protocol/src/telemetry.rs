@@ -43,6 +43,14 @@ metrics! {
         "From the request's head to the end of its reply, in seconds.";
     Histogram FIRST_BYTE_SECONDS = "gateway_first_byte_seconds":
         "From the request's head to the first byte of its reply, in seconds.";
+    Gauge CONNECTIONS_OPEN = "gateway_connections_open":
+        "Connections of clients that are open right now.";
+    Counter CONNECTIONS_CLOSED_TOTAL = "gateway_connections_closed_total":
+        "Connections that the gateway closed by itself, by reason (`address`, `tls_handshake`, `first_request`, `idle`, `write_timeout`, `flood`, `drain`).";
+    Counter STREAMS_STALLED_TOTAL = "gateway_streams_stalled_total":
+        "HTTP/2 streams that were given up, since their client took nothing of what waited for it for `server.write_timeout`.";
+    Counter ACCEPT_FAILURES_TOTAL = "gateway_accept_failures_total":
+        "Connections that could not be accepted, for want of descriptors most likely.";
     Gauge STREAMS_OPEN = "gateway_streams_open":
         "Replies that are being streamed right now.";
     Histogram CANCEL_SECONDS = "gateway_cancel_seconds":
@@ -50,7 +58,7 @@ metrics! {
     Counter FAIL_CLOSED_TOTAL = "gateway_fail_closed_total":
         "Requests refused because a check could not be made, by reason.";
     Counter KEY_VERIFICATIONS_TOTAL = "gateway_key_verifications_total":
-        "Keys that were verified with Argon2id, by result (`right`, `wrong`).";
+        "Keys that were compared with Argon2id (`right`, `wrong`), or refused without it (`remembered`: the same key was wrong a moment ago; `crowded`: too many waited for a turn; `address`: its address fails too often), by result.";
     Gauge AUDIT_WAITING = "gateway_audit_waiting":
         "Audit events that wait to be stored.";
     Counter AUDIT_STORED_TOTAL = "gateway_audit_stored_total":
@@ -59,6 +67,10 @@ metrics! {
         "Attempts to store audit events that failed (the events are kept and tried again).";
     Counter AUDIT_SAMPLED_OUT_TOTAL = "gateway_audit_sampled_out_total":
         "Refusals of unauthenticated requests that were counted only, so that a flood of wrong keys cannot fill the audit.";
+    Counter AUDIT_FOLDED_TOTAL = "gateway_audit_folded_total":
+        "Requests that used no tokens and were counted in an audit event of many, beyond `audit.unmetered_per_second` of their caller.";
+    Counter AUDIT_DROPPED_TOTAL = "gateway_audit_dropped_total":
+        "Requests of known callers that were refused and left no audit event, by reason (`full`: the ring was; `share`: their tenant held its share of it).";
     Histogram ACTOR_HANDLING_SECONDS = "gateway_actor_handling_seconds":
         "Time an actor took to handle a message, in seconds, by actor.";
     Counter ACTOR_RESTARTS_TOTAL = "gateway_actor_restarts_total":
@@ -67,6 +79,8 @@ metrics! {
         "Whether an upstream answered its last poll (1) or not (0), by upstream.";
     Gauge BREAKER_STATE = "gateway_breaker_state":
         "How the breaker of an upstream is, by upstream: 0 closed, 1 half open, 2 open.";
+    Counter UPSTREAM_FAULTS_TOTAL = "gateway_upstream_faults_total":
+        "Calls of upstreams that failed before anything was sent to the client, by upstream and kind. The breaker counts `unconnected`; by tenant `internal_error` (500), `unavailable` (502 to 504), `broken`, `first_byte_timeout` and `stalled`; and never `untranslatable`, `own_shortage`, `total_timeout`, `too_large`, `not_now` (404, 429), `refused` (other 4xx) and `unsent`.";
     Gauge CATALOG_MODELS = "gateway_catalog_models":
         "Models in the catalog.";
     Gauge ACTOR_MAILBOX_DEPTH = "gateway_actor_mailbox_depth":

@@ -135,6 +135,10 @@ pub fn key(input: &[u8]) {
 pub fn request(input: &[u8]) {
     for route in Route::ALL {
         let Ok(request) = Request::read(*route, input) else { continue };
+        for has_budget in [false, true] {
+            let _ = request.keeps_to(&Levers::default(), has_budget);
+            let _ = request.keeps_to(&Levers::OPEN, has_budget);
+        }
         for kind in UpstreamKind::ALL {
             for (model, tokens_max) in [(None, None), (Some("the \"model\""), Some(7))] {
                 let written = request.write(&Target {

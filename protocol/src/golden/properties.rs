@@ -381,9 +381,9 @@ proptest! {
                 let made = made.as_deref().unwrap_or(&body);
                 prop_assert!(is_json(made), "{route} {target:?}: {}", String::from_utf8_lossy(made));
                 // The strict reading: no second model, in whatever case.
-                let fields = Fields::of_body(made, &["model"]).unwrap();
+                let fields = Fields::of_body(made, &["model"], None).unwrap();
                 let named = match fields.string("model").unwrap() {
-                    None => Fields::of_body(made, &["name"]).unwrap().string("name").unwrap(),
+                    None => Fields::of_body(made, &["name"], None).unwrap().string("name").unwrap(),
                     model => model,
                 };
                 let expected = target.model.unwrap_or(&request.model);

@@ -10,11 +10,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     body::{Fields, Text},
+    caps,
     error::Code,
     json,
     levers::{Change, KeepAlive, Levers},
     prompt::Prompt,
     route::Route,
+    strangers,
 };
 
 pub use crate::body::BodyError;
@@ -52,6 +54,9 @@ pub(crate) const FIELDS: [&str; 27] = [
 
 /// The fields of a native body.
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
+/// Its `options`.
+pub(crate) type GivenOptions<'a> = Fields<'a, { OPTIONS.len() }>;
 
 /// The options that have to be read in one way only; those up to `stop` have types that Ollama checks.
 pub(crate) const OPTIONS: [&str; 26] = [
@@ -127,7 +132,7 @@ pub(crate) struct Inspected<'a> {
 /// [`Code::ModelRequired`] where no model is named, and [`Code::InvalidRequest`] where a field that
 /// is read here has a wrong type.
 pub(crate) fn inspect(body: &[u8], route: Route) -> Result<Inspected<'_>, BodyError> {
-    let fields = Fields::of_body(body, &FIELDS)?;
+    let fields = Fields::of_body(body, &FIELDS, Some(strangers::NATIVE))?;
     let mut model = fields.string("model")?;
     if route == Route::OllamaShow {
         let legacy = fields.string("name")?;
@@ -166,9 +171,7 @@ impl<'a> Inspected<'a> {
         let mut prompt = Prompt::default();
         let texts: &[&str] = match route {
             Route::OllamaChat => &["tools", "format"],
-            Route::OllamaGenerate => {
-                &["prompt", "system", "suffix", "template", "context", "format"]
-            }
+            Route::OllamaGenerate => &["prompt", "system", "suffix", "template", "format"],
             Route::OllamaEmbed => &["input"],
             Route::OllamaEmbeddings => &["prompt"],
             _ => &[],
@@ -176,7 +179,10 @@ impl<'a> Inspected<'a> {
         texts.iter().for_each(|name| prompt.text(self.fields.get(name)));
         match route {
             Route::OllamaChat => prompt.messages("messages", self.fields.get("messages")),
-            Route::OllamaGenerate => prompt.images(self.fields.get("images")),
+            Route::OllamaGenerate => {
+                prompt.ids(self.fields.get("context"));
+                prompt.images(self.fields.get("images"));
+            }
             _ => {}
         }
         prompt
@@ -204,7 +210,7 @@ impl<'a> Inspected<'a> {
         let keep_alive = keep_alive.map(|raw| levers.keep_alive(raw, self.is_empty)).transpose()?;
         let options = match self.fields.get("options") {
             None => None,
-            Some(raw) => levers.options(&Fields::of_object(raw, &OPTIONS, "options.")?)?,
+            Some(raw) => levers.options(&options_of(raw)?)?,
         };
         Ok((keep_alive.flatten(), options))
     }
@@ -239,7 +245,7 @@ impl<'a> Inspected<'a> {
                 let most = tokens_max.map(|most| ("num_predict", most.to_string()));
                 let options: Vec<Change> = options.into_iter().chain(most).collect();
                 let made = || {
-                    let fields = Fields::of_object(given, &OPTIONS, "options.")?;
+                    let fields = options_of(given)?;
                     let made = fields.replaced(given.get().as_bytes(), &options);
                     Ok(String::from_utf8_lossy(&made).into_owned())
                 };
@@ -251,9 +257,14 @@ impl<'a> Inspected<'a> {
     }
 }
 
+/// The options, each found once.
+pub(crate) fn options_of(raw: &RawValue) -> Result<GivenOptions<'_>, BodyError> {
+    Fields::of_object(raw, &OPTIONS, Some(strangers::OPTIONS), "options.")
+}
+
 /// Checks the types of the options, and tells how many tokens may be produced.
 fn check_options(options: &RawValue) -> Result<Option<u64>, BodyError> {
-    let fields = Fields::of_object(options, &OPTIONS, "options.")?;
+    let fields = options_of(options)?;
     for name in &OPTIONS[..INTEGERS] {
         fields.integer(name)?;
     }
@@ -261,6 +272,9 @@ fn check_options(options: &RawValue) -> Result<Option<u64>, BodyError> {
         fields.number(name)?;
     }
     fields.flag("use_mmap")?;
+    if let Some(stop) = fields.get("stop") {
+        caps::list("options.stop", stop.get(), caps::STOPS_MAX)?;
+    }
     fields.read::<Vec<Text<'_>>>("stop", "a list of strings")?;
     fields.most("num_predict")
 }

@@ -17,7 +17,7 @@ const VISIBLE: [&str; 5] = ["license", "details", "model_info", "capabilities", 
 /// # Errors
 /// [`BadReply`] where it is no JSON object, or a visible field stands in it more than once.
 pub fn filter(body: &[u8]) -> Result<String, BadReply> {
-    let fields = Fields::of_body(body, &VISIBLE).map_err(|_| BadReply)?;
+    let fields = Fields::of_body(body, &VISIBLE, None).map_err(|_| BadReply)?;
     let visible = VISIBLE.iter().filter_map(|name| Some((*name, fields.get(name)?)));
     Ok(render(visible))
 }
@@ -39,7 +39,7 @@ pub fn unknown(modified_at: jiff::Timestamp) -> String {
 /// # Errors
 /// [`BadReply`] where it is no JSON object.
 pub fn whole(body: &[u8]) -> Result<(), BadReply> {
-    Fields::of_body(body, &VISIBLE).map(drop).map_err(|_| BadReply)
+    Fields::of_body(body, &VISIBLE, None).map(drop).map_err(|_| BadReply)
 }
 
 fn render<'a>(fields: impl Iterator<Item = (&'static str, &'a RawValue)>) -> String {

@@ -4,10 +4,11 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::body::Text;
+use crate::{body::Text, json::Cursor};
 
 #[derive(Deserialize)]
 pub(crate) struct Message<'a> {
@@ -117,6 +118,27 @@ pub(crate) struct ResponseFormat<'a> {
 pub(crate) struct JsonSchema<'a> {
     #[serde(borrow)]
     pub(crate) schema: Option<&'a RawValue>,
+}
+
+/// Whether it is one text, or several.
+pub(crate) fn are_texts(raw: &RawValue) -> bool {
+    // Only an escape can be wrong in a string of a body that has been read.
+    let is_text = |text: &str| {
+        text.starts_with('"')
+            && (memchr(b'\\', text.as_bytes()).is_none()
+                || serde_json::from_str::<Text<'_>>(text).is_ok())
+    };
+    if !raw.get().starts_with('[') {
+        return is_text(raw.get());
+    }
+    let mut are_texts = true;
+    Cursor::new(raw.get()).items(|cursor, _| {
+        are_texts &= is_text(cursor.value());
+        if !are_texts {
+            cursor.end();
+        }
+    });
+    are_texts
 }
 
 /// One text, or several.

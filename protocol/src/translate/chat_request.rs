@@ -2,8 +2,8 @@
 //!
 //! What the client did not say is not sent: Ollama's own front fills in a temperature and a `top_p`
 //! of 1.0, so that the values of the Modelfile never apply through it. What cannot be brought about
-//! is refused rather than dropped, because the client would take the reply for what it asked for. Fields
-//! that nobody knows are ignored, as OpenAI's SDKs expect.
+//! is refused rather than dropped, because the client would take the reply for what it asked for. Which other
+//! fields may stand there, [`crate::strangers`] says.
 
 use std::borrow::Cow;
 
@@ -16,6 +16,7 @@ use crate::{
     json::read_object,
     ollama::chat::{Body, Choice, Format, Options, Schema, Think},
     openai::chat::{Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts},
+    strangers,
 };
 
 /// The fields of a request to `/v1/chat/completions` that matter.
@@ -79,7 +80,9 @@ pub(super) fn one_choice<const N: usize>(given: &Fields<'_, N>) -> Result<(), Bo
 /// The most tokens that the reply may have, where the client says so.
 pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<u64>, BodyError> {
     let older = given.most("max_tokens")?;
-    Ok(given.most("max_completion_tokens")?.or(older))
+    let said = given.most("max_completion_tokens")?.or(older);
+    // `None` is less than any number.
+    Ok(said.max(strangers::most(given)?))
 }
 
 /// Reads all of it.

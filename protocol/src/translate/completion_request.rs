@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use serde_json::{json, value::RawValue};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::chat_request::stop;
 use crate::{
     body::{BodyError, Fields},
-    json::{Cursor, is_filled},
+    caps,
+    json::{Cursor, is_filled, written},
     ollama::chat::Options,
     openai::chat::texts,
 };
@@ -34,6 +36,17 @@ pub(super) const FIELDS: [&str; 17] = [
 ];
 
 pub(super) type Given<'a> = Fields<'a, { FIELDS.len() }>;
+
+/// The body of Ollama's `/api/generate`.
+#[derive(Serialize)]
+struct Generate<'b> {
+    model: &'b str,
+    prompt: Cow<'b, str>,
+    stream: bool,
+    options: Options<'b>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suffix: Option<Cow<'b, str>>,
+}
 
 /// The body for Ollama, for the model of that name.
 ///
@@ -62,16 +75,9 @@ pub(super) fn generate(
         stop: stop(given)?,
         ..Options::default()
     };
-    let mut body = json!({
-        "model": model,
-        "prompt": asked(given)?,
-        "stream": stream,
-        "options": serde_json::to_value(options).unwrap_or_default(),
-    });
-    if let Some(suffix) = given.string("suffix")? {
-        body["suffix"] = suffix.into();
-    }
-    Ok(body.to_string().into_bytes())
+    let body =
+        Generate { model, prompt: asked(given)?, stream, options, suffix: given.string("suffix")? };
+    written(&body, body.prompt.len() + body.prompt.len() / 8 + 512)
 }
 
 /// How many prompts there are: texts, or lists of token ids.
@@ -87,8 +93,11 @@ pub(super) fn prompts(given: &Given<'_>) -> Result<u64, BodyError> {
     let mut prompts = 0;
     Cursor::new(raw).items(|cursor, _| {
         prompts += u64::from(matches!(cursor.peek(), Some(b'"' | b'[')));
-        cursor.value();
+        if prompts > caps::PROMPTS_MAX as u64 { cursor.end() } else { _ = cursor.value() }
     });
+    if prompts > caps::PROMPTS_MAX as u64 {
+        return Err(caps::too_many("prompt", caps::PROMPTS_MAX));
+    }
     // Numbers alone are the tokens of one prompt.
     Ok(prompts.max(1))
 }

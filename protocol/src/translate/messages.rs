@@ -44,8 +44,12 @@ pub(super) fn messages<'a>(messages: Option<&'a RawValue>) -> Result<Vec<Message
         return Err(must());
     }
     let mut called = Called::new();
-    let read = |(at, raw): (usize, &'a RawValue)| message(Place { message: at }, raw, &mut called);
-    list.into_iter().enumerate().map(read).collect()
+    // A collected `Result` would not know how many there will be, and grow over and over.
+    let mut messages = Vec::with_capacity(list.len());
+    for (at, raw) in list.into_iter().enumerate() {
+        messages.push(message(Place { message: at }, raw, &mut called)?);
+    }
+    Ok(messages)
 }
 
 fn message<'a>(

@@ -10,6 +10,7 @@
 //! | `piece` | what an upstream says, in no dialect |
 //! | [`stream`] | a streamed reply on its way |
 //! | [`whole`] | a whole reply |
+//! | [`long`] | a long whole reply on its way through |
 //! | `chat_stream`, `chat_reply` | written as OpenAI's chat |
 //! | `completion`, `response`, `message`, `native` | written as OpenAI's completion and response, as Anthropic's message, as Ollama's lines |
 //! | `calls` | tool calls in OpenAI's shape |
@@ -25,7 +26,9 @@ mod chat_request;
 mod chat_stream;
 mod completion;
 mod completion_request;
+mod echo;
 pub mod fields;
+pub mod long;
 mod message;
 mod message_request;
 mod messages;
@@ -40,7 +43,7 @@ pub mod stream;
 pub mod whole;
 
 pub use chat_reply::ReplyMeta;
-pub use response::Echo;
+pub use echo::Echo;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;

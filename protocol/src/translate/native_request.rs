@@ -6,16 +6,16 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::messages::is_base64;
 use crate::{
-    body::{BodyError, Fields, Text},
-    json::read_object,
+    body::{BodyError, Text},
+    json::{read_object, written},
     ollama::{
         chat::{Body, Format, Function, Image, Message, Options, Schema, Think, ToolCall},
-        request::{Given, Inspected, OPTIONS},
+        request::{Given, Inspected, options_of},
     },
     openai::chat::texts,
     route::Route,
@@ -53,6 +53,16 @@ struct Called<'a> {
     name: Text<'a>,
     #[serde(borrow)]
     arguments: Option<&'a RawValue>,
+}
+
+/// The body of `/v1/embeddings`.
+#[derive(Serialize)]
+struct Embedding<'b> {
+    model: &'b str,
+    input: Vec<Cow<'b, str>>,
+    encoding_format: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dimensions: Option<i64>,
 }
 
 /// Reads all of it as a chat.
@@ -97,11 +107,10 @@ pub(super) fn embedding(
     let name = if route == Route::OllamaEmbed { "input" } else { "prompt" };
     let input = given.get(name).and_then(texts);
     let input = input.ok_or_else(|| given.must(name, "a string or a list of strings"))?;
-    let mut body = json!({ "model": model, "input": input, "encoding_format": "float" });
-    if let Some(dimensions) = given.integer("dimensions")? {
-        body["dimensions"] = dimensions.into();
-    }
-    Ok(body.to_string().into_bytes())
+    let dimensions = given.integer("dimensions")?;
+    let body = Embedding { model, input, encoding_format: "float", dimensions };
+    let length: usize = body.input.iter().map(|text| text.len() + 8).sum();
+    written(&body, length + length / 8 + 256)
 }
 
 fn chat<'a>(given: &Given<'a>) -> Result<Vec<Message<'a>>, BodyError> {
@@ -167,7 +176,7 @@ fn generate<'a>(given: &Given<'a>) -> Result<Vec<Message<'a>>, BodyError> {
 
 fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
     let Some(raw) = given.get("options") else { return Ok(Options::default()) };
-    let options = Fields::<'a, { OPTIONS.len() }>::of_object(raw, &OPTIONS, "options.")?;
+    let options = options_of(raw)?;
     let stop: Vec<Text<'a>> = options.read("stop", "a list of strings")?.unwrap_or_default();
     Ok(Options {
         num_predict: options.most("num_predict")?,

@@ -4,6 +4,7 @@ use super::chat_request::Given;
 use crate::{
     body::{BodyError, Fields},
     openai::write::limit_name,
+    strangers,
 };
 
 /// The fields that say how long a reply may be; the newer one stands first, and wins.
@@ -22,18 +23,44 @@ pub(super) fn chat_limit(
     held_to: Option<u64>,
     said: Option<u64>,
 ) -> Result<Vec<Change>, BodyError> {
-    let mut names: Vec<_> = LIMITS.into_iter().filter(|name| given.get(name).is_some()).collect();
+    let names = LIMITS.into_iter().filter(|name| given.get(name).is_some()).collect();
+    agreed(given, names, limit_name(model), (held_to, said))
+}
+
+/// The same, of a completion.
+pub(super) fn limit<const N: usize>(
+    given: &Fields<'_, N>,
+    held_to: Option<u64>,
+    said: Option<u64>,
+) -> Result<Vec<Change>, BodyError> {
+    let names = given.get("max_tokens").map(|_| "max_tokens").into_iter().collect();
+    agreed(given, names, "max_tokens", (held_to, said))
+}
+
+/// What makes all spellings of the most tokens say the same. `names`: those of the dialect that are there;
+/// `own`: the one that the server knows for certain.
+///
+/// A server may prefer another spelling to the dialect's own (llama.cpp does), so one that is there is never
+/// left as it is; and it may not know the other one at all, so it does not stand alone.
+fn agreed<const N: usize>(
+    given: &Fields<'_, N>,
+    mut names: Vec<&'static str>,
+    own: &'static str,
+    (held_to, said): (Option<u64>, Option<u64>),
+) -> Result<Vec<Change>, BodyError> {
+    let count = names.len();
+    if !given.strangers().is_empty() {
+        names.extend(strangers::limits(given));
+    }
+    let has_others = names.len() > count;
     let most = match (held_to, said) {
-        (Some(most), _) => {
-            let name = limit_name(model);
-            if !names.contains(&name) {
-                names.push(name);
-            }
-            most
-        }
-        (None, Some(most)) if names.len() > 1 => most,
+        (Some(most), _) => most,
+        (None, Some(most)) if has_others || count > 1 => most,
         (None, _) => return Ok(Vec::new()),
     };
+    if (held_to.is_some() || has_others) && !names.contains(&own) {
+        names.push(own);
+    }
     let mut changes = Vec::new();
     for name in names {
         if given.most(name)? != Some(most) {
@@ -49,7 +76,7 @@ pub(super) fn with_usage<const N: usize>(given: &Fields<'_, N>) -> Result<Change
     let options = match given.get("stream_options") {
         None => "{\"include_usage\":true}".to_owned(),
         Some(raw) => {
-            let options = Fields::of_object(raw, &KNOWN, "stream_options.")?;
+            let options = Fields::of_object(raw, &KNOWN, None, "stream_options.")?;
             let change = [("include_usage", "true".to_owned())];
             let made = options.replaced(raw.get().as_bytes(), &change);
             String::from_utf8_lossy(&made).into_owned()

@@ -6,7 +6,8 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
     Reply, chat_request, completion_request, message_request, native_request, passed,
@@ -15,16 +16,17 @@ use super::{
 use crate::{
     anthropic,
     body::{BodyError, Fields},
-    json::{is_filled, write_string},
-    levers::Levers,
+    json::{is_filled, write_string, written},
+    levers::{Levers, LoadOptions},
     ollama::{
         chat::{Body, Choice},
         order::Order,
         request::{Inspected, inspect},
     },
-    openai::{chat::texts, write},
+    openai::{chat::are_texts, write},
     prompt::Prompt,
     route::{Route, UpstreamKind},
+    strangers,
 };
 
 /// The fields of a request to `/v1/embeddings` that matter.
@@ -32,6 +34,15 @@ pub(crate) const EMBEDDING_FIELDS: [&str; 6] =
     ["model", "input", "dimensions", "encoding_format", "stream", "messages"];
 
 type Embedding<'a> = Fields<'a, { EMBEDDING_FIELDS.len() }>;
+
+/// The body of Ollama's `/api/embed`.
+#[derive(Serialize)]
+struct Embed<'b> {
+    model: &'b str,
+    input: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dimensions: Option<i64>,
+}
 
 /// A request, read.
 pub struct Request<'a> {
@@ -47,6 +58,8 @@ pub struct Request<'a> {
     pub text_bytes: u64,
     /// How many images and sounds it has.
     pub images: u32,
+    /// How many tokens it has besides: token ids, which are counted, and the seconds of sounds and videos.
+    pub tokens: u64,
     /// How the client wants the reply.
     pub reply: Reply,
     body: &'a [u8],
@@ -123,6 +136,7 @@ impl<'a> Request<'a> {
             replies: 1,
             text_bytes: prompt.text_bytes,
             images: prompt.images,
+            tokens: prompt.tokens,
             reply: Reply::Native(route),
             body,
             route,
@@ -142,6 +156,7 @@ impl<'a> Request<'a> {
             replies: 1,
             text_bytes: prompt.text_bytes,
             images: prompt.images,
+            tokens: prompt.tokens,
             reply: Reply::Native(route),
             body,
             route,
@@ -151,7 +166,8 @@ impl<'a> Request<'a> {
     }
 
     fn chat(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = chat_request::Given::of_body(body, &chat_request::FIELDS)?;
+        let given =
+            chat_request::Given::of_body(body, &chat_request::FIELDS, Some(strangers::CHAT))?;
         chat_request::one_choice(&given)?;
         let mut prompt =
             prompt_of(&given, &["tools", "functions", "response_format", "prediction"]);
@@ -167,7 +183,11 @@ impl<'a> Request<'a> {
     }
 
     fn completion(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = completion_request::Given::of_body(body, &completion_request::FIELDS)?;
+        let given = completion_request::Given::of_body(
+            body,
+            &completion_request::FIELDS,
+            Some(strangers::COMPLETION),
+        )?;
         chat_request::one_choice(&given)?;
         if given.integer("best_of")?.is_some_and(|number| number > 1) {
             let why = "Only one reply is made for a prompt.";
@@ -181,12 +201,13 @@ impl<'a> Request<'a> {
         };
         let echo = echo.map(Cow::into_owned);
         let include_usage = chat_request::include_usage(&given)?;
-        let mut prompt = prompt_of(&given, &["prompt", "suffix"]);
+        let mut prompt = prompt_of(&given, &["suffix"]);
+        prompt.ids(given.get("prompt"));
         prompt.text_bytes += given.unknown_bytes();
         let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.most("max_tokens")?,
+            tokens_max: given.most("max_tokens")?.max(strangers::most(&given)?),
             replies,
             reply: Reply::Completion { include_usage, echo },
             ..Self::new((Route::OpenAiCompletions, body), model, prompt, What::Completion(given))?
@@ -194,7 +215,7 @@ impl<'a> Request<'a> {
     }
 
     fn embedding(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = Embedding::of_body(body, &EMBEDDING_FIELDS)?;
+        let given = Embedding::of_body(body, &EMBEDDING_FIELDS, Some(strangers::EMBEDDING))?;
         let base64 = match given.string("encoding_format")?.as_deref() {
             None | Some("float") => false,
             Some("base64") => true,
@@ -207,7 +228,7 @@ impl<'a> Request<'a> {
         let asked = given.get("input");
         let must = || given.must("input", "a string or a list of strings");
         let raw = asked.filter(|raw| is_filled(raw.get())).ok_or_else(must)?;
-        if texts(raw).is_none() {
+        if !are_texts(raw) {
             let is_tokens = raw.get()[1..].trim_start().starts_with(['[', '-'])
                 || raw.get()[1..].trim_start().starts_with(|first: char| first.is_ascii_digit());
             if is_tokens {
@@ -227,7 +248,11 @@ impl<'a> Request<'a> {
     }
 
     fn response(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = response_request::Given::of_body(body, &response_request::FIELDS)?;
+        let given = response_request::Given::of_body(
+            body,
+            &response_request::FIELDS,
+            Some(strangers::RESPONSE),
+        )?;
         let mut prompt = prompt_of(&given, &["instructions", "tools", "text"]);
         prompt.messages("input", given.get("input"));
         let model = given.string("model")?;
@@ -240,7 +265,8 @@ impl<'a> Request<'a> {
     }
 
     fn message(route: Route, body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = message_request::Given::of_body(body, &anthropic::FIELDS)?;
+        let given =
+            message_request::Given::of_body(body, &anthropic::FIELDS, Some(strangers::MESSAGE))?;
         let tokens_max = given.most("max_tokens")?;
         if route == Route::AnthropicMessages && tokens_max.is_none() {
             return Err(given.must("max_tokens", "a whole number of at least 1"));
@@ -274,19 +300,28 @@ impl<'a> Request<'a> {
         self.prompt.filled(self.body, fetched)
     }
 
-    /// Whether it keeps to these levers, or can be made to, whoever will get it.
+    /// Whether it keeps to these levers, or can be made to, whoever will get it. `has_budget`: what it uses
+    /// must not pass what is reserved for it.
     ///
     /// # Errors
-    /// [`BodyError`] with `OptionNotAllowed`.
-    pub fn keeps_to(&self, levers: &Levers) -> Result<(), BodyError> {
+    /// [`BodyError`] with `OptionNotAllowed`, and with `UnsupportedParameter` where it has a field that may not
+    /// be used.
+    pub fn keeps_to(&self, levers: &Levers, has_budget: bool) -> Result<(), BodyError> {
+        // No other dialect passes parts that the gateway does not read.
+        let passes = matches!(self.what, What::Chat(_));
+        if passes && (levers.options == LoadOptions::Safe || has_budget) {
+            self.prompt.is_counted()?;
+        }
         match &self.what {
-            What::Native(inspected) => inspected.held(levers).map(drop),
-            // None of their fields is a lever.
-            What::Chat(_)
-            | What::Completion(_)
-            | What::Embedding(_)
-            | What::Response(_)
-            | What::Message(_) => Ok(()),
+            What::Native(inspected) => {
+                strangers::check(inspected.fields(), levers, has_budget)?;
+                inspected.held(levers).map(drop)
+            }
+            What::Chat(given) => strangers::check(given, levers, has_budget),
+            What::Completion(given) => strangers::check(given, levers, has_budget),
+            What::Embedding(given) => strangers::check(given, levers, has_budget),
+            What::Response(given) => strangers::check(given, levers, has_budget),
+            What::Message(given) => strangers::check(given, levers, has_budget),
         }
     }
 
@@ -327,8 +362,8 @@ impl<'a> Request<'a> {
                 self.passed("/chat/completions", given, target, changes)
             }
             (What::Completion(given), UpstreamKind::OpenAi) => {
-                let most = target.tokens_max.map(|most| ("max_tokens", most.to_string()));
-                self.passed("/completions", given, target, most.into_iter().collect())
+                let changes = passed::limit(given, target.tokens_max, self.tokens_max)?;
+                self.passed("/completions", given, target, changes)
             }
             (What::Embedding(given), UpstreamKind::OpenAi) => {
                 self.passed("/embeddings", given, target, Vec::new())
@@ -342,11 +377,13 @@ impl<'a> Request<'a> {
                 Ok(Outgoing { path: "/api/generate", body: Some(body) })
             }
             (What::Embedding(given), UpstreamKind::Ollama) => {
-                let mut body = json!({ "model": self.named(target), "input": given.get("input") });
-                if let Some(dimensions) = given.integer("dimensions")? {
-                    body["dimensions"] = dimensions.into();
-                }
-                Ok(Outgoing { path: "/api/embed", body: Some(body.to_string().into_bytes()) })
+                let body = Embed {
+                    model: self.named(target),
+                    input: given.get("input"),
+                    dimensions: given.integer("dimensions")?,
+                };
+                let body = written(&body, self.body.len() + 256)?;
+                Ok(Outgoing { path: "/api/embed", body: Some(body) })
             }
         }
     }
@@ -366,6 +403,8 @@ impl<'a> Request<'a> {
         if target.model.is_some_and(|model| model != self.model) {
             changes.push(("model", quoted(self.named(target))));
         }
+        let passed_over = strangers::passed_over(given, target.levers);
+        changes.extend(passed_over.map(|name| (name, "null".to_owned())));
         if self.stream && !self.reply.include_usage() {
             changes.push(passed::with_usage(given)?);
         }
@@ -450,5 +489,7 @@ fn native(model: &str, body: &Body<'_>, length: usize) -> Result<Vec<u8>, BodyEr
 }
 
 fn quoted(text: &str) -> String {
-    json!(text).to_string()
+    let mut quoted = Vec::with_capacity(text.len() + 2);
+    write_string(text, &mut quoted);
+    String::from_utf8_lossy(&quoted).into_owned()
 }

@@ -7,18 +7,16 @@
 //! Source: <https://platform.openai.com/docs/api-reference/responses-streaming>.
 
 use bytes::BytesMut;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     calls,
     chat_reply::ReplyMeta,
+    echo::{Echo, Echoed},
     piece::{CallPiece, Piece, Reason},
 };
 use crate::{error::Code, openai::reply::text_of, sse, usage::Usage};
-
-/// What a response says again of its request.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Echo(pub(super) Map<String, Value>);
 
 /// What is written of one stream, or of a whole response.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ pub(super) fn write(
     let mut events = BytesMut::new();
     stream.piece(piece, &mut events)?;
     stream.close(&mut events);
-    Some(stream.ended(reason, usage).to_string().into_bytes())
+    serde_json::to_vec(&stream.echoed(&stream.ended(reason, usage))).ok()
 }
 
 // === impl ResponseStream ===
@@ -88,7 +86,7 @@ impl ResponseStream {
         let response = self.ended(reason, usage);
         let kind =
             if reason == Reason::Stop { "response.completed" } else { "response.incomplete" };
-        self.event(kind, json!({ "response": response }), out);
+        self.told(kind, &response, out);
     }
 
     /// The stream goes no further.
@@ -96,7 +94,7 @@ impl ResponseStream {
         self.start(out);
         let mut response = self.response("failed");
         response["error"] = json!({ "code": code.as_str(), "message": message });
-        self.event("response.failed", json!({ "response": response }), out);
+        self.told("response.failed", &response, out);
     }
 
     fn start(&mut self, out: &mut BytesMut) {
@@ -105,7 +103,7 @@ impl ResponseStream {
         }
         for kind in ["response.created", "response.in_progress"] {
             let response = self.response("in_progress");
-            self.event(kind, json!({ "response": response }), out);
+            self.told(kind, &response, out);
         }
     }
 
@@ -246,6 +244,26 @@ impl ResponseStream {
         sse::named_event(kind, data.to_string().as_bytes(), out);
     }
 
+    /// An event that tells all of the response.
+    fn told(&mut self, kind: &'static str, response: &Value, out: &mut BytesMut) {
+        #[derive(Serialize)]
+        struct Told<'t> {
+            response: Echoed<'t>,
+            r#type: &'static str,
+            sequence_number: u64,
+        }
+        let sequence_number = self.number;
+        self.number += 1;
+        let told = Told { response: self.echoed(response), r#type: kind, sequence_number };
+        // Nothing of it can fail to be written.
+        let told = serde_json::to_vec(&told).unwrap_or_default();
+        sse::named_event(kind, &told, out);
+    }
+
+    fn echoed<'e>(&'e self, response: &'e Value) -> Echoed<'e> {
+        Echoed { response, echo: &self.echo }
+    }
+
     fn ended(&self, reason: Reason, usage: Usage) -> Value {
         let mut response = self.response(match reason {
             Reason::Stop => "completed",
@@ -271,7 +289,7 @@ impl ResponseStream {
     }
 
     fn response(&self, status: &str) -> Value {
-        let mut response = json!({
+        json!({
             "id": format!("resp_{}", self.meta.id),
             "object": "response",
             "created_at": self.meta.created,
@@ -295,11 +313,7 @@ impl ResponseStream {
             "truncation": "disabled",
             "usage": null,
             "user": null,
-        });
-        for (name, value) in &self.echo.0 {
-            response[name] = value.clone();
-        }
-        response
+        })
     }
 }
 

@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     chat_request::{self, choice, functions, level},
+    echo::Echo,
     messages::{arguments, content_text, image_of},
-    response::Echo,
 };
 use crate::{
     body::{BodyError, Fields, Text},
@@ -179,11 +179,13 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
 
 /// What the response is to say again.
 pub(super) fn echo(given: &Given<'_>) -> Echo {
-    let said = |name: &&str| {
-        let value = serde_json::from_str::<Value>(given.get(name)?.get()).ok()?;
-        Some(((*name).to_owned(), value))
-    };
-    Echo(ECHOED.iter().filter_map(said).collect::<Map<_, _>>())
+    let mut echo = Echo::default();
+    for name in ECHOED {
+        if let Some(raw) = given.get(name) {
+            echo.push(name, raw);
+        }
+    }
+    echo
 }
 
 fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<(), BodyError> {

@@ -91,7 +91,8 @@ const CHAT: &[Row] = &[
     row("parts: `image_url` with `http(s)`", r#""messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]}]"#, Refused("messages[0].content[0].image_url"), Refused("messages[0].content[0].image_url")),
     row("parts: `image_url.detail`", r#""messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,QUJD","detail":"low"}}]}]"#, Is("/messages/0", r#"{"role":"user","content":"","images":["QUJD"]}"#), Passes),
     row("parts: `input_audio`", r#""messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"QUJD","format":"wav"}}]}]"#, Is("/messages/0/images", r#"["QUJD"]"#), Passes),
-    row("parts: `file`", r#""messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"x"}}]}]"#, Refused("messages[0].content[0].type"), Passes),
+    row("parts: `file` with `file_data`", r#""messages":[{"role":"user","content":[{"type":"file","file":{"filename":"a.pdf","file_data":"data:application/pdf;base64,QUJD"}}]}]"#, Refused("messages[0].content[0].type"), Passes),
+    row("parts: `file` with `file_id` (`--options all`)", r#""messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"x"}}]}]"#, Refused("messages[0].content[0].type"), Passes),
     row("`tools` of type `function`", r#""tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}]"#, To("/tools"), Passes),
     row("`tools` of another type", r#""tools":[{"type":"custom","custom":{"name":"f"}}]"#, Refused("tools[0].type"), Passes),
     row("`tool_choice`: `auto`", r#""tool_choice":"auto","tools":[{"type":"function","function":{"name":"f"}}]"#, Ignored, Passes),
@@ -122,7 +123,7 @@ const CHAT: &[Row] = &[
     row("`top_logprobs`", r#""top_logprobs":2,"logprobs":true"#, To("/top_logprobs"), Passes),
     row("`stream`", r#""stream":true"#, To("/stream"), Passes),
     row("`stream_options.include_usage`", r#""stream_options":{"include_usage":true},"stream":true"#, Reply, Passes),
-    row("`stream_options`: others", r#""stream_options":{"include_obfuscation":false},"stream":true"#, Ignored, Is("/stream_options", r#"{"include_obfuscation":false,"include_usage":true}"#)),
+    row("`stream_options`: `include_obfuscation`, `continuous_usage_stats`", r#""stream_options":{"include_obfuscation":false},"stream":true"#, Ignored, Is("/stream_options", r#"{"include_obfuscation":false,"include_usage":true}"#)),
     row("`n`: 1", r#""n":1"#, Ignored, Passes),
     row("`n`: more", r#""n":2"#, Refused(""), Refused("")),
     row("`modalities`: `text`", r#""modalities":["text"]"#, Ignored, Passes),
@@ -132,7 +133,7 @@ const CHAT: &[Row] = &[
     row("`function_call`", r#""function_call":"auto""#, Refused(""), Passes),
     row("`logit_bias`", r#""logit_bias":{"1":2}"#, Refused(""), Passes),
     row("`prediction`", r#""prediction":{"type":"content","content":"x"}"#, Refused(""), Passes),
-    row("`web_search_options`", r#""web_search_options":{"search_context_size":"low"}"#, Refused(""), Passes),
+    row("`web_search_options` (`--options all`)", r#""web_search_options":{"search_context_size":"low"}"#, Refused(""), Passes),
     row("`user`", r#""user":"u""#, Ignored, Passes),
     row("`metadata`", r#""metadata":{"a":"b"}"#, Ignored, Passes),
     row("`store`", r#""store":true"#, Ignored, Passes),
@@ -140,7 +141,7 @@ const CHAT: &[Row] = &[
     row("`safety_identifier`", r#""safety_identifier":"s""#, Ignored, Passes),
     row("`prompt_cache_key`", r#""prompt_cache_key":"p""#, Ignored, Passes),
     row("`verbosity`", r#""verbosity":"low""#, Ignored, Passes),
-    row("any that nobody knows", r#""unheard_of":{"a":1}"#, Ignored, Passes),
+    row("any other (`--options all`)", r#""unheard_of":{"a":1}"#, Ignored, Passes),
 ];
 
 #[rustfmt::skip]
@@ -170,7 +171,7 @@ const COMPLETIONS: &[Row] = &[
     row("`logprobs`: more", r#""logprobs":2"#, Refused(""), Passes),
     row("`logit_bias`", r#""logit_bias":{"1":2}"#, Refused(""), Passes),
     row("`user`", r#""user":"u""#, Ignored, Passes),
-    row("any that nobody knows", r#""unheard_of":1"#, Ignored, Passes),
+    row("any other (`--options all`)", r#""unheard_of":1"#, Ignored, Passes),
 ];
 
 #[rustfmt::skip]
@@ -296,11 +297,12 @@ const NATIVE_CHAT: &[Row] = &[
     row("`options.presence_penalty`", r#""options":{"presence_penalty":1}"#, Passes, Is("/presence_penalty", "1")),
     row("`options.stop`", r#""options":{"stop":["x"]}"#, Passes, Is("/stop", r#"["x"]"#)),
     row("`options.top_k`", r#""options":{"top_k":40}"#, Passes, Is("/top_k", "40")),
-    row("other options (`num_ctx`, `min_p`, `repeat_penalty`, …)", r#""options":{"num_ctx":4096,"num_keep":1,"num_batch":1,"num_gpu":1,"main_gpu":0,"num_thread":1,"use_mmap":true,"min_p":0.1,"typical_p":0.7,"repeat_last_n":64,"repeat_penalty":1.1,"unheard_of":1}"#, Passes, Ignored),
+    row("`options`: `num_ctx`, `num_keep`, `min_p`, `typical_p`, `repeat_last_n`, `repeat_penalty`, `tfs_z`, `mirostat`, `mirostat_tau`, `mirostat_eta`, `penalize_newline`", r#""options":{"num_ctx":4096,"num_keep":1,"min_p":0.1,"typical_p":0.7,"repeat_last_n":64,"repeat_penalty":1.1,"tfs_z":1,"mirostat":1,"mirostat_tau":1,"mirostat_eta":1,"penalize_newline":true}"#, Passes, Ignored),
+    row("any other option (`--options all`)", r#""options":{"num_batch":1,"num_gpu":1,"main_gpu":0,"num_thread":1,"use_mmap":true,"unheard_of":1}"#, Passes, Ignored),
     row("`keep_alive`", r#""keep_alive":"5m""#, Passes, Ignored),
     row("`truncate`", r#""truncate":true"#, Passes, Ignored),
     row("`shift`", r#""shift":true"#, Passes, Ignored),
-    row("any that nobody knows", r#""unheard_of":1.50"#, Passes, Ignored),
+    row("any other (`--options all`)", r#""unheard_of":1.50"#, Passes, Ignored),
 ];
 
 #[rustfmt::skip]
@@ -312,7 +314,7 @@ const NATIVE_GENERATE: &[Row] = &[
     row("`suffix`", r#""suffix":"b""#, Passes, Refused("")),
     row("`raw`", r#""raw":true"#, Passes, Refused("")),
     row("`context`", r#""context":[1,2]"#, Passes, Refused("")),
-    row("`template`", r#""template":"{{ .Prompt }}""#, Passes, Refused("")),
+    row("`template` (`--options all`)", r#""template":"{{ .Prompt }}""#, Passes, Refused("")),
     row("`stream`", r#""stream":false"#, Passes, To("/stream")),
     row("`format`, as in chat", r#""format":"json""#, Passes, Is("/response_format", r#"{"type":"json_object"}"#)),
     row("`think`, as in chat", r#""think":"high""#, Passes, To("/reasoning_effort")),
@@ -322,7 +324,7 @@ const NATIVE_GENERATE: &[Row] = &[
     row("`keep_alive`", r#""keep_alive":-1"#, Passes, Ignored),
     row("`truncate`", r#""truncate":true"#, Passes, Ignored),
     row("`shift`", r#""shift":true"#, Passes, Ignored),
-    row("any that nobody knows", r#""unheard_of":1.50"#, Passes, Ignored),
+    row("any other (`--options all`)", r#""unheard_of":1.50"#, Passes, Ignored),
 ];
 
 #[rustfmt::skip]

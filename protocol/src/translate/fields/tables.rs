@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs};
 
 use serde_json::{Map, Value};
 
-use super::rows::SECTIONS;
+use super::{super::fields, rows::SECTIONS};
 use crate::{
     body::BodyError,
     error::Code,
@@ -21,6 +21,12 @@ use crate::{
 };
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/API.md");
+
+/// The longest line of the documentation, about.
+const LINE_LENGTH_MAX: usize = 115;
+
+/// What a row says of a field that a tenant may use only who may use all.
+const TRUSTED: &str = "`--options all`";
 
 /// The name under which every model is known to the upstream.
 const MODEL: &str = "the-model";
@@ -183,7 +189,28 @@ impl Section {
         for (fields, [ollama, openai]) in lines {
             let _ = writeln!(table, "| {fields} | {ollama} | {openai} |");
         }
-        table
+        table + &self.harmless()
+    }
+
+    /// The fields that may stand there though nobody reads them.
+    fn harmless(&self) -> String {
+        let Some((first, rest)) = fields::harmless(self.route).split_first() else {
+            return String::new();
+        };
+        let mut line = format!("\nTaken besides, and not read: `{first}`");
+        let mut lines = String::new();
+        for name in rest {
+            line.push(',');
+            if line.len() + name.len() > LINE_LENGTH_MAX {
+                lines.push_str(&line);
+                lines.push('\n');
+                line.clear();
+            } else {
+                line.push(' ');
+            }
+            let _ = write!(line, "`{name}`");
+        }
+        lines + &line + ".\n"
     }
 }
 
@@ -221,6 +248,32 @@ fn every_field_becomes_what_the_tables_say() {
         }
     }
     assert!(faults.is_empty(), "{} rows:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn every_tenant_may_use_what_the_tables_do_not_say_only_a_trusted_one_may() {
+    for section in &SECTIONS {
+        for row in section.rows.iter().filter(|row| !matches!(row.openai, Fate::Wrong(_))) {
+            let mut body = object(section.base);
+            body.extend(object(row.with));
+            let body = Value::from(body).to_string();
+            let Ok(request) = Request::read(section.route, body.as_bytes()) else { continue };
+            let levers = Levers { may_unload: true, ..Levers::default() };
+            let may = request.keeps_to(&levers, false).is_ok();
+            assert_eq!(may, !row.says.contains(TRUSTED), "{} {}", section.name, row.says);
+        }
+    }
+}
+
+#[test]
+fn what_is_harmless_stands_nowhere_else() {
+    for section in &SECTIONS {
+        let harmless = fields::harmless(section.route);
+        for (at, name) in harmless.iter().enumerate() {
+            assert!(!harmless[..at].contains(name), "{} {name}", section.name);
+            assert!(!fields::of(section.route).contains(name), "{} {name}", section.name);
+        }
+    }
 }
 
 #[test]
