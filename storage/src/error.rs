@@ -16,6 +16,9 @@ pub enum Error {
     /// There is no such row.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// It was changed since it was read: nothing was done.
+    #[error("the {0} was changed meanwhile")]
+    Stale(&'static str),
     /// The database URL is neither `sqlite:…` nor `postgres://…`, or cannot be read.
     #[error("the database URL must be sqlite:PATH or postgres://…")]
     Url,
@@ -48,6 +51,11 @@ impl Error {
             Some(cause) if cause.is_foreign_key_violation() => Self::NotFound(what),
             _ => error.into(),
         }
+    }
+
+    /// For a change that found no row of the revision that was expected.
+    pub(crate) fn not_as_expected(there: bool, what: &'static str) -> Self {
+        if there { Self::Stale(what) } else { Self::NotFound(what) }
     }
 
     /// A word in that column that this binary does not know. The word itself is not told.
@@ -93,7 +101,11 @@ impl fmt::Debug for Error {
         write!(f, "{self}")?;
         match self {
             Self::Unavailable(cause) | Self::Unexpected(cause) => write!(f, ": {cause}"),
-            Self::Conflict(_) | Self::NotFound(_) | Self::Url | Self::Schema(_) => Ok(()),
+            Self::Conflict(_)
+            | Self::NotFound(_)
+            | Self::Stale(_)
+            | Self::Url
+            | Self::Schema(_) => Ok(()),
         }
     }
 }

@@ -19,7 +19,8 @@
 //! `row.rs` is what they share, and `contract.rs` is run on both. Where the two differ by a name and
 //! a cast only, both include `port.rs`: sqlx's types are the driver's, and a function that is generic
 //! over drivers needs more bounds than it has lines. `sqlite.rs` and `postgres.rs` of
-//! the crate connect and migrate. Nobody outside this crate speaks SQL.
+//! the crate connect and migrate, and `pool.rs` bounds how long every call takes. Nobody outside this
+//! crate speaks SQL.
 
 use std::sync::Arc;
 
@@ -30,17 +31,23 @@ pub mod budgets;
 pub mod changes;
 mod column;
 pub mod error;
+#[cfg(test)]
+mod full;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
 mod migration;
 pub mod models;
+mod pool;
 mod postgres;
 pub mod prompts;
+pub mod revision;
 pub mod revocations;
 #[cfg(any(test, feature = "scratch"))]
 #[expect(clippy::panic, reason = "it serves tests: a panic is their no")]
 pub mod scratch;
+#[cfg(test)]
+mod silent;
 mod sqlite;
 pub mod tenants;
 #[cfg(test)]
@@ -48,6 +55,8 @@ mod testing;
 pub mod upstreams;
 
 pub use error::{Error, Result};
+pub use pool::Deadlines;
+pub use revision::Revision;
 
 /// Every port, on one database.
 #[derive(Clone)]
@@ -104,8 +113,10 @@ pub struct Config {
     pub url: protocol::secret::Secret,
     /// Connections at most (SQLite: readers; there is one writer).
     pub connections_max: u32,
-    /// How long a caller waits for a connection, or for SQLite's write lock.
+    /// How long a caller waits for a connection, or for SQLite's write lock; never longer than its deadline.
     pub acquire_timeout: std::time::Duration,
+    /// How long a call may take. Migrations have no deadline.
+    pub deadlines: Deadlines,
 }
 
 /// Opens the database that the URL names. Does not migrate it.

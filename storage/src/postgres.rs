@@ -7,9 +7,8 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, PgConnection, PgPool, Transaction,
+    Connection, PgConnection,
     migrate::{Migrate, Migrator},
-    pool::PoolOptions,
     postgres::{PgConnectOptions, Postgres as Driver},
 };
 use uuid::Uuid;
@@ -20,18 +19,17 @@ use crate::{
     error::{Error, Result},
     limits::{LimitColumns, Limits},
     migration,
+    pool::{Aging, Pool, Settings},
 };
 
-/// The longest that one statement may take; the server ends it then. Long work (migrations, whole
-/// partitions) sets its own.
-const STATEMENT_TIMEOUT: &str = "10s";
-/// The longest that a statement may wait for a lock.
-const LOCK_TIMEOUT: &str = "5s";
 /// The longest that a transaction may stand still: its process has lost it.
 const IDLE_TRANSACTION_TIMEOUT: &str = "30s";
-/// After so long unused, a connection is tried before it is used. To try each time would double
-/// the round trips.
-const TRY_AFTER_IDLE: Duration = Duration::from_secs(5);
+/// When a connection grows old. To try each before it is used would double the round trips.
+const AGING: Aging = Aging {
+    try_after: Duration::from_secs(5),
+    idle_max: Duration::from_secs(600),
+    life_max: Duration::from_secs(1_800),
+};
 /// Where sqlx lists what was applied.
 const MIGRATIONS_TABLE: &str = "gateway._sqlx_migrations";
 
@@ -41,11 +39,18 @@ static MIGRATIONS: Migrator = Migrator {
     ..sqlx::migrate!("../migrations/postgres")
 };
 
+/// Several statements that happen together or not at all.
+pub(crate) type Transaction = crate::pool::Transaction<Driver>;
+
 /// A database on a server.
 pub(crate) struct Postgres {
     /// The same pool as `writer`, under the name that it has on SQLite.
-    pub(crate) reader: PgPool,
-    pub(crate) writer: PgPool,
+    pub(crate) reader: Pool<Driver>,
+    pub(crate) writer: Pool<Driver>,
+    /// The same connections, for what takes long.
+    pub(crate) batches: Pool<Driver>,
+    /// The same as `batches`, under the name that it has on SQLite.
+    pub(crate) reports: Pool<Driver>,
     /// How to connect, with the time limits of ordinary statements.
     pub(crate) options: PgConnectOptions,
     /// How long a caller waits for a connection.
@@ -57,40 +62,37 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) fn open(config: &Config) -> Result<Self> {
+        let deadlines = config.deadlines;
+        let millis = |span: Duration| span.as_millis().clamp(1, i32::MAX as u128).to_string();
         let options = PgConnectOptions::from_str(config.url.expose())
             .map_err(|_| Error::Url)?
             .application_name("neuronetz")
+            // What nobody waits for any more, the server ends as well. Long work (migrations, whole
+            // partitions) sets its own.
             .options([
                 ("search_path", "gateway"),
-                ("statement_timeout", STATEMENT_TIMEOUT),
-                ("lock_timeout", LOCK_TIMEOUT),
+                ("statement_timeout", &*millis(deadlines.batch.max(deadlines.lookup))),
+                ("lock_timeout", &*millis(deadlines.lookup)),
                 ("idle_in_transaction_session_timeout", IDLE_TRANSACTION_TIMEOUT),
             ]);
-        let pool = PoolOptions::<Driver>::new()
-            .max_connections(config.connections_max.max(1))
-            .acquire_timeout(config.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, metadata| {
-                Box::pin(async move {
-                    if metadata.idle_for > TRY_AFTER_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(options.clone());
+        let settings = Settings {
+            connections_max: config.connections_max,
+            acquire_timeout: config.acquire_timeout,
+            begin: "BEGIN",
+            aging: Some(AGING),
+        };
+        let pool = Pool::new(options.clone(), settings, deadlines.lookup);
+        let long = pool.within(deadlines.batch);
         let acquire_timeout = config.acquire_timeout;
         Ok(Self {
             reader: pool.clone(),
             writer: pool,
+            batches: long.clone(),
+            reports: long,
             options,
             acquire_timeout,
             names: Names::new(),
         })
-    }
-
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Driver>> {
-        Ok(self.writer.begin().await?)
     }
 
     /// A connection outside the pool, for what may take long. Its locks end with it, also where
@@ -129,16 +131,22 @@ impl Database for Postgres {
     }
 
     async fn is_migrated(&self) -> Result<bool> {
-        let mut connection = self.writer.acquire().await?;
         let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
             .bind(MIGRATIONS_TABLE)
-            .fetch_one(&mut *connection)
+            .fetch_one(&self.reader)
             .await?;
         if !there {
             return Ok(false);
         }
-        let applied = connection.list_applied_migrations(MIGRATIONS_TABLE).await?;
-        migration::is_complete(&MIGRATIONS, &applied)
+        let applied = self.reader.bounded(async {
+            let mut lease = self.reader.acquire().await?;
+            let applied = lease.connection().list_applied_migrations(MIGRATIONS_TABLE).await;
+            if applied.is_ok() {
+                lease.give_back();
+            }
+            Ok(applied)
+        });
+        migration::is_complete(&MIGRATIONS, &applied.await??)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -153,7 +161,7 @@ impl Database for Postgres {
 
 /// Writes a row of limits; `sql` is a `put_limits!`.
 pub(crate) async fn put_limits(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     sql: &'static str,
     id: Uuid,
     limits: Limits,
@@ -167,7 +175,7 @@ pub(crate) async fn put_limits(
         .bind(columns.budget_tokens)
         .bind(columns.budget_period)
         .bind(columns.observed)
-        .execute(connection)
+        .execute(transaction)
         .await?;
     Ok(())
 }

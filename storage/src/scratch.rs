@@ -1,8 +1,12 @@
 //! Databases and servers that live as long as a test, and a way to them that can be made slow.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -38,6 +42,21 @@ impl Scratch {
         let url = format!("{address}/{name}?{parameters}");
         execute(server, format!("CREATE DATABASE {name}")).await?;
         Ok(Self { url, server: server.to_owned(), name })
+    }
+
+    /// A way to it that can be made slow or silent, and its URL over that way.
+    ///
+    /// # Panics
+    /// Where its server cannot be found.
+    pub async fn by_way(&self) -> (SlowWay, String) {
+        let options = self.url.parse::<PgConnectOptions>().unwrap_or_else(|e| panic!("{e}"));
+        let (host, port) = (options.get_host(), options.get_port());
+        let there = tokio::net::lookup_host((host, port)).await.map(|mut found| found.next());
+        let server = there.ok().flatten().unwrap_or_else(|| panic!("{host} is not found"));
+        let way = SlowWay::to(server).await;
+        let url = self.url.replace(&format!("{host}:{port}"), &way.address.to_string());
+        assert_ne!(url, self.url, "the URL does not say where the server is");
+        (way, url)
     }
 
     /// Cuts every connection to it and lets none in, until [`Scratch::restore`].
@@ -114,6 +133,68 @@ async fn execute(server: &str, statement: String) -> Result<()> {
     sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
+}
+
+/// Runs a statement on a SQLite database, as another program would.
+///
+/// # Errors
+/// As [`Scratch::on`].
+pub async fn run_on_sqlite(url: &str, statement: &str) -> Result<()> {
+    let mut connection = SqliteConnection::connect(url).await?;
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// A file system of its own that can be filled, if this process may mount one; gone with this.
+pub struct SmallDisk {
+    directory: PathBuf,
+}
+
+// === impl SmallDisk ===
+
+impl SmallDisk {
+    /// Mounts one of so many MiB on a directory; none where that is not allowed here.
+    #[must_use]
+    pub fn mount(directory: &Path, mebibytes: u32) -> Option<Self> {
+        let size = format!("size={mebibytes}m");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self { directory: directory.to_owned() })
+    }
+
+    /// Takes all the room there is.
+    ///
+    /// # Panics
+    /// Where it cannot be taken.
+    pub fn fill(&self) {
+        use std::io::Write as _;
+        let mut ballast = std::fs::File::create(self.ballast()).unwrap_or_else(|e| panic!("{e}"));
+        for size in [65_536, 4_096] {
+            while ballast.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Panics
+    /// Where it cannot be given back.
+    pub fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.directory.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the test's connections may still be open.
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-l").arg(&self.directory).output();
+    }
 }
 
 /// A port of the loopback interface on which nobody listens.

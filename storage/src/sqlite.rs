@@ -14,13 +14,12 @@
 //! A commit is safe from a crash of the process; from a loss of power only after the next
 //! checkpoint (`synchronous = NORMAL`).
 
-use std::{path::Path, str::FromStr};
+use std::{path::Path, str::FromStr, sync::Mutex};
 
 use async_trait::async_trait;
 use sqlx::{
-    SqlSafeStr, SqliteConnection, SqlitePool, Transaction,
+    ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection,
     migrate::{Migrate, Migrator},
-    pool::PoolOptions,
     sqlite::{Sqlite as Driver, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use uuid::Uuid;
@@ -31,6 +30,7 @@ use crate::{
     error::{Error, Result},
     limits::{LimitColumns, Limits},
     migration,
+    pool::{Pool, Settings},
 };
 
 /// What is applied by [`Database::migrate`].
@@ -41,35 +41,43 @@ const WRITER_CACHE: &str = "-16384";
 /// How long the WAL may grow until it is written into the database's file, in pages of 4 KiB: 32 MiB.
 const CHECKPOINT_PAGES: &str = "8000";
 
+/// A transaction has the write lock from its beginning. One that gets it later can fail at its first write,
+/// because another process wrote after its first read.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Several statements that happen together or not at all.
+pub(crate) type Transaction = crate::pool::Transaction<Driver>;
+
 /// A database in a file or in memory.
 pub(crate) struct Sqlite {
     /// At most one connection. In memory it is the same pool as `reader`: never ask for one of
     /// them while holding the other.
-    pub(crate) writer: SqlitePool,
-    pub(crate) reader: SqlitePool,
+    pub(crate) writer: Pool<Driver>,
+    /// The same connection, for what takes long.
+    pub(crate) batches: Pool<Driver>,
+    pub(crate) reader: Pool<Driver>,
+    /// The same connections as `reader`, for what takes long.
+    pub(crate) reports: Pool<Driver>,
     pub(crate) names: Names,
+    /// What is in memory lives as long as a connection to it: this one, which does nothing else.
+    _anchor: Option<Mutex<SqliteConnection>>,
 }
 
 // === impl Sqlite ===
 
 impl Sqlite {
     pub(crate) async fn open(config: &Config) -> Result<Self> {
+        // SQLite waits for a lock on its own thread: not for longer than its caller does.
+        let patience = config.acquire_timeout.min(config.deadlines.lookup);
         let options = SqliteConnectOptions::from_str(config.url.expose())
             .map_err(|_| Error::Url)?
             .foreign_keys(true)
-            .busy_timeout(config.acquire_timeout);
-        let pool = || {
-            // A connection to a file does not break on its own.
-            PoolOptions::<Driver>::new()
-                .acquire_timeout(config.acquire_timeout)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-        };
+            .busy_timeout(patience);
         if is_in_memory(config.url.expose()) {
-            // It lives as long as its one connection.
-            let writer = pool().max_connections(1).connect_with(options).await?;
-            return Ok(Self { reader: writer.clone(), writer, names: Names::new() });
+            let options = options.shared_cache(true);
+            let anchor = Some(Mutex::new(options.connect().await?));
+            let writer = pool(config, options, 1);
+            return Ok(Self::on(config, writer.clone(), writer, anchor));
         }
 
         create(options.get_filename()).await?;
@@ -82,17 +90,29 @@ impl Sqlite {
             .clone()
             .pragma("cache_size", WRITER_CACHE)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
-        let writer = pool().max_connections(1).connect_with(writer).await?;
-        let reader = pool()
-            .max_connections(config.connections_max.max(1))
-            .connect_lazy_with(options.optimize_on_close(false, None).pragma("query_only", "true"));
-        Ok(Self { writer, reader, names: Names::new() })
+        let writer = pool(config, writer, 1);
+        // So that a file that cannot be opened is told now.
+        writer.acquire().await?.give_back();
+        let reader = options.optimize_on_close(false, None).pragma("query_only", "true");
+        let reader = pool(config, reader, config.connections_max);
+        Ok(Self::on(config, writer, reader, None))
     }
 
-    /// A transaction that has the write lock from its beginning. One that gets it later can fail
-    /// at its first write, because another process wrote after its first read.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Driver>> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE".into_sql_str()).await?)
+    fn on(
+        config: &Config,
+        writer: Pool<Driver>,
+        reader: Pool<Driver>,
+        anchor: Option<Mutex<SqliteConnection>>,
+    ) -> Self {
+        let long = config.deadlines.batch;
+        Self {
+            batches: writer.within(long),
+            writer,
+            reports: reader.within(long),
+            reader,
+            names: Names::new(),
+            _anchor: anchor,
+        }
     }
 }
 
@@ -103,26 +123,34 @@ impl Database for Sqlite {
     }
 
     async fn migrate(&self) -> Result<Vec<i64>> {
+        let mut lease = self.writer.acquire().await?;
         // The lock that keeps other processes out. Each migration is a savepoint in it.
-        let mut transaction = self.begin().await?;
+        let mut transaction = lease.connection().begin_with(BEGIN.into_sql_str()).await?;
         let applied = migration::apply(&MIGRATIONS, &mut *transaction).await?;
         transaction.commit().await?;
+        lease.give_back();
         Ok(applied)
     }
 
     async fn is_migrated(&self) -> Result<bool> {
-        let mut connection = self.reader.acquire().await?;
         let there: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)",
         )
         .bind(&*MIGRATIONS.table_name)
-        .fetch_one(&mut *connection)
+        .fetch_one(&self.reader)
         .await?;
         if !there {
             return Ok(false);
         }
-        let applied = connection.list_applied_migrations(&MIGRATIONS.table_name).await?;
-        migration::is_complete(&MIGRATIONS, &applied)
+        let applied = self.reader.bounded(async {
+            let mut lease = self.reader.acquire().await?;
+            let applied = lease.connection().list_applied_migrations(&MIGRATIONS.table_name).await;
+            if applied.is_ok() {
+                lease.give_back();
+            }
+            Ok(applied)
+        });
+        migration::is_complete(&MIGRATIONS, &applied.await??)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -139,7 +167,7 @@ impl Database for Sqlite {
 
 /// Writes a row of limits; `sql` is a `put_limits!`.
 pub(crate) async fn put_limits(
-    connection: &mut SqliteConnection,
+    transaction: &mut Transaction,
     sql: &'static str,
     id: Uuid,
     limits: Limits,
@@ -153,9 +181,16 @@ pub(crate) async fn put_limits(
         .bind(columns.budget_tokens)
         .bind(columns.budget_period)
         .bind(columns.observed)
-        .execute(connection)
+        .execute(transaction)
         .await?;
     Ok(())
+}
+
+/// A pool for one file. A connection to it does not break on its own.
+fn pool(config: &Config, options: SqliteConnectOptions, connections_max: u32) -> Pool<Driver> {
+    let acquire_timeout = config.acquire_timeout;
+    let settings = Settings { connections_max, acquire_timeout, begin: BEGIN, aging: None };
+    Pool::new(options, settings, config.deadlines.lookup)
 }
 
 fn is_in_memory(url: &str) -> bool {

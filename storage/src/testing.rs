@@ -53,6 +53,10 @@ pub(crate) fn config(url: &str) -> Config {
         url: Secret::new(url.to_owned()),
         connections_max: 4,
         acquire_timeout: Duration::from_secs(20),
+        deadlines: crate::Deadlines {
+            lookup: Duration::from_secs(20),
+            batch: Duration::from_secs(60),
+        },
     }
 }
 
@@ -167,6 +171,7 @@ pub(crate) fn event(number: u128, at: Timestamp) -> AuditEvent {
         usage: Usage { prompt: 3, completion: 5, estimated: false },
         first_byte: None,
         total: Duration::from_micros(1_500),
+        requests: 1,
     }
 }
 

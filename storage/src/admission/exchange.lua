@@ -18,16 +18,35 @@ local WINDOW_TTL, TTL, BUDGET_TTL = 125000, 600000, 3 * 86400000
 local DAY = 86400000
 local ALIVE, HELD, COUNTS = KEYS[1], KEYS[2], KEYS[3]
 local lives_for = tonumber(ARGV[2])
+-- Milliseconds by which time may stand still for a clock that is behind.
+local LEAD = 5000
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[3])
--- A replica that takes over may be behind: time never runs backwards here.
-now = math.max(now, tonumber(redis.call('HGET', COUNTS, 'now') or '0'))
-redis.call('HSET', COUNTS, 'now', string.format('%.0f', now))
-local step = math.floor(now / STEP)
-local first = math.floor((now - SPAN) / STEP)
 
 local function whole(number) return string.format('%.0f', number) end
+
+-- A replica that takes over may be behind by a little: time does not run backwards for that. A clock that
+-- was further ahead was wrong: nobody waits until it is right.
+local seen = tonumber(redis.call('HGET', COUNTS, 'now') or '0')
+if seen - now > LEAD then
+    local until_most = whole(now + lives_for)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', ALIVE, '(' .. until_most, '+inf')) do
+        redis.call('ZADD', ALIVE, until_most, member)
+    end
+else
+    now = math.max(now, seen)
+end
+redis.call('HSET', COUNTS, 'now', whole(now))
+
+-- Which memory this is: another one since all was lost, in microseconds of the clock at its beginning.
+local memory = tonumber(redis.call('HGET', COUNTS, 'e'))
+if not memory then
+    memory = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    redis.call('HSET', COUNTS, 'e', whole(memory))
+end
+local step = math.floor(now / STEP)
+local first = math.floor((now - SPAN) / STEP)
 
 -- === Windows: so many in any sixty seconds ===
 
@@ -40,7 +59,12 @@ local function window(key)
     local found = redis.call('HMGET', key, 'o', 'l', 's')
     w = { key = key, o = tonumber(found[1] or step), l = tonumber(found[2] or step),
           s = tonumber(found[3] or 0), changed = false }
-    if w.l < first then
+    if w.l > step then
+        -- The clock was ahead: all that counts is taken now.
+        redis.call('DEL', key)
+        if w.s > 0 then redis.call('HSET', key, whole(step), whole(w.s)) end
+        w.o, w.l, w.changed = step, step, true
+    elseif w.l < first then
         if found[1] then redis.call('DEL', key) end
         w.o, w.s = step, 0
     elseif w.o < first then
@@ -155,30 +179,10 @@ local function period(kind)
     return first_of(year, month) * DAY, first_of(next_year, next_month) * DAY
 end
 
-local budgets = {}
-
--- k: the kind of period, p: where it began, g: what it was read for, s: settled, r: reserved.
-local function budget(key)
-    local b = budgets[key]
-    if b then return b end
-    local found = redis.call('HMGET', key, 'k', 'p', 'g', 's', 'r')
-    b = { key = key, k = found[1], p = tonumber(found[2] or '0'), g = tonumber(found[3] or '0'),
-          s = tonumber(found[4] or '0'), r = tonumber(found[5] or '0') }
-    budgets[key] = b
-    return b
+local prefix = string.match(KEYS[1], '^(.*):alive$')
+local function keys_of(party)
+    return prefix .. ':' .. party .. ':r', prefix .. ':' .. party .. ':w', prefix .. ':' .. party .. ':b'
 end
-
-local function put(b)
-    redis.call('HSET', b.key, 'k', b.k, 'p', whole(b.p), 'g', whole(b.g), 's', whole(b.s),
-        'r', whole(b.r))
-    redis.call('PEXPIRE', b.key, BUDGET_TTL)
-end
-
-local function known(b, limit)
-    return b.k == limit.kind and b.p == period(limit.kind) and b.g >= limit.read_at
-end
-
--- === Requests under way ===
 
 -- What one holds: its key, when it began, the step in which it took of the windows, requests of the
 -- windows of tenant and key, tokens of theirs, tokens of their budgets. -1: it took none.
@@ -200,6 +204,55 @@ local function pack_held(held)
     return table.concat(parts, ',')
 end
 
+-- What those under way hold of the budget of a party that began since then.
+local function reserved(party, start)
+    local sum = 0
+    local i = party == 't' and 1 or 2
+    for _, text in ipairs(redis.call('HVALS', HELD)) do
+        local held = unpack_held(text)
+        if (i == 1 or held.key == party) and held.budget[i] >= 0 and held.began >= start then
+            sum = sum + held.budget[i]
+        end
+    end
+    return sum
+end
+
+local budgets = {}
+
+local function put(b)
+    redis.call('HSET', b.key, 'k', b.k, 'p', whole(b.p), 'g', whole(b.g), 's', whole(b.s),
+        'r', whole(b.r), 'q', whole(b.q), 'u', whole(b.u))
+    redis.call('PEXPIRE', b.key, BUDGET_TTL)
+end
+
+-- k: the kind of period, p: where it began, g: what it was read for (-1: it was not), s: settled, r: reserved.
+-- q, u: where the period before it began, and what was settled of that one (-1: it is not known).
+local function budget(party)
+    local _, _, key = keys_of(party)
+    local b = budgets[key]
+    if b then return b end
+    local found = redis.call('HMGET', key, 'k', 'p', 'g', 's', 'r', 'q', 'u')
+    b = { key = key, k = found[1], p = tonumber(found[2] or '0'), g = tonumber(found[3] or '0'),
+          s = tonumber(found[4] or '0'), r = tonumber(found[5] or '0'),
+          q = tonumber(found[6] or '-1'), u = tonumber(found[7] or '0') }
+    budgets[key] = b
+    local start = b.k and period(b.k)
+    if start and start < b.p then
+        -- The clock was ahead: what was counted meanwhile belongs to the period that comes back. Where
+        -- what was counted of that one is not known, it is read.
+        if b.q == start then b.s = b.s + b.u else b.g = -1 end
+        b.p, b.q, b.u, b.r = start, -1, 0, reserved(party, start)
+        put(b)
+    end
+    return b
+end
+
+local function known(b, limit)
+    return b.k == limit.kind and b.p == period(limit.kind) and b.g >= limit.read_at
+end
+
+-- === Requests under way ===
+
 local function enter(member, held)
     redis.call('ZADD', ALIVE, whole(now + lives_for), member)
     redis.call('HSET', HELD, member, pack_held(held))
@@ -220,22 +273,20 @@ end
 
 local function under_way(party) return tonumber(redis.call('HGET', COUNTS, party) or '0') end
 
-local prefix = string.match(KEYS[1], '^(.*):alive$')
-local function keys_of(party)
-    return prefix .. ':' .. party .. ':r', prefix .. ':' .. party .. ':w', prefix .. ':' .. party .. ':b'
-end
-
 -- What was held becomes what was used; where that is nil, it never was.
 local function settle(held, used)
     for i, party in ipairs({ 't', held.key }) do
-        local requests, tokens, money = keys_of(party)
+        local requests, tokens = keys_of(party)
         if used == nil then give_back(window(requests), held.step, held.requests[i]) end
         if held.tokens[i] >= 0 then
             correct(window(tokens), held.step, held.tokens[i], used or 0)
         end
-        local b = budget(money)
+        local b = budget(party)
         if held.budget[i] >= 0 and b.k and held.began >= b.p then
             b.r, b.s = b.r - held.budget[i], b.s + (used or 0)
+            put(b)
+        elseif held.budget[i] >= 0 and b.q >= 0 and held.began >= b.q then
+            b.u = b.u + (used or 0)
             put(b)
         end
     end
@@ -250,7 +301,7 @@ end
 -- === Operations ===
 
 local function gauges(party, limits)
-    local requests, tokens, money = keys_of(party)
+    local requests, tokens = keys_of(party)
     local told = {}
     for name, found in pairs({ rpm = requests, tpm = tokens }) do
         if limits[name] then
@@ -260,10 +311,10 @@ local function gauges(party, limits)
         end
     end
     if limits.budget then
-        local b, start, ends = budget(money), period(limits.budget.kind)
+        local b, start, ends = budget(party), period(limits.budget.kind)
         -- Where nobody has said how much is used, nothing is told; of a period that is over nothing
         -- counts in this one.
-        if b.k == limits.budget.kind then
+        if b.k == limits.budget.kind and b.g >= 0 then
             local used = b.p == start and b.s + b.r or 0
             local left = math.max(0, limits.budget.tokens - used)
             told.budget = { whole(left), ends and whole(ends - now) or nil }
@@ -274,7 +325,7 @@ end
 
 -- The limits that say no to a request, as { name, milliseconds to wait }; -1 for ever, -2 unknown.
 local function refusals(party, limits, op)
-    local requests, tokens, money = keys_of(party)
+    local requests, tokens = keys_of(party)
     local found = {}
     if limits.rpm and window(requests).s + 1 > limits.rpm then
         found[#found + 1] = { 'rpm', granted_in(window(requests), 1, limits.rpm) }
@@ -283,7 +334,7 @@ local function refusals(party, limits, op)
         found[#found + 1] = { 'tpm', granted_in(window(tokens), op.tokens, limits.tpm) }
     end
     if limits.budget then
-        local b = budget(money)
+        local b = budget(party)
         local left = math.max(0, limits.budget.tokens - b.s - b.r)
         if op.tokens_max > left then
             local _, ends = period(limits.budget.kind)
@@ -299,11 +350,20 @@ end
 
 local function unknown(party, limits)
     if not limits.budget then return nil end
-    local _, _, money = keys_of(party)
-    local b = budget(money)
+    local b, kind = budget(party), limits.budget.kind
     if known(b, limits.budget) then return nil end
-    local told = { party = party, kind = limits.budget.kind, start = whole(period(limits.budget.kind)) }
-    if b.k then told.counted = { b.k, whole(b.p), whole(b.s) } end
+    local start = period(kind)
+    if not b.k then
+        -- From now on what is settled is counted: it may come too late for who reads how much is used.
+        b.k, b.p, b.g, b.s, b.r = kind, start, -1, 0, reserved(party, start)
+        put(b)
+    end
+    local told = { party = party, kind = kind, start = whole(start), memory = whole(memory) }
+    if b.g >= 0 then
+        told.counted = { b.k, whole(b.p), whole(b.s) }
+    elseif b.k == kind and b.p == start then
+        told.settled = whole(b.s)
+    end
     return told
 end
 
@@ -329,7 +389,7 @@ function does.admit(op)
     local held = { key = op.key, began = now, step = step, requests = { -1, -1 },
                    tokens = { -1, -1 }, budget = { -1, -1 } }
     for i, party in ipairs({ parties[2], parties[1] }) do
-        local requests, tokens, money = keys_of(party[1])
+        local requests, tokens = keys_of(party[1])
         if party[2].rpm then
             add(window(requests), 1)
             held.requests[i] = 1
@@ -339,7 +399,7 @@ function does.admit(op)
             held.tokens[i] = op.tokens
         end
         if party[2].budget then
-            local b = budget(money)
+            local b = budget(party[1])
             b.r = b.r + op.tokens_max
             held.budget[i] = op.tokens_max
             put(b)
@@ -356,13 +416,15 @@ function does.top_up(op)
     local held = unpack_held(text)
     local counted = {}
     for i, party in ipairs({ 't', held.key }) do
-        local _, _, money = keys_of(party)
-        local b, limits = budget(money), op.limits[i]
+        local b, limits = budget(party), op.limits[i]
         if held.budget[i] >= 0 and b.k and held.began >= b.p then
             local limit = limits.budget and not limits.observed.budget and limits.budget.tokens
             -- Of a period that is over there is nothing left to decide.
             local counts = limit and b.p == period(b.k)
-            if counts and op.more > math.max(0, limit - b.s - b.r) then return { topped = false } end
+            -- Nor is there anything to be had of what is not known.
+            if counts and (b.g < 0 or op.more > math.max(0, limit - b.s - b.r)) then
+                return { topped = false }
+            end
             counted[#counted + 1] = b
         end
     end
@@ -389,6 +451,9 @@ function does.cancel(op)
     return {}
 end
 
+-- Whether some of those that are under way have still to be registered.
+local lacks = false
+
 function does.beat(op)
     local missing = {}
     for _, member in ipairs(op.members) do
@@ -398,6 +463,7 @@ function does.beat(op)
             missing[#missing + 1] = member
         end
     end
+    lacks = lacks or #missing > 0
     return { missing = #missing > 0 and missing or nil }
 end
 
@@ -406,8 +472,7 @@ function does.register(op)
     local held = unpack_held(op.held)
     enter(op.member, held)
     for i, party in ipairs({ 't', held.key }) do
-        local _, _, money = keys_of(party)
-        local b = budget(money)
+        local b = budget(party)
         if held.budget[i] >= 0 and b.k and held.began >= b.p then
             b.r = b.r + held.budget[i]
             put(b)
@@ -418,25 +483,22 @@ end
 
 function does.set_usage(op)
     local start = period(op.kind)
-    if start ~= op.start then return {} end
-    local _, _, money = keys_of(op.party)
-    local b = budget(money)
-    if b.k == op.kind and b.p == start and b.g >= op.read_at then
+    -- All was lost since it was asked for, or it is not said yet who is under way: it is asked for again.
+    if start ~= op.start or op.memory ~= memory or lacks then return {} end
+    local b = budget(op.party)
+    local is_same = b.k == op.kind and b.p == start
+    if is_same and b.g >= op.read_at then
         -- Somebody else was faster.
         return {}
     end
-    local since = 0
-    if b.k == op.kind and b.p == start then since = math.max(0, b.s - op.counted) end
-    b.k, b.p, b.g, b.s, b.r = op.kind, start, op.read_at, op.used + since, 0
-    -- What is under way goes on, and counts where it began in this period.
-    local all = redis.call('HVALS', HELD)
-    for _, text in ipairs(all) do
-        local held = unpack_held(text)
-        local i = op.party == 't' and 1 or 2
-        if (i == 1 or held.key == op.party) and held.budget[i] >= 0 and held.began >= start then
-            b.r = b.r + held.budget[i]
-        end
+    local since = is_same and math.max(0, b.s - op.counted) or 0
+    if not is_same then
+        local is_next = b.k == op.kind and b.p < start and b.g >= 0
+        b.q, b.u = is_next and b.p or -1, is_next and b.s or 0
     end
+    b.k, b.p, b.g, b.s = op.kind, start, op.read_at, op.used + since
+    -- What is under way goes on, and counts where it began in this period.
+    b.r = reserved(op.party, start)
     put(b)
     return {}
 end

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `redis/` | the port on Redis or Valkey, for any number of replicas |
 //! | `exchange.lua` | what Redis does with a batch |
-//! | `contract.rs` | what everything that stands behind the port owes it |
+//! | `contract/` | what everything that stands behind the port owes it |
 //!
 //! What stands behind it in process is a pure rule (`rules::book` of the crate `actors`), which the
 //! actor of a tenant owns and runs without awaiting anything.
@@ -81,6 +81,8 @@ pub struct Usage {
     pub counted: u64,
     /// [`identity::limits::Correction::read_at`] of the limits that it was read for.
     pub read_at: Option<Timestamp>,
+    /// [`Unknown::memory`] of the answer for which it was read. What is of another one says nothing.
+    pub memory: u64,
 }
 
 /// One operation.
@@ -190,6 +192,10 @@ pub struct Unknown {
     pub read_at: Option<Timestamp>,
     /// What was counted until now, where anything was.
     pub counted: Option<Counted>,
+    /// Tokens of this period that were settled since it is not known how much is used.
+    pub settled: u64,
+    /// Which memory that is: another one since all that was counted was lost.
+    pub memory: u64,
 }
 
 /// What was counted of a budget.

@@ -24,6 +24,7 @@ contract! {
     a_query_gives_what_was_asked_for_newest_first,
     an_event_that_is_stored_twice_counts_once,
     an_event_that_stands_twice_in_a_batch_counts_once,
+    an_event_of_many_requests_counts_all_of_them,
     a_large_batch_is_stored_whole,
     a_count_beyond_all_measure_does_no_harm,
     what_is_older_is_forgotten,
@@ -126,6 +127,15 @@ async fn an_event_that_stands_twice_in_a_batch_counts_once(storage: &Storage) {
     storage.audit.append(&[one.clone(), one.clone()]).await.unwrap();
     assert_eq!(all(storage).await, [one]);
     assert_eq!(counted(storage).await, (1, 8));
+}
+
+async fn an_event_of_many_requests_counts_all_of_them(storage: &Storage) {
+    let refused = AuditEvent { usage: Usage::default(), ..paid(1, noon(), TENANT, KEY) };
+    let folded = AuditEvent { requests: 480, ..refused };
+    storage.audit.append(&[folded.clone(), paid(2, noon(), TENANT, KEY)]).await.unwrap();
+    storage.audit.append(std::slice::from_ref(&folded)).await.unwrap();
+    assert_eq!(all(storage).await.last(), Some(&folded));
+    assert_eq!(counted(storage).await, (481, 8));
 }
 
 async fn a_large_batch_is_stored_whole(storage: &Storage) {

@@ -1,4 +1,4 @@
-//! What happened: one narrow row a request.
+//! What happened: one narrow row a request, or for many requests alike that used no tokens.
 //!
 //! Rows hold ids; the few repeated texts (models, upstreams) stand once each in a dictionary. On
 //! Postgres the table is partitioned by month, so that retention drops a partition instead of
@@ -56,6 +56,9 @@ pub struct AuditEvent {
     pub first_byte: Option<Duration>,
     /// From the head's arrival to the end.
     pub total: Duration,
+    /// How many requests this stands for: one, or many alike of one caller that used no tokens. The
+    /// other fields are those of the first of them.
+    pub requests: u32,
 }
 
 /// Which events to read, newest first.

@@ -7,20 +7,21 @@
 //! Order of locks: the advisory one, then the default partition, then the parent in a mode that
 //! lets inserts pass. Whoever inserts locks the parent first, so that nobody waits in a circle.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use jiff::{Timestamp, civil::Date, tz::Offset};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Postgres};
 
-use crate::{column::At, error::Result};
+use crate::{column::At, error::Result, pool::Pool, postgres::Transaction};
 
 /// The advisory lock on the set of partitions: "audit" in ASCII.
 const LOCK: i64 = 0x61_75_64_69_74;
 /// How long a partition may hold up the requests that queue behind it, before it is given up until
 /// the next time.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
-/// To count or to move a whole month may take as long as it takes.
-const NO_STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+/// How long it may take to count or to move a whole month. The server ends a statement at about the same time.
+const MONTH_WITHIN: Duration = Duration::from_secs(900);
+const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '900s'";
 /// Months that are prepared in one call at most: ten years.
 const MONTHS_MAX: usize = 120;
 /// Rows of the default partition that are deleted in one transaction.
@@ -38,7 +39,11 @@ const FORGET: &str = "
 struct Month(Date);
 
 /// Makes the partitions of the months from `from` to `until`, both included.
-pub(super) async fn prepare(pool: &PgPool, from: Timestamp, until: Timestamp) -> Result<()> {
+pub(super) async fn prepare(
+    pool: &Pool<Postgres>,
+    from: Timestamp,
+    until: Timestamp,
+) -> Result<()> {
     let last = Month::of(until);
     let mut months = Vec::new();
     let mut next = Some(Month::of(from));
@@ -59,7 +64,7 @@ pub(super) async fn prepare(pool: &PgPool, from: Timestamp, until: Timestamp) ->
 
 /// Drops the months that are over before `at`, and deletes what is older from the default
 /// partition. Returns how many rows went.
-pub(super) async fn forget_before(pool: &PgPool, at: Timestamp) -> Result<u64> {
+pub(super) async fn forget_before(pool: &Pool<Postgres>, at: Timestamp) -> Result<u64> {
     let mut forgotten = 0;
     let there: Vec<String> = sqlx::query_scalar(LIST).fetch_all(pool).await?;
     let over = |month: &Month| month.next().is_some_and(|next| next <= Month::of(at));
@@ -79,17 +84,17 @@ pub(super) async fn forget_before(pool: &PgPool, at: Timestamp) -> Result<u64> {
 }
 
 /// A transaction that alone changes the set of partitions.
-async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query(NO_STATEMENT_TIMEOUT).execute(&mut *transaction).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
-    sqlx::query(LOCK_TIMEOUT).execute(&mut *transaction).await?;
+async fn begin(pool: &Pool<Postgres>) -> Result<Transaction> {
+    let mut transaction = pool.within(MONTH_WITHIN).begin().await?;
+    sqlx::query(STATEMENT_TIMEOUT).execute(&mut transaction).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut transaction).await?;
+    sqlx::query(LOCK_TIMEOUT).execute(&mut transaction).await?;
     Ok(transaction)
 }
 
 /// Makes the partition of a month and moves into it what the default one holds of that month: a
 /// partition cannot be attached while the default one has rows that belong to it.
-async fn attach(transaction: &mut Transaction<'static, Postgres>, month: Month) -> Result<()> {
+async fn attach(transaction: &mut Transaction, month: Month) -> Result<()> {
     let (Some(next), true) = (month.next(), is_missing(transaction, month).await?) else {
         return Ok(());
     };
@@ -110,33 +115,30 @@ async fn attach(transaction: &mut Transaction<'static, Postgres>, month: Month) 
     ];
     for statement in statements {
         // Safe: a month writes digits only.
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut **transaction).await?;
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
     }
     Ok(())
 }
 
-async fn drop_month(transaction: &mut Transaction<'static, Postgres>, month: Month) -> Result<u64> {
+async fn drop_month(transaction: &mut Transaction, month: Month) -> Result<u64> {
     if is_missing(transaction, month).await? {
         return Ok(0);
     }
     // Counted before the lock on the parent is asked for: that one stops every insert.
     let rows: i64 =
         sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM gateway.{month}")))
-            .fetch_one(&mut **transaction)
+            .fetch_one(&mut *transaction)
             .await?;
     sqlx::query(AssertSqlSafe(format!("DROP TABLE gateway.{month}")))
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
-async fn is_missing(
-    transaction: &mut Transaction<'static, Postgres>,
-    month: Month,
-) -> Result<bool> {
+async fn is_missing(transaction: &mut Transaction, month: Month) -> Result<bool> {
     Ok(sqlx::query_scalar("SELECT to_regclass($1) IS NULL")
         .bind(format!("gateway.{month}"))
-        .fetch_one(&mut **transaction)
+        .fetch_one(&mut *transaction)
         .await?)
 }
 

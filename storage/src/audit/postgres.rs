@@ -28,23 +28,26 @@ const APPEND: &str = "
     WITH stored AS (
         INSERT INTO audit_events (at, request_id, tenant_id, key_id, model_id, upstream_id,
             route_id, code_id, status, outcome, prompt_tokens, completion_tokens, estimated,
-            first_byte_us, total_us)
+            first_byte_us, total_us, requests)
         SELECT at, request, tenant, key, model, upstream, route, code, status,
             CAST(outcome AS gateway.request_outcome), prompt, completion, estimated, first_byte,
-            total
+            total, requests
         FROM unnest($1::timestamptz[], $2::uuid[], $3::uuid[], $4::uuid[], $5::integer[],
             $6::integer[], $7::integer[], $8::integer[], $9::smallint[], $10::text[],
-            $11::integer[], $12::integer[], $13::boolean[], $14::bigint[], $15::bigint[])
+            $11::integer[], $12::integer[], $13::boolean[], $14::bigint[], $15::bigint[],
+            $16::integer[])
             AS events (at, request, tenant, key, model, upstream, route, code, status, outcome,
-                prompt, completion, estimated, first_byte, total)
+                prompt, completion, estimated, first_byte, total, requests)
         ON CONFLICT DO NOTHING
-        RETURNING at, tenant_id, key_id, model_id, prompt_tokens, completion_tokens, estimated
+        RETURNING at, tenant_id, key_id, model_id, prompt_tokens, completion_tokens, estimated,
+            requests
     )
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
         completion_tokens, estimated)
     SELECT tenant_id, COALESCE(key_id, '00000000-0000-0000-0000-000000000000'::uuid),
-        COALESCE(model_id, 0), CAST(at AT TIME ZONE 'UTC' AS date), count(*),
-        sum(prompt_tokens), sum(completion_tokens), count(*) FILTER (WHERE estimated)
+        COALESCE(model_id, 0), CAST(at AT TIME ZONE 'UTC' AS date), sum(requests),
+        sum(prompt_tokens), sum(completion_tokens),
+        COALESCE(sum(requests) FILTER (WHERE estimated), 0)
     FROM stored
     WHERE tenant_id IS NOT NULL
     GROUP BY 1, 2, 3, 4
@@ -80,6 +83,7 @@ struct Columns {
     estimated: Vec<bool>,
     first_byte: Vec<Option<i64>>,
     total: Vec<i64>,
+    requests: Vec<i32>,
 }
 
 #[async_trait]
@@ -90,12 +94,12 @@ impl Audit for Postgres {
         }
         let ids = self.ids(events).await?;
         if events.len() <= ROWS_AT_ONCE {
-            Columns::of(events, &ids)?.query().execute(&self.writer).await?;
+            Columns::of(events, &ids)?.query().execute(&self.batches).await?;
             return Ok(());
         }
-        let mut transaction = self.writer.begin().await?;
+        let mut transaction = self.batches.begin().await?;
         for some in events.chunks(ROWS_AT_ONCE) {
-            Columns::of(some, &ids)?.query().execute(&mut *transaction).await?;
+            Columns::of(some, &ids)?.query().execute(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -103,22 +107,22 @@ impl Audit for Postgres {
 
     async fn query(&self, query: AuditQuery) -> Result<Vec<AuditEvent>> {
         let mut sql = row::select(&query);
-        let rows: Vec<EventRow> = sql.build_query_as().fetch_all(&self.writer).await?;
+        let rows: Vec<EventRow> = sql.build_query_as().fetch_all(&self.reports).await?;
         rows.into_iter().map(AuditEvent::try_from).collect()
     }
 
     async fn prepare(&self, from: Timestamp, until: Timestamp) -> Result<()> {
-        partitions::prepare(&self.writer, from, until).await
+        partitions::prepare(&self.batches, from, until).await
     }
 
     async fn forget_before(&self, at: Timestamp) -> Result<u64> {
-        partitions::forget_before(&self.writer, at).await
+        partitions::forget_before(&self.batches, at).await
     }
 
     async fn forget_of(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<u64> {
         let query =
             sqlx::query(row::FORGET_OF).bind(tenant.0).bind(At(before)).bind(i64::from(limit));
-        Ok(query.execute(&self.writer).await?.rows_affected())
+        Ok(query.execute(&self.batches).await?.rows_affected())
     }
 }
 
@@ -129,8 +133,9 @@ impl Postgres {
     async fn ids(&self, events: &[AuditEvent]) -> Result<Ids> {
         let (mut ids, unknown) = self.names.split(events);
         if !unknown.is_empty() {
-            sqlx::query(ADD_NAMES).bind(&unknown).execute(&self.writer).await?;
-            let learned = sqlx::query_as(FIND_NAMES).bind(&unknown).fetch_all(&self.writer).await?;
+            sqlx::query(ADD_NAMES).bind(&unknown).execute(&self.batches).await?;
+            let learned =
+                sqlx::query_as(FIND_NAMES).bind(&unknown).fetch_all(&self.batches).await?;
             self.names.learn(&mut ids, learned);
         }
         Ok(ids)
@@ -159,6 +164,7 @@ impl Columns {
             columns.estimated.push(event.usage.estimated);
             columns.first_byte.push(event.first_byte.map(row::micros));
             columns.total.push(row::micros(event.total));
+            columns.requests.push(row::requests(event.requests));
         }
         Ok(columns)
     }
@@ -180,5 +186,6 @@ impl Columns {
             .bind(self.estimated)
             .bind(self.first_byte)
             .bind(self.total)
+            .bind(self.requests)
     }
 }

@@ -25,7 +25,7 @@ const SELECT: &str = "
         r.name AS route, c.name AS code, CAST(a.status AS bigint) AS status,
         CAST(a.outcome AS text) AS outcome, CAST(a.prompt_tokens AS bigint) AS prompt_tokens,
         CAST(a.completion_tokens AS bigint) AS completion_tokens, a.estimated,
-        a.first_byte_us, a.total_us
+        a.first_byte_us, a.total_us, CAST(a.requests AS bigint) AS requests
     FROM audit_events a
     JOIN names r ON r.id = a.route_id
     LEFT JOIN names m ON m.id = a.model_id
@@ -56,6 +56,7 @@ pub(super) struct EventRow {
     estimated: bool,
     first_byte_us: Option<Count>,
     total_us: Count,
+    requests: i64,
 }
 
 /// The words of an event that stand in the dictionary.
@@ -75,6 +76,11 @@ pub(super) fn tokens(count: u64) -> i32 {
 /// A status as it is stored.
 pub(super) fn status(status: u16) -> i16 {
     i16::try_from(status).unwrap_or(i16::MAX)
+}
+
+/// The requests of one row as they are stored.
+pub(super) fn requests(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// Whole microseconds.
@@ -136,6 +142,7 @@ impl TryFrom<EventRow> for AuditEvent {
             },
             first_byte: row.first_byte_us.map(|micros| Duration::from_micros(micros.0)),
             total: Duration::from_micros(row.total_us.0),
+            requests: u32::try_from(row.requests).unwrap_or(1),
         })
     }
 }

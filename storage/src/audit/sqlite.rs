@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use protocol::{error::Code, id::TenantId, name::ModelName};
-use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Audit, AuditEvent, AuditQuery, names::Ids, row};
-use crate::{column::At, error::Result, sqlite::Sqlite};
+use crate::{
+    column::At,
+    error::Result,
+    sqlite::{Sqlite, Transaction},
+};
 
 /// Rows deleted in one transaction, so that no writer waits long for it.
 const FORGET_AT_ONCE: i64 = 2_000;
@@ -21,8 +25,8 @@ const ROWS_AT_ONCE: usize = 50;
 const INSERT: &str = "
     INSERT INTO audit_events (request_id, at, tenant_id, key_id, model_id, upstream_id, route_id,
         code_id, status, outcome, prompt_tokens, completion_tokens, estimated, first_byte_us,
-        total_us) VALUES ";
-const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        total_us, requests) VALUES ";
+const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const ONCE: &str = " ON CONFLICT (request_id) DO NOTHING";
 const ADD: &str = "
     INSERT INTO usage_ledger (tenant_id, key_id, model_id, day, requests, prompt_tokens,
@@ -64,7 +68,7 @@ impl Audit for Sqlite {
 
     async fn query(&self, query: AuditQuery) -> Result<Vec<AuditEvent>> {
         let mut sql = row::select(&query);
-        let rows: Vec<row::EventRow> = sql.build_query_as().fetch_all(&self.reader).await?;
+        let rows: Vec<row::EventRow> = sql.build_query_as().fetch_all(&self.reports).await?;
         rows.into_iter().map(AuditEvent::try_from).collect()
     }
 
@@ -79,7 +83,7 @@ impl Audit for Sqlite {
             let done = sqlx::query(FORGET)
                 .bind(At(at))
                 .bind(FORGET_AT_ONCE)
-                .execute(&self.writer)
+                .execute(&self.batches)
                 .await?
                 .rows_affected();
             if done == 0 {
@@ -92,7 +96,7 @@ impl Audit for Sqlite {
     async fn forget_of(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<u64> {
         let query =
             sqlx::query(row::FORGET_OF).bind(tenant.0).bind(At(before)).bind(i64::from(limit));
-        Ok(query.execute(&self.writer).await?.rows_affected())
+        Ok(query.execute(&self.batches).await?.rows_affected())
     }
 }
 
@@ -102,7 +106,7 @@ impl Sqlite {
     /// Stores a batch, so many events in a statement, and counts those that were not there yet. False, and
     /// nothing is done, where that cannot be told: some of one statement were there.
     async fn append_by(&self, events: &[AuditEvent], rows: usize, ids: &Ids) -> Result<bool> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.batches.begin().await?;
         let mut sums: BTreeMap<Account, Sum> = BTreeMap::new();
         // In the order of the primary key, which is that of time: SQLite then finds each place beside the last.
         let mut events: Vec<_> = events.iter().collect();
@@ -113,6 +117,7 @@ impl Sqlite {
                 continue;
             }
             if new < events.len() as u64 {
+                transaction.rollback().await?;
                 return Ok(false);
             }
             for event in events {
@@ -138,11 +143,11 @@ impl Sqlite {
         for word in unknown {
             sqlx::query("INSERT INTO names (name) VALUES ($1) ON CONFLICT (name) DO NOTHING")
                 .bind(word)
-                .execute(&self.writer)
+                .execute(&self.batches)
                 .await?;
             let id = sqlx::query_scalar("SELECT id FROM names WHERE name = $1")
                 .bind(word)
-                .fetch_one(&self.writer)
+                .fetch_one(&self.batches)
                 .await?;
             learned.push((word.to_owned(), id));
         }
@@ -155,19 +160,16 @@ impl Sqlite {
 
 impl Sum {
     fn add(&mut self, event: &AuditEvent) {
-        self.requests += 1;
+        let requests = i64::from(row::requests(event.requests));
+        self.requests += requests;
         self.prompt += i64::from(row::tokens(event.usage.prompt));
         self.completion += i64::from(row::tokens(event.usage.completion));
-        self.estimated += i64::from(event.usage.estimated);
+        self.estimated += if event.usage.estimated { requests } else { 0 };
     }
 }
 
 /// Inserts events; says how many were not there yet.
-async fn insert(
-    connection: &mut SqliteConnection,
-    events: &[&AuditEvent],
-    ids: &Ids,
-) -> Result<u64> {
+async fn insert(transaction: &mut Transaction, events: &[&AuditEvent], ids: &Ids) -> Result<u64> {
     let rows = vec![ROW; events.len()].join(", ");
     let mut query = sqlx::query(AssertSqlSafe(format!("{INSERT}{rows}{ONCE}")));
     for event in events {
@@ -186,12 +188,13 @@ async fn insert(
             .bind(row::tokens(event.usage.completion))
             .bind(event.usage.estimated)
             .bind(event.first_byte.map(row::micros))
-            .bind(row::micros(event.total));
+            .bind(row::micros(event.total))
+            .bind(row::requests(event.requests));
     }
-    Ok(query.execute(connection).await?.rows_affected())
+    Ok(query.execute(transaction).await?.rows_affected())
 }
 
-async fn add(connection: &mut SqliteConnection, sums: &[(Account, Sum)]) -> Result<()> {
+async fn add(transaction: &mut Transaction, sums: &[(Account, Sum)]) -> Result<()> {
     let mut sql = QueryBuilder::new(ADD);
     sql.push_values(sums, |mut row, ((tenant, key, model, day), sum)| {
         row.push_bind(tenant)
@@ -204,6 +207,6 @@ async fn add(connection: &mut SqliteConnection, sums: &[(Account, Sum)]) -> Resu
             .push_bind(sum.estimated);
     });
     sql.push(TO_WHAT_IS_THERE);
-    sql.build().execute(connection).await?;
+    sql.build().execute(transaction).await?;
     Ok(())
 }

@@ -13,7 +13,7 @@ mod sqlite;
 use async_trait::async_trait;
 use protocol::id::{KeyId, TenantId};
 
-use crate::{error::Result, limits::Correction};
+use crate::{Revision, error::Result, limits::Correction};
 
 /// Whose budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,12 @@ pub enum Owner {
 /// The corrections.
 #[async_trait]
 pub trait Budgets: Send + Sync {
-    /// Replaces what was said before. [`crate::Error::NotFound`] where there are no limits.
-    async fn correct(&self, owner: Owner, correction: Correction) -> Result<()>;
+    /// Replaces what was said before. [`crate::Error::NotFound`] where there are no limits,
+    /// [`crate::Error::Stale`] where the owner is of another revision than expected.
+    async fn correct(
+        &self,
+        owner: Owner,
+        correction: Correction,
+        expected: Option<Revision>,
+    ) -> Result<()>;
 }

@@ -45,7 +45,7 @@ async fn every_kind_of_change_is_heard(storage: &Storage) {
     let change = KeyChange { expires_at: Some(Some(noon())), ..KeyChange::default() };
     storage.keys.change(made.id, change).await.unwrap();
     heard(&mut *feed, Change::Key(made.id)).await;
-    let new = storage.keys.rotate(made.id, new_key(owner.id, "new"), noon()).await.unwrap();
+    let new = storage.keys.rotate(made.id, new_key(owner.id, "new"), noon(), None).await.unwrap();
     let said = heard(&mut *feed, Change::Key(new.id)).await;
     assert!(said.contains(&Change::Key(made.id)));
 
@@ -57,8 +57,8 @@ async fn every_kind_of_change_is_heard(storage: &Storage) {
     }
 
     let (name, url) = ("a".to_owned(), "http://a".to_owned());
-    let upstream =
-        Upstream { name, url, kind: UpstreamKind::Ollama, slots: None, created_at: noon() };
+    let (kind, slots, keep_alive) = (UpstreamKind::Ollama, None, true);
+    let upstream = Upstream { name, url, kind, slots, keep_alive, created_at: noon() };
     storage.upstreams.add(upstream).await.unwrap();
     heard(&mut *feed, Change::Upstreams).await;
     storage.upstreams.remove("a").await.unwrap();

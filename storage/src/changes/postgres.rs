@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// From one attempt to connect to the next.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// Changes told at once. What remains is told by the next call.
+/// Notifications taken in at once. What remains is told by the next call.
 const CHANGES_MAX: usize = 1_024;
 
 /// A connection that listens, or the wish for one.
@@ -106,7 +106,7 @@ impl ListenFeed {
                 Err(_) => self.asked_at = Some(Instant::now()),
             }
         }
-        while self.heard.len() < CHANGES_MAX {
+        for _ in 0..CHANGES_MAX {
             let Ok(notification) = timeout(Duration::ZERO, listener.try_recv()).await else {
                 break;
             };

@@ -29,6 +29,7 @@ contract! {
     a_revoked_key_is_not_rotated,
     a_rotation_that_fails_changes_nothing,
     a_revoked_key_is_no_prefix,
+    of_two_who_read_the_same_key_one_is_stale,
 }
 
 async fn revoke(storage: &Storage, key: KeyId) {
@@ -103,6 +104,7 @@ async fn a_change_sets_takes_away_and_leaves(storage: &Storage) {
     let owner = tenant(storage, "acme").await;
     let made = key(storage, &owner, "abc").await;
     let set = KeyChange {
+        expected: None,
         name: Some("other".to_owned()),
         models: Some(Some(only(&["a"]))),
         limits: Some(Limits { rpm: Some(1), ..Limits::default() }),
@@ -115,7 +117,7 @@ async fn a_change_sets_takes_away_and_leaves(storage: &Storage) {
     assert_eq!(changed.limits.rpm, Some(1));
 
     let left = storage.keys.change(made.id, KeyChange::default()).await.unwrap();
-    assert_eq!(left, changed);
+    assert_eq!(left, Key { revision: left.revision, ..changed });
     let take = KeyChange { models: Some(None), expires_at: Some(None), ..KeyChange::default() };
     let taken = storage.keys.change(made.id, take).await.unwrap();
     assert_eq!((taken.models, taken.expires_at), (None, None));
@@ -137,7 +139,7 @@ async fn a_hash_is_replaced_only_where_it_is_the_old_one(storage: &Storage) {
 }
 
 async fn rotate(storage: &Storage, old: &Key, prefix: &str, end: Timestamp) -> crate::Result<Key> {
-    storage.keys.rotate(old.id, new_key(old.tenant, prefix), end).await
+    storage.keys.rotate(old.id, new_key(old.tenant, prefix), end, None).await
 }
 
 async fn a_rotated_key_ends_and_names_its_successor(storage: &Storage) {
@@ -172,7 +174,7 @@ async fn a_revoked_key_is_not_rotated(storage: &Storage) {
     assert_eq!(storage.keys.by_prefix("new").await.unwrap(), None);
     let foreign = tenant(storage, "foreign").await;
     let other = key(storage, &foreign, "other").await;
-    let refused = storage.keys.rotate(other.id, new_key(owner.id, "new"), noon()).await;
+    let refused = storage.keys.rotate(other.id, new_key(owner.id, "new"), noon(), None).await;
     assert!(matches!(refused, Err(Error::NotFound("key"))));
 }
 
@@ -192,4 +194,33 @@ async fn a_revoked_key_is_no_prefix(storage: &Storage) {
     let gone = key(storage, &owner, "gone").await;
     revoke(storage, gone.id).await;
     assert_eq!(storage.keys.prefixes().await.unwrap(), ["kept"]);
+}
+
+async fn of_two_who_read_the_same_key_one_is_stale(storage: &Storage) {
+    let owner = tenant(storage, "acme").await;
+    let read = key(storage, &owner, "abc").await;
+    let change = |rpm| KeyChange {
+        limits: Some(Limits { rpm: Some(rpm), ..read.limits }),
+        expected: Some(read.revision),
+        ..KeyChange::default()
+    };
+    // A hash is nothing that anybody has read.
+    let (old, new) = (Secret::new("hash of abc".to_owned()), Secret::new("new".to_owned()));
+    assert!(storage.keys.rehash(read.id, &old, &new).await.unwrap());
+    let first = storage.keys.change(read.id, change(1)).await.unwrap();
+    let second = storage.keys.change(read.id, change(2)).await;
+    assert!(matches!(second, Err(Error::Stale("key"))), "{second:?}");
+
+    // The new key is made of what was read of the old one.
+    let rotate = async |prefix, expected| {
+        storage.keys.rotate(read.id, new_key(owner.id, prefix), noon(), Some(expected)).await
+    };
+    assert!(matches!(rotate("late", read.revision).await, Err(Error::Stale("key"))));
+    assert_eq!(storage.keys.by_prefix("late").await.unwrap(), None);
+    assert_eq!(by_id(storage, read.id).await, first);
+    rotate("new", first.revision).await.unwrap();
+    assert_ne!(by_id(storage, read.id).await.revision, first.revision);
+    revoke(storage, read.id).await;
+    let revoked = rotate("newer", first.revision).await;
+    assert!(matches!(revoked, Err(Error::NotFound("key"))), "{revoked:?}");
 }

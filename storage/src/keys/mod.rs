@@ -14,7 +14,7 @@ use protocol::{
     secret::Secret,
 };
 
-use crate::{error::Result, limits::Limits, tenants::Tenant};
+use crate::{Revision, error::Result, limits::Limits, tenants::Tenant};
 
 /// Whether a key may be used. Expiry is a date of its own and not a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -53,6 +53,8 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// The key that takes its place, where it was rotated.
     pub rotated_to: Option<KeyId>,
+    /// How often it was changed, with its limits and its budget.
+    pub revision: Revision,
 }
 
 /// A key to be made.
@@ -90,6 +92,8 @@ pub struct KeyChange {
     pub log_prompts: Option<bool>,
     /// A new end.
     pub expires_at: Option<Option<Timestamp>>,
+    /// Change it only where it still is of this revision; `None`: whatever it is.
+    pub expected: Option<Revision>,
 }
 
 /// All that authentication needs, read in one query.
@@ -118,12 +122,18 @@ pub trait Keys: Send + Sync {
     async fn credential(&self, prefix: &str) -> Result<Option<Credential>>;
     /// The public prefixes of all keys that are not revoked.
     async fn prefixes(&self) -> Result<Vec<String>>;
-    /// Changes one and returns it as it is now. [`crate::Error::NotFound`].
+    /// Changes one and returns it as it is now. [`crate::Error::NotFound`], [`crate::Error::Stale`].
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key>;
     /// Replaces the hash where it still is `old`; false where it was not.
     async fn rehash(&self, id: KeyId, old: &Secret, new: &Secret) -> Result<bool>;
     /// Makes the new key and lets the old one end at `old_ends_at` (or when it would have anyway,
     /// whichever is earlier), together or not at all. [`crate::Error::NotFound`] where the old key
-    /// is not there or is revoked.
-    async fn rotate(&self, old: KeyId, new: NewKey, old_ends_at: Timestamp) -> Result<Key>;
+    /// is not there or is revoked, [`crate::Error::Stale`] where it is of another revision than expected.
+    async fn rotate(
+        &self,
+        old: KeyId,
+        new: NewKey,
+        old_ends_at: Timestamp,
+        expected: Option<Revision>,
+    ) -> Result<Key>;
 }

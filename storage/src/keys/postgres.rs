@@ -1,10 +1,8 @@
 //! Keys on Postgres.
 
-use sqlx::PgConnection as Connection;
-
 use crate::{
     limits::put_limits,
-    postgres::{Postgres as Store, put_limits},
+    postgres::{Postgres as Store, Transaction, put_limits},
 };
 
 const PUT_LIMITS: &str = put_limits!("key_limits", "key_id", "CAST($6 AS gateway.limit_period)");

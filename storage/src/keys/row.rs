@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Credential, Key, KeyStatus};
 use crate::{
+    Revision,
     column::{At, Count, ModelList, rule},
     error::{Error, Result},
     limits::LimitColumns,
@@ -22,7 +23,7 @@ macro_rules! key_columns {
          k.allow_all_models, k.models, kl.rpm, kl.tpm, kl.concurrency, kl.budget_tokens,
          CAST(kl.budget_period AS text) AS budget_period, kl.observed, kl.budget_forgiven,
          kl.budget_reset_at, kl.budget_read_at, k.log_prompts, k.expires_at,
-         k.created_at, r.revoked_at, k.rotated_to"
+         k.created_at, r.revoked_at, k.rotated_to, k.revision"
     };
 }
 
@@ -70,23 +71,26 @@ pub(super) const INSERT: &str = "
         expires_at, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 /// Bound: id; name or NULL; whether the models change, `allow_all_models`, models; `log_prompts` or
-/// NULL; whether the end changes, `expires_at`.
+/// NULL; whether the end changes, `expires_at`; the revision that is expected, or NULL.
 pub(super) const UPDATE: &str = "
     UPDATE keys SET
         name = COALESCE($2, name),
         allow_all_models = CASE WHEN $3 THEN $4 ELSE allow_all_models END,
         models = CASE WHEN $3 THEN $5 ELSE models END,
         log_prompts = COALESCE($6, log_prompts),
-        expires_at = CASE WHEN $7 THEN $8 ELSE expires_at END
-    WHERE id = $1";
+        expires_at = CASE WHEN $7 THEN $8 ELSE expires_at END,
+        revision = revision + 1
+    WHERE id = $1 AND revision = COALESCE($9, revision)";
 /// Bound: id, old hash, new hash.
 pub(super) const REHASH: &str = "UPDATE keys SET hash = $3 WHERE id = $1 AND hash = $2";
-/// Lets a key end. Bound: id, tenant, the key that takes its place, the latest end.
+/// Lets a key end. Bound: id, tenant, the key that takes its place, the latest end, the revision that is
+/// expected or NULL.
 pub(super) const RETIRE: &str = "
     UPDATE keys SET
         rotated_to = $3,
+        revision = revision + 1,
         expires_at = CASE WHEN expires_at < $4 THEN expires_at ELSE $4 END
-    WHERE id = $1 AND tenant_id = $2 AND status = 'active'
+    WHERE id = $1 AND tenant_id = $2 AND status = 'active' AND revision = COALESCE($5, revision)
         AND NOT EXISTS (SELECT 1 FROM revocations r WHERE r.key_id = keys.id)";
 
 /// One row of `key_columns`.
@@ -113,6 +117,7 @@ pub(super) struct KeyRow {
     created_at: At,
     revoked_at: Option<At>,
     rotated_to: Option<Uuid>,
+    revision: Count,
 }
 
 /// One row of [`CREDENTIAL`].
@@ -163,6 +168,7 @@ impl TryFrom<KeyRow> for Key {
             created_at: row.created_at.0,
             revoked_at: row.revoked_at.map(|at| at.0),
             rotated_to: row.rotated_to.map(KeyId),
+            revision: Revision::read(row.revision),
         })
     }
 }

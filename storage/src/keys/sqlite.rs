@@ -1,10 +1,8 @@
 //! Keys on SQLite.
 
-use sqlx::SqliteConnection as Connection;
-
 use crate::{
     limits::put_limits,
-    sqlite::{Sqlite as Store, put_limits},
+    sqlite::{Sqlite as Store, Transaction, put_limits},
 };
 
 const PUT_LIMITS: &str = put_limits!("key_limits", "key_id", "$6");

@@ -25,8 +25,10 @@ pub struct Prompt {
     pub expires_at: Timestamp,
     /// Whether `body` is encrypted.
     pub encrypted: bool,
-    /// The body.
+    /// The body, or its beginning.
     pub body: Vec<u8>,
+    /// The length in bytes of the whole body, where only its beginning is kept.
+    pub cut_from: Option<u64>,
 }
 
 /// The prompts.

@@ -4,17 +4,17 @@ use protocol::id::{KeyId, RequestId};
 use uuid::Uuid;
 
 use super::Prompt;
-use crate::column::At;
+use crate::column::{At, Count};
 
 /// Bound: the request (it is the id, too), key, when it came, when it ends, whether it is encrypted,
-/// the body.
+/// the body, the length of the whole one where it is cut.
 pub(super) const INSERT: &str = "
-    INSERT INTO prompt_logs (id, request_id, key_id, created_at, expires_at, encrypted, body)
-    SELECT $1, $1, $2, $3, $4, $5, $6 WHERE EXISTS (SELECT 1 FROM keys WHERE id = $2)
+    INSERT INTO prompt_logs (id, request_id, key_id, created_at, expires_at, encrypted, body, cut_from)
+    SELECT $1, $1, $2, $3, $4, $5, $6, $7 WHERE EXISTS (SELECT 1 FROM keys WHERE id = $2)
     ON CONFLICT (id) DO NOTHING";
 /// A key's, `$1`; at most `$2`.
 pub(super) const LIST: &str = "
-    SELECT request_id, key_id, created_at, expires_at, encrypted, body FROM prompt_logs
+    SELECT request_id, key_id, created_at, expires_at, encrypted, body, cut_from FROM prompt_logs
     WHERE key_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2";
 /// Those that end at `$1` or before; at most `$2`.
 pub(super) const FORGET: &str = "
@@ -30,6 +30,7 @@ pub(super) struct PromptRow {
     expires_at: At,
     encrypted: bool,
     body: Vec<u8>,
+    cut_from: Option<Count>,
 }
 
 // === impl PromptRow ===
@@ -43,6 +44,7 @@ impl From<PromptRow> for Prompt {
             expires_at: row.expires_at.0,
             encrypted: row.encrypted,
             body: row.body,
+            cut_from: row.cut_from.map(|count| count.0),
         }
     }
 }

@@ -9,7 +9,7 @@ use identity::{
 
 use protocol::levers::{Levers, LoadOptions};
 
-use super::TenantChange;
+use super::{Tenant, TenantChange};
 use crate::{
     Error, Storage,
     limits::{Budget, LimitPeriod, Limits, Observed},
@@ -25,6 +25,8 @@ contract! {
     how_it_is_served_is_replaced_whole,
     what_is_not_there_is_not_found,
     a_deleted_tenant_takes_its_keys_along,
+    of_two_who_read_the_same_tenant_one_is_stale,
+    changes_at_once_lose_nothing,
 }
 
 fn limits(period: LimitPeriod) -> Limits {
@@ -76,7 +78,7 @@ async fn a_change_leaves_what_it_does_not_name(storage: &Storage) {
     let made = storage.tenants.create(new).await.unwrap();
 
     let nothing = storage.tenants.change(made.id, TenantChange::default()).await.unwrap();
-    assert_eq!(nothing, made);
+    assert_eq!(nothing, Tenant { revision: nothing.revision, ..made.clone() });
     let suspend = TenantChange { suspended: Some(true), ..TenantChange::default() };
     let suspended = storage.tenants.change(made.id, suspend).await.unwrap();
     assert_eq!((suspended.suspended, &suspended.models), (true, &made.models));
@@ -151,4 +153,67 @@ async fn a_deleted_tenant_takes_its_keys_along(storage: &Storage) {
 
     storage.tenants.delete(going.id).await.unwrap();
     assert_eq!(storage.keys.list(None).await.unwrap(), [kept]);
+}
+
+async fn of_two_who_read_the_same_tenant_one_is_stale(storage: &Storage) {
+    let read = tenant(storage, "acme").await;
+    let change = |limits| TenantChange {
+        limits: Some(limits),
+        expected: Some(read.revision),
+        ..TenantChange::default()
+    };
+    let one = Limits { rpm: Some(1), ..read.limits };
+    let first = storage.tenants.change(read.id, change(one)).await.unwrap();
+    assert_ne!(first.revision, read.revision);
+    let two = Limits { tpm: Some(2), ..read.limits };
+    let second = storage.tenants.change(read.id, change(two)).await;
+    assert!(matches!(second, Err(Error::Stale("tenant"))), "{second:?}");
+    assert_eq!(storage.tenants.by_id(read.id).await.unwrap().unwrap(), first);
+
+    // Who does not say what was read is not asked, and is seen by who does.
+    let suspend = TenantChange { suspended: Some(true), ..TenantChange::default() };
+    let suspended = storage.tenants.change(read.id, suspend).await.unwrap();
+    assert_ne!(suspended.revision, first.revision);
+    let late = TenantChange { expected: Some(first.revision), ..change(two) };
+    assert!(matches!(storage.tenants.change(read.id, late).await, Err(Error::Stale("tenant"))));
+    let now = TenantChange { expected: Some(suspended.revision), ..change(two) };
+    assert_eq!(storage.tenants.change(read.id, now).await.unwrap().limits, two);
+
+    storage.tenants.delete(read.id).await.unwrap();
+    let gone = storage.tenants.change(read.id, change(two)).await;
+    assert!(matches!(gone, Err(Error::NotFound("tenant"))));
+}
+
+/// Adds one to a limit so many times; each time it reads, changes, and does it again where it was late.
+async fn add(
+    storage: &Storage,
+    read: &Tenant,
+    times: u64,
+    to: fn(&mut Limits) -> &mut Option<u64>,
+) {
+    for _ in 0..times {
+        loop {
+            let now = storage.tenants.by_id(read.id).await.unwrap().unwrap();
+            let mut limits = now.limits;
+            let limit = to(&mut limits);
+            *limit = Some(limit.unwrap_or(0) + 1);
+            let (limits, expected) = (Some(limits), Some(now.revision));
+            let change = TenantChange { limits, expected, ..TenantChange::default() };
+            match storage.tenants.change(read.id, change).await {
+                Ok(_) => break,
+                Err(error) => assert!(matches!(error, Error::Stale("tenant")), "{error:?}"),
+            }
+        }
+    }
+}
+
+async fn changes_at_once_lose_nothing(storage: &Storage) {
+    let read = tenant(storage, "acme").await;
+    tokio::join!(
+        add(storage, &read, 20, |limits| &mut limits.rpm),
+        add(storage, &read, 20, |limits| &mut limits.tpm),
+        add(storage, &read, 20, |limits| &mut limits.tpm),
+    );
+    let limits = storage.tenants.by_id(read.id).await.unwrap().unwrap().limits;
+    assert_eq!((limits.rpm, limits.tpm), (Some(20), Some(40)));
 }

@@ -13,7 +13,7 @@ use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::id::TenantId;
 
-use crate::{error::Result, limits::Limits};
+use crate::{Revision, error::Result, limits::Limits};
 
 /// A tenant as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Tenant {
     pub audit_retention: Option<Duration>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// How often it was changed, with its limits and its budget.
+    pub revision: Revision,
 }
 
 /// A tenant to be made.
@@ -68,6 +70,8 @@ pub struct TenantChange {
     pub policy: Option<Policy>,
     /// How long what it did is kept; `Some(None)`: as long as everybody's.
     pub audit_retention: Option<Option<Duration>>,
+    /// Change it only where it still is of this revision; `None`: whatever it is.
+    pub expected: Option<Revision>,
 }
 
 /// The tenants.
@@ -81,7 +85,8 @@ pub trait Tenants: Send + Sync {
     async fn by_id(&self, id: TenantId) -> Result<Option<Tenant>>;
     /// The one of that name.
     async fn by_name(&self, name: &str) -> Result<Option<Tenant>>;
-    /// Changes one and returns it as it is now. [`crate::Error::NotFound`], [`crate::Error::Conflict`].
+    /// Changes one and returns it as it is now. [`crate::Error::NotFound`], [`crate::Error::Conflict`],
+    /// [`crate::Error::Stale`].
     async fn change(&self, id: TenantId, change: TenantChange) -> Result<Tenant>;
     /// Deletes one with its keys; what was audited and counted stays. [`crate::Error::NotFound`].
     async fn delete(&self, id: TenantId) -> Result<()>;

@@ -8,6 +8,7 @@ use super::{
     row::{self, TenantRow},
 };
 use crate::{
+    Revision,
     column::{At, Count, new_id, rule_columns},
     error::{Error, Result},
 };
@@ -18,7 +19,7 @@ impl Tenants for Store {
         let id = new_id(new.at);
         let (all, models) = rule_columns(Some(&new.models));
         let levers = new.policy.levers;
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         sqlx::query(row::INSERT)
             .bind(id)
             .bind(new.name)
@@ -34,7 +35,7 @@ impl Tenants for Store {
             .bind(levers.num_ctx_max.map(Count))
             .bind(levers.options.as_str())
             .bind(levers.trusted_show)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;
         put_limits(&mut transaction, PUT_LIMITS, id, new.limits).await?;
@@ -61,7 +62,7 @@ impl Tenants for Store {
     async fn change(&self, id: TenantId, change: TenantChange) -> Result<Tenant> {
         let (all, models) = rule_columns(change.models.as_ref());
         let levers = change.policy.map(|policy| policy.levers);
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.writer.begin().await?;
         let done = sqlx::query(row::UPDATE)
             .bind(id.0)
             .bind(change.name)
@@ -79,11 +80,15 @@ impl Tenants for Store {
             .bind(levers.and_then(|levers| levers.num_ctx_max).map(Count))
             .bind(levers.map(|levers| levers.options.as_str()))
             .bind(levers.map(|levers| levers.trusted_show))
-            .execute(&mut *transaction)
+            .bind(change.expected.map(Revision::column))
+            .execute(&mut transaction)
             .await
             .map_err(Error::or_conflict("tenant"))?;
         if done.rows_affected() == 0 {
-            return Err(Error::NotFound("tenant"));
+            let query = sqlx::query_as::<_, TenantRow>(row::BY_ID).bind(id.0);
+            let there = query.fetch_optional(&mut transaction).await?.is_some();
+            transaction.rollback().await?;
+            return Err(Error::not_as_expected(there, "tenant"));
         }
         if let Some(limits) = change.limits {
             put_limits(&mut transaction, PUT_LIMITS, id.0, limits).await?;
@@ -99,7 +104,7 @@ impl Tenants for Store {
     }
 }
 
-async fn read(connection: &mut Connection, id: TenantId) -> Result<Tenant> {
+async fn read(transaction: &mut Transaction, id: TenantId) -> Result<Tenant> {
     let query = sqlx::query_as::<_, TenantRow>(row::BY_ID).bind(id.0);
-    query.fetch_one(connection).await?.try_into()
+    query.fetch_one(transaction).await?.try_into()
 }

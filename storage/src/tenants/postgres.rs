@@ -1,10 +1,8 @@
 //! Tenants on Postgres.
 
-use sqlx::PgConnection as Connection;
-
 use crate::{
     limits::put_limits,
-    postgres::{Postgres as Store, put_limits},
+    postgres::{Postgres as Store, Transaction, put_limits},
 };
 
 const PUT_LIMITS: &str =

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Tenant;
 use crate::{
+    Revision,
     column::{At, Count, ModelList, rule},
     error::{Error, Result},
     limits::LimitColumns,
@@ -27,7 +28,7 @@ macro_rules! tenant_columns {
          t.exhausted AS t_exhausted, t.audit_retention AS t_audit_retention,
          t.keep_alive_max AS t_keep_alive_max, t.may_unload AS t_may_unload,
          t.num_ctx_max AS t_num_ctx_max, t.load_options AS t_load_options,
-         t.trusted_show AS t_trusted_show"
+         t.trusted_show AS t_trusted_show, t.revision AS t_revision"
     };
 }
 pub(crate) use tenant_columns;
@@ -57,7 +58,8 @@ pub(super) const INSERT: &str = "
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 /// Bound: id, and then what is NULL where it stays: name, suspended, `allow_all_models` with models,
 /// weight, reserve, exhausted; whether the retention changes, `audit_retention`; whether the levers
-/// change, `keep_alive_max`, `may_unload`, `num_ctx_max`, `load_options`, `trusted_show`.
+/// change, `keep_alive_max`, `may_unload`, `num_ctx_max`, `load_options`, `trusted_show`; last the revision
+/// that is expected, or NULL.
 pub(super) const UPDATE: &str = "
     UPDATE tenants SET
         name = COALESCE($2, name),
@@ -72,8 +74,9 @@ pub(super) const UPDATE: &str = "
         may_unload = COALESCE($13, may_unload),
         num_ctx_max = CASE WHEN $11 THEN $14 ELSE num_ctx_max END,
         load_options = COALESCE($15, load_options),
-        trusted_show = COALESCE($16, trusted_show)
-    WHERE id = $1";
+        trusted_show = COALESCE($16, trusted_show),
+        revision = revision + 1
+    WHERE id = $1 AND revision = COALESCE($17, revision)";
 /// One by id, `$1`; its keys and limits go with it.
 pub(super) const DELETE: &str = "DELETE FROM tenants WHERE id = $1";
 
@@ -104,6 +107,7 @@ pub(crate) struct TenantRow {
     t_num_ctx_max: Option<Count>,
     t_load_options: String,
     t_trusted_show: bool,
+    t_revision: Count,
 }
 
 // === impl TenantRow ===
@@ -147,6 +151,7 @@ impl TryFrom<TenantRow> for Tenant {
             policy,
             audit_retention: row.t_audit_retention.map(|count| Duration::from_secs(count.0)),
             created_at: row.t_created_at.0,
+            revision: Revision::read(row.t_revision),
         })
     }
 }

@@ -1,10 +1,8 @@
 //! Tenants on SQLite.
 
-use sqlx::SqliteConnection as Connection;
-
 use crate::{
     limits::put_limits,
-    sqlite::{Sqlite as Store, put_limits},
+    sqlite::{Sqlite as Store, Transaction, put_limits},
 };
 
 const PUT_LIMITS: &str = put_limits!("tenant_limits", "tenant_id", "$6");

@@ -11,6 +11,7 @@ contract! {
     a_name_is_taken_once,
     what_is_not_there_is_not_removed,
     slots_can_be_changed,
+    keep_alive_can_be_changed,
 }
 
 fn upstream(name: &str) -> Upstream {
@@ -20,6 +21,7 @@ fn upstream(name: &str) -> Upstream {
         url,
         kind: UpstreamKind::Ollama,
         slots: (name == "a").then_some(4),
+        keep_alive: name != "b",
         created_at: noon(),
     }
 }
@@ -45,6 +47,16 @@ async fn slots_can_be_changed(storage: &Storage) {
         assert_eq!(storage.upstreams.list().await.unwrap()[0].slots, slots);
     }
     let missing = storage.upstreams.set_slots("b", None).await;
+    assert!(matches!(missing, Err(Error::NotFound("upstream"))));
+}
+
+async fn keep_alive_can_be_changed(storage: &Storage) {
+    storage.upstreams.add(upstream("a")).await.unwrap();
+    for keep_alive in [false, true] {
+        storage.upstreams.set_keep_alive("a", keep_alive).await.unwrap();
+        assert_eq!(storage.upstreams.list().await.unwrap()[0].keep_alive, keep_alive);
+    }
+    let missing = storage.upstreams.set_keep_alive("b", false).await;
     assert!(matches!(missing, Err(Error::NotFound("upstream"))));
 }
 

@@ -24,6 +24,9 @@ pub struct Upstream {
     pub kind: UpstreamKind,
     /// Requests at once, at least 1; none: as many as come.
     pub slots: Option<u64>,
+    /// Whether a connection serves further calls after its first. Without, an upstream that is not trusted cannot
+    /// answer a call before it is made.
+    pub keep_alive: bool,
     /// When it was added.
     pub created_at: Timestamp,
 }
@@ -37,6 +40,8 @@ pub trait Upstreams: Send + Sync {
     async fn list(&self) -> Result<Vec<Upstream>>;
     /// Changes how many requests one takes at once. [`crate::Error::NotFound`].
     async fn set_slots(&self, name: &str, slots: Option<u64>) -> Result<()>;
+    /// Changes whether one's connections serve further calls. [`crate::Error::NotFound`].
+    async fn set_keep_alive(&self, name: &str, keep_alive: bool) -> Result<()>;
     /// Removes one. [`crate::Error::NotFound`].
     async fn remove(&self, name: &str) -> Result<()>;
 }

@@ -19,6 +19,7 @@ impl Upstreams for Store {
             .bind(upstream.url)
             .bind(upstream.kind.as_str())
             .bind(upstream.slots.map(Count))
+            .bind(upstream.keep_alive)
             .bind(At(upstream.created_at))
             .execute(&self.writer)
             .await
@@ -33,6 +34,12 @@ impl Upstreams for Store {
 
     async fn set_slots(&self, name: &str, slots: Option<u64>) -> Result<()> {
         let set = sqlx::query(row::SET_SLOTS).bind(name).bind(slots.map(Count));
+        let done = set.execute(&self.writer).await?;
+        if done.rows_affected() == 0 { Err(Error::NotFound("upstream")) } else { Ok(()) }
+    }
+
+    async fn set_keep_alive(&self, name: &str, keep_alive: bool) -> Result<()> {
+        let set = sqlx::query(row::SET_KEEP_ALIVE).bind(name).bind(keep_alive);
         let done = set.execute(&self.writer).await?;
         if done.rows_affected() == 0 { Err(Error::NotFound("upstream")) } else { Ok(()) }
     }

@@ -7,10 +7,13 @@ use crate::{
 };
 
 /// All of them, by name.
-pub(super) const LIST: &str =
-    "SELECT name, url, CAST(kind AS text) AS kind, slots, created_at FROM upstreams ORDER BY name";
+pub(super) const LIST: &str = "
+    SELECT name, url, CAST(kind AS text) AS kind, slots, keep_alive, created_at
+    FROM upstreams ORDER BY name";
 /// One by name, `$1`.
 pub(super) const SET_SLOTS: &str = "UPDATE upstreams SET slots = $2 WHERE name = $1";
+/// One by name, `$1`.
+pub(super) const SET_KEEP_ALIVE: &str = "UPDATE upstreams SET keep_alive = $2 WHERE name = $1";
 
 pub(super) const DELETE: &str = "DELETE FROM upstreams WHERE name = $1";
 
@@ -21,6 +24,7 @@ pub(super) struct UpstreamRow {
     url: String,
     kind: String,
     slots: Option<Count>,
+    keep_alive: bool,
     created_at: At,
 }
 
@@ -36,6 +40,7 @@ impl TryFrom<UpstreamRow> for Upstream {
             url: row.url,
             kind,
             slots: row.slots.map(|count| count.0),
+            keep_alive: row.keep_alive,
             created_at: row.created_at.0,
         })
     }

@@ -146,7 +146,8 @@ impl Redis {
 
     /// Closes the connection.
     pub async fn close(&self) {
-        let _ = self.client.quit().await;
+        // A server that has fallen silent hears no farewell.
+        let _ = self.in_time(Box::pin(self.client.quit())).await;
     }
 
     async fn run(&self, tenant: TenantId, batch: String) -> FredResult<String> {

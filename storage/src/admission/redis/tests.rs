@@ -38,6 +38,12 @@ impl contract::Stage for OnRedis {
         self.redis.set_ahead(*ahead);
     }
 
+    fn go_back(&self, by: Duration) {
+        let mut ahead = self.ahead.lock().unwrap();
+        *ahead -= by;
+        self.redis.set_ahead(*ahead);
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now().checked_add(*self.ahead.lock().unwrap()).unwrap()
     }
@@ -73,6 +79,20 @@ fn admit(number: u64, limits: Limits) -> Operation {
     Operation::Admit(Admit { member, key, tenant_limits: limits, key_limits, need })
 }
 
+/// What is not known, and the word on it: so much is used.
+async fn unknown(redis: &Redis, tenant: TenantId, limits: Limits, used: u64) -> Operation {
+    let asked = redis.exchange(tenant, &[admit(99, limits)]).await.unwrap().remove(0);
+    let Answer::Unknown(unknown) = asked else { panic!("{asked:?}") };
+    let Unknown { key, period, start, read_at, counted, settled, memory } = unknown[0];
+    let counted = counted.map_or(settled, |counted| counted.used);
+    Operation::SetUsage(Usage { key, period, start, used, counted, read_at, memory })
+}
+
+async fn learn(redis: &Redis, tenant: TenantId, limits: Limits, used: u64) {
+    let said = unknown(redis, tenant, limits, used).await;
+    redis.exchange(tenant, &[said]).await.unwrap();
+}
+
 fn let_in(answers: &[Answer]) -> Vec<bool> {
     answers.iter().map(|answer| matches!(answer, Answer::Admitted(_))).collect()
 }
@@ -84,8 +104,7 @@ async fn who_is_not_heard_of_gives_back_what_it_held() {
     let limits =
         Limits { concurrency: Some(2), budget: Some(Budget::new(20, total)), ..Limits::default() };
     let run = async |batch: &[Operation]| stage.redis.exchange(tenant, batch).await.unwrap();
-    let usage = Usage { key: None, period: total, start: None, used: 0, counted: 0, read_at: None };
-    run(&[Operation::SetUsage(usage)]).await;
+    learn(&stage.redis, tenant, limits, 0).await;
     assert_eq!(let_in(&run(&[admit(1, limits), admit(2, limits)]).await), [true, true]);
     for _ in 0..5 {
         contract::Stage::advance(&stage, LIVES_FOR / 2);
@@ -99,6 +118,23 @@ async fn who_is_not_heard_of_gives_back_what_it_held() {
     assert_eq!(beaten, [Answer::Missing(vec![member(2)])]);
 }
 
+/// A replica that died while the clock was ahead holds its slots for as long as any other, and no longer.
+#[tokio::test]
+async fn who_died_while_the_clock_was_ahead_gives_back_what_it_held() {
+    let stage = shared();
+    let (tenant, ahead) = (tenant(), Duration::from_secs(3_600));
+    let limits = Limits { concurrency: Some(1), ..Limits::default() };
+    let ask = async |number| {
+        let_in(&stage.redis.exchange(tenant, &[admit(number, limits)]).await.unwrap())[0]
+    };
+    contract::Stage::advance(&stage, ahead);
+    assert!(ask(1).await);
+    contract::Stage::go_back(&stage, ahead);
+    assert!(!ask(2).await);
+    contract::Stage::advance(&stage, LIVES_FOR + Duration::from_secs(1));
+    assert!(ask(3).await);
+}
+
 #[tokio::test]
 async fn what_redis_has_forgotten_is_said_again() {
     let server = ScratchRedis::start().await;
@@ -110,14 +146,7 @@ async fn what_redis_has_forgotten_is_said_again() {
         ..Limits::default()
     };
     let run = async |batch: &[Operation]| redis.exchange(tenant, batch).await.unwrap();
-    let learn = async || match run(&[admit(99, limits)]).await.remove(0) {
-        Answer::Unknown(unknown) => {
-            let Unknown { key, period, start, read_at, .. } = unknown[0];
-            let usage = Usage { key, period, start, used: 0, counted: 0, read_at };
-            run(&[Operation::SetUsage(usage)]).await;
-        }
-        other => panic!("{other:?}"),
-    };
+    let learn = async || learn(&redis, tenant, limits, 0).await;
     learn().await;
     let Answer::Admitted(admitted) = run(&[admit(1, limits)]).await.remove(0) else {
         panic!("refused")
@@ -205,8 +234,8 @@ async fn what_is_no_answer_is_none() {
         r#"{"held":"x"}"#,
         r#"{"refused":["key","rpm","5"],"key":{},"tenant":{}}"#,
         r#"{"refused":["nobody","rpm","5"],"key":{},"tenant":{}}"#,
-        r#"{"unknown":[{"party":"zz","kind":"day","start":"0"}]}"#,
-        r#"{"unknown":[{"party":"t","kind":"week","start":"0"}]}"#,
+        r#"{"unknown":[{"party":"zz","kind":"day","start":"0","memory":"1"}]}"#,
+        r#"{"unknown":[{"party":"t","kind":"week","start":"0","memory":"1"}]}"#,
         r#"{"held":"x","key":{},"tenant":{},"observed":[["key","speed"]]}"#,
     ] {
         let told: Told<'_> = serde_json::from_str(text).unwrap();
@@ -228,4 +257,39 @@ async fn what_is_no_answer_is_none() {
 async fn where_nothing_is_asked_nobody_has_to_answer() {
     let nobody = open("redis://127.0.0.1:1", Duration::from_secs(60));
     assert!(nobody.exchange(tenant(), &[]).await.is_ok_and(|answers| answers.is_empty()));
+}
+
+/// A request that is over after the ledger was read, on a Redis that has lost its memory, is counted.
+#[tokio::test]
+async fn what_is_over_before_redis_knows_again_is_counted() {
+    let server = ScratchRedis::start().await;
+    let redis = open(&server.url, Duration::from_secs(5));
+    let tenant = tenant();
+    let limits = Limits { budget: Some(Budget::new(20, LimitPeriod::Day)), ..Limits::default() };
+    let run = async |batch: &[Operation]| redis.exchange(tenant, batch).await.unwrap();
+    learn(&redis, tenant, limits, 0).await;
+    let Answer::Admitted(admitted) = run(&[admit(1, limits)]).await.remove(0) else {
+        panic!("refused")
+    };
+    // Word that was asked for before says nothing of what is there now.
+    server.run("FLUSHALL").await;
+    let early = unknown(&redis, tenant, limits, 0).await;
+    server.run("FLUSHALL").await;
+    let said = unknown(&redis, tenant, limits, 0).await;
+    run(&[early]).await;
+    assert_eq!(let_in(&run(&[admit(2, limits)]).await), [false]);
+    // Nor does any as long as it is not said who is under way.
+    let beat = Operation::Beat { members: vec![member(1)] };
+    run(&[beat, said.clone()]).await;
+    assert_eq!(let_in(&run(&[admit(3, limits)]).await), [false]);
+    run(&[Operation::Register { member: member(1), held: admitted.held }]).await;
+    let more = |more| Operation::TopUp {
+        member: member(1),
+        more,
+        tenant_limits: limits,
+        key_limits: Limits::default(),
+    };
+    assert_eq!(run(&[more(1)]).await, [Answer::ToppedUp(false)]);
+    run(&[Operation::Settle { member: member(1), used: 11 }, said]).await;
+    assert_eq!(let_in(&run(&[admit(4, limits)]).await), [false], "11 of 20 are used");
 }

@@ -65,6 +65,7 @@ enum Asked<'a> {
         used: u64,
         counted: u64,
         read_at: i64,
+        memory: u64,
     },
     Look {
         tenant_limits: AskedLimits,
@@ -134,6 +135,7 @@ impl<'a> From<&'a Operation> for Asked<'a> {
                 used: number(usage.used),
                 counted: number(usage.counted),
                 read_at: millis(usage.read_at),
+                memory: usage.memory,
             },
             Operation::Look { tenant_limits, keys } => Self::Look {
                 tenant_limits: AskedLimits::from(tenant_limits),
@@ -245,6 +247,8 @@ struct ToldUnknown<'a> {
     start: &'a str,
     #[serde(borrow)]
     counted: Option<(&'a str, &'a str, &'a str)>,
+    settled: Option<&'a str>,
+    memory: &'a str,
 }
 
 #[derive(Debug, Deserialize)]
@@ -348,7 +352,10 @@ impl ToldUnknown<'_> {
         };
         let period = LimitPeriod::parse(self.kind)?;
         let read_at = limits.budget.and_then(|budget| budget.correction.read_at);
-        Some(Unknown { key, period, start: start_of(period, self.start)?, read_at, counted })
+        let start = start_of(period, self.start)?;
+        let settled = self.settled.map_or(Some(0), |settled| settled.parse().ok())?;
+        let memory = self.memory.parse().ok()?;
+        Some(Unknown { key, period, start, read_at, counted, settled, memory })
     }
 }
 

@@ -8,9 +8,13 @@ use std::{
 };
 
 use identity::limits::{Budget, Correction, LimitPeriod, Limits, Observed};
-use jiff::{Timestamp, ToSpan, tz::Offset};
+use jiff::Timestamp;
 use protocol::id::{KeyId, TenantId};
 use uuid::Uuid;
+
+mod clock;
+
+pub use clock::*;
 
 use super::{
     Admission, Admit, Admitted, Answer, Limit, Member, Need, Operation, Refused, Scope, Unknown,
@@ -23,6 +27,8 @@ pub trait Stage: Sync {
     fn admission(&self) -> &dyn Admission;
     /// Moves the clock forward.
     fn advance(&self, by: Duration);
+    /// The clock was ahead by so much: it has been advanced before.
+    fn go_back(&self, by: Duration);
     /// What its clock says, give or take a second.
     fn now(&self) -> Timestamp;
 }
@@ -42,6 +48,10 @@ macro_rules! admission_contract {
             a_budget_is_not_passed,
             a_period_ends_in_utc,
             a_new_period_is_read_anew,
+            a_clock_that_was_ahead_freezes_no_window,
+            a_clock_that_was_ahead_keeps_no_slot,
+            a_clock_that_was_ahead_opens_no_budget_again,
+            a_period_that_comes_back_and_is_not_known_is_read,
             a_correction_is_read_anew_and_loses_nothing,
             more_is_given_to_both_or_neither,
             what_is_observed_refuses_nothing,
@@ -154,8 +164,9 @@ fn id(key: u128) -> KeyId {
 }
 
 fn usage(unknown: &Unknown, used: u64) -> Usage {
-    let Unknown { key, period, start, read_at, counted } = *unknown;
-    Usage { key, period, start, used, counted: counted.map_or(0, |counted| counted.used), read_at }
+    let Unknown { key, period, start, read_at, counted, settled, memory } = *unknown;
+    let counted = counted.map_or(settled, |counted| counted.used);
+    Usage { key, period, start, used, counted, read_at, memory }
 }
 
 fn rpm(limit: u64) -> Limits {
@@ -334,53 +345,6 @@ pub async fn a_budget_is_not_passed(stage: &impl Stage) {
     let again: Vec<_> = (0..500_u128).map(|number| play.ask(number % 5, 100).1).collect();
     assert_eq!(let_in(&play.run(&again).await), 50);
     assert_eq!(play.try_admit(1, 10_501).await.unwrap_err().by.wait, Wait::Forever);
-}
-
-/// Days end at midnight, months with their last day, all time never.
-pub async fn a_period_ends_in_utc(stage: &impl Stage) {
-    for period in [LimitPeriod::Day, LimitPeriod::Month, LimitPeriod::Total] {
-        let play = Play::new(stage, budget(10, period), NONE);
-        let date = Offset::UTC.to_datetime(stage.now()).date();
-        let (first, span) = match period {
-            LimitPeriod::Month => (date.first_of_month(), 1.month()),
-            LimitPeriod::Day | LimitPeriod::Total => (date, 1.day()),
-        };
-        let moment = |date: jiff::civil::Date| {
-            Offset::UTC.to_timestamp(date.to_datetime(jiff::civil::Time::midnight())).unwrap()
-        };
-        let unknown = play.unknown(1).await;
-        let is_endless = period == LimitPeriod::Total;
-        assert_eq!(unknown[0].start, (!is_endless).then(|| moment(first)));
-        play.learn(1, 10).await;
-        match play.try_admit(1, 1).await.unwrap_err().by.wait {
-            Wait::Forever => assert!(is_endless),
-            Wait::For(wait) => {
-                let end = stage.now().checked_add(wait).unwrap();
-                let off = end.duration_since(moment(first.checked_add(span).unwrap()));
-                assert!(off.abs().as_secs() <= 2, "{period:?}: {off:?}");
-            }
-            Wait::Unknown => panic!("{period:?}"),
-        }
-    }
-}
-
-/// What belongs to the day before is told, and is no longer counted.
-pub async fn a_new_period_is_read_anew(stage: &impl Stage) {
-    let play = Play::new(stage, budget(100, LimitPeriod::Day), NONE);
-    play.learn(1, 10).await;
-    let (old, over) = (play.admit(1, 30).await, play.admit(1, 20).await);
-    play.settle(over, 15).await;
-    stage.advance(Duration::from_secs(86_400));
-    let unknown = play.unknown(1).await.remove(0);
-    let counted = unknown.counted.unwrap();
-    assert_eq!((counted.period, counted.used), (LimitPeriod::Day, 25));
-    assert!(counted.start < unknown.start);
-    // Word of the day before says nothing of this one.
-    let late = Usage { start: counted.start, ..usage(&unknown, 99) };
-    play.one(Operation::SetUsage(late)).await;
-    play.learn(1, 3).await;
-    play.settle(old, 30).await;
-    assert_eq!(play.left(1).await, (Some(97), None));
 }
 
 /// What is settled while the ledger is read counts besides, what is under way stays set aside.

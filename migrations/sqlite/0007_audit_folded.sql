@@ -1,0 +1,3 @@
+-- How many requests a row stands for: requests of one caller that used no tokens are folded into one row beyond a
+-- rate. The code before this neither reads nor writes it: each of its rows is one request.
+ALTER TABLE audit_events ADD COLUMN requests INTEGER NOT NULL DEFAULT 1;
