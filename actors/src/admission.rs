@@ -12,7 +12,7 @@ use std::{
 use foldhash::HashMap;
 use identity::limits::Limits;
 use protocol::id::{KeyId, TenantId};
-use ractor::{ActorId, ActorRef, MessagingErr, concurrency, rpc::CallResult};
+use ractor::{ActorId, ActorRef, concurrency, rpc::CallResult};
 
 use storage::admission::Gauges;
 
@@ -85,11 +85,10 @@ impl Handle {
             match actor.call(message, Some(DECISION_TIMEOUT)).await {
                 Ok(CallResult::Success(decided)) => return decided,
                 Ok(CallResult::Timeout) => return Err(Denied::Unavailable),
-                // It ended before it could answer: the next one does.
-                Ok(CallResult::SenderError) | Err(MessagingErr::ChannelClosed) => {
+                // It ended before it could answer, or is about to: the next one does.
+                Ok(CallResult::SenderError) | Err(_) => {
                     self.registry.left(ask.tenant, actor.get_id());
                 }
-                Err(_) => return Err(Denied::Unavailable),
             }
         }
         Err(Denied::Unavailable)
@@ -201,9 +200,17 @@ impl Registry {
         if desk.has_actor() { desk.decide(ask) } else { None }
     }
 
-    /// The desk of a tenant; where there is none, that one.
+    /// The desk of a tenant; where there is none, or a closed one, that one.
     pub(crate) fn desk(&self, tenant: TenantId, new: impl FnOnce() -> Desk) -> Arc<Desk> {
-        Arc::clone(self.lock().entry(tenant).or_insert_with(|| Arc::new(new())))
+        let mut desks = self.lock();
+        if let Some(desk) = desks.get(&tenant)
+            && !desk.is_closed()
+        {
+            return Arc::clone(desk);
+        }
+        let desk = Arc::new(new());
+        desks.insert(tenant, Arc::clone(&desk));
+        desk
     }
 
     /// An actor is no more, unless another one has taken its place. What it leaves stays.
@@ -213,12 +220,12 @@ impl Registry {
         }
     }
 
-    /// An actor has ended with nothing left to do; the desk goes with it, unless another one sits there.
+    /// An actor has ended. Where it had nothing left to do it has closed its desk, which goes with it.
     pub(crate) fn ended(&self, tenant: TenantId, who: ActorId) {
         let mut desks = self.lock();
         let Some(desk) = desks.get(&tenant) else { return };
         desk.left(who);
-        if desk.actor().is_none() {
+        if desk.is_closed() {
             desks.remove(&tenant);
         }
     }

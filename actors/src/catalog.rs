@@ -6,15 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use metrics::gauge;
-use protocol::{name::ModelName, telemetry as names};
+use protocol::name::ModelName;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::upstreams::{Upstream, UpstreamKind};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     address::Address,
-    measure::{Handling, Kind, Queued},
+    measure::{self, Handling, Kind, Queued},
     ports::DiscoveredModel,
 };
 
@@ -252,7 +251,7 @@ impl Actor for Catalog {
             Message::Poison => return Err("poisoned".into()),
         }
         let snapshot = Snapshot::new(sources);
-        gauge!(names::CATALOG_MODELS).set(snapshot.models.len() as f64);
+        measure::catalog_models(snapshot.models.len());
         state.snapshot.send_replace(Arc::new(snapshot));
         Ok(())
     }

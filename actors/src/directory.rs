@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use metrics::gauge;
 use protocol::{id::TenantId, telemetry as names};
 use ractor::ActorRef;
 use storage::upstreams::Upstream as Record;
@@ -19,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    measure::{Kind, Queued},
+    measure::{self, Kind, Queued},
     ports::ProbeError,
     root,
     upstream::{self, Load, Look, Waiting},
@@ -219,8 +218,7 @@ impl Views {
         let mut views = self.lock();
         if let Some(view) = views.get_mut(name) {
             change(view);
-            gauge!(names::UPSTREAM_UP, "upstream" => view.name.clone())
-                .set(f64::from(u8::from(view.up)));
+            measure::of_upstream(names::UPSTREAM_UP, name).set(f64::from(u8::from(view.up)));
         }
         drop(views);
         self.changed.notify_waiters();
@@ -228,7 +226,7 @@ impl Views {
 
     pub(crate) fn remove(&self, name: &str) {
         self.lock().remove(name);
-        gauge!(names::UPSTREAM_UP, "upstream" => name.to_owned()).set(0.0);
+        measure::of_upstream(names::UPSTREAM_UP, name).set(0.0);
         self.changed.notify_waiters();
     }
 }

@@ -29,12 +29,15 @@ pub mod audit;
 pub mod catalog;
 pub mod directory;
 pub mod measure;
+mod outside;
 pub mod ports;
+pub mod quiet;
 mod restart;
 mod root;
 pub mod rules;
 mod shared;
 pub mod sweeper;
+pub mod tasks;
 pub mod tenant;
 #[cfg(test)]
 mod tests;
@@ -106,7 +109,7 @@ pub struct System {
 /// How the actors ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Audit events that could not be stored in time.
+    /// Audit events that could not be stored in time, with those of requests that were not over.
     pub unstored: usize,
 }
 
@@ -138,11 +141,8 @@ impl System {
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
         let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        match reason {
-            Some(reason) => reason,
-            // The root has been stopped on purpose: it cannot fail any more.
-            None => std::future::pending().await,
-        }
+        // The root holds the sender. `stop` consumes the system, so nobody has stopped the root on purpose.
+        reason.unwrap_or_else(|| "the root of the actors ended early".to_owned())
     }
 
     /// Stops from the leaves up: nothing polls or sweeps any more, then what happened is stored, and
@@ -152,15 +152,16 @@ impl System {
         let _ = self.root.call(leaves, Some(STOP_TIMEOUT)).await;
         let Handles { admission, audit, .. } = &self.handles;
         let (told, stored) =
-            join!(timeout(deadline, admission.flush()), timeout(deadline, audit.flush()));
+            join!(timeout(deadline, admission.flush()), timeout(deadline, audit.drain()));
         if told.is_err() {
             tracing::warn!(
                 "other replicas could not be told what is over; they notice by themselves"
             );
         }
-        let unstored = if stored.is_ok() { 0 } else { audit.state().waiting };
+        let unstored = if stored.is_ok() { 0 } else { audit.unstored() };
         self.root.stop_children(None);
         let _ = self.root.stop_and_wait(None, Some(STOP_TIMEOUT)).await;
+        quiet::tell_all();
         Stopped { unstored }
     }
 }

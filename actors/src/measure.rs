@@ -1,11 +1,15 @@
-//! What is measured of every actor alike, and the randomness that spreads their clocks.
+//! The metrics of the actors, and the randomness that spreads their clocks.
+#![expect(
+    clippy::disallowed_macros,
+    reason = "the actors' metrics are counted here and nowhere else"
+)]
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Gauge, counter, gauge, histogram};
 use protocol::telemetry as names;
 use storage::admission::{Limit, Scope};
 use tokio::time::Instant;
@@ -173,6 +177,47 @@ pub(crate) fn refusal(scope: Scope, limit: Limit, mode: &'static str) {
         "scope" => scope.as_str(), "limit" => limit.as_str(), "mode" => mode
     )
     .increment(1);
+}
+
+/// The gauge of that name of one upstream, to be kept by its actor.
+pub(crate) fn of_upstream(name: &'static str, upstream: &str) -> Gauge {
+    gauge!(name, "upstream" => upstream.to_owned())
+}
+
+/// The usage of a budget that was counted differs from the ledger's by so many tokens, in that direction.
+pub(crate) fn budget_drift(direction: &'static str, tokens: u64) {
+    counter!(names::BUDGET_DRIFT_TOKENS_TOTAL, "direction" => direction).increment(tokens);
+}
+
+/// So many audit events were stored, and so many wait now.
+pub(crate) fn audit_stored(count: usize, waiting: usize) {
+    counter!(names::AUDIT_STORED_TOTAL).increment(count as u64);
+    gauge!(names::AUDIT_WAITING).set(waiting as f64);
+}
+
+/// Storing a batch of audit events failed.
+pub(crate) fn audit_failed() {
+    counter!(names::AUDIT_FAILURES_TOTAL).increment(1);
+}
+
+/// A refusal was counted in a folded audit event, and has none of its own.
+pub(crate) fn audit_folded() {
+    counter!(names::AUDIT_FOLDED_TOTAL).increment(1);
+}
+
+/// An event was dropped: there was no place for it, for that reason.
+pub(crate) fn audit_dropped(reason: &'static str) {
+    counter!(names::AUDIT_DROPPED_TOTAL, "reason" => reason).increment(1);
+}
+
+/// The refusal of a caller without a valid key was not written down.
+pub(crate) fn audit_sampled_out() {
+    counter!(names::AUDIT_SAMPLED_OUT_TOTAL).increment(1);
+}
+
+/// The catalog has so many models.
+pub(crate) fn catalog_models(count: usize) {
+    gauge!(names::CATALOG_MODELS).set(count as f64);
 }
 
 /// The duration, up to a tenth shorter or longer, so that many clocks do not strike together.

@@ -48,4 +48,23 @@ pub enum ProbeError {
     /// Its answer is no list of models.
     #[error("answered with something that is no list of models")]
     Unreadable,
+    /// This process lacks what it needs to ask: descriptors, ports or memory.
+    #[error("could not be asked: the gateway lacks descriptors, ports or memory")]
+    Ours,
+    /// The task that asked it ended without an answer: our own fault.
+    #[error("could not be asked")]
+    Lost,
+}
+
+// === impl ProbeError ===
+
+impl ProbeError {
+    /// Whether it shows that the server is sick.
+    #[must_use]
+    pub const fn is_sick(self) -> bool {
+        match self {
+            Self::Unreachable | Self::TimedOut | Self::Status(500 | 502..=504) => true,
+            Self::Status(_) | Self::Unreadable | Self::Ours | Self::Lost => false,
+        }
+    }
 }

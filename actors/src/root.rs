@@ -376,7 +376,12 @@ impl State {
             upstreams.into_iter().map(|record| (record.name.clone(), record)).collect();
         let same = |running: &Running| {
             let wanted = wanted.get(&running.record.name);
-            wanted.is_some_and(|w| w.url == running.record.url && w.kind == running.record.kind)
+            let there = &running.record;
+            wanted.is_some_and(|wanted| {
+                wanted.url == there.url
+                    && wanted.kind == there.kind
+                    && wanted.keep_alive == there.keep_alive
+            })
         };
         let gone: Vec<_> =
             self.upstreams.iter().filter(|(_, r)| !same(r)).map(|(name, _)| name.clone()).collect();

@@ -10,9 +10,12 @@ use protocol::id::TenantId;
 use storage::admission::{Admission, Answer, Operation, Unavailable};
 use tokio::time::Instant;
 
-use crate::rules::{
-    breaker::{self, Breaker, Ended},
-    moment::Moment,
+use crate::{
+    outside::Failure,
+    rules::{
+        breaker::{self, Breaker, Ended, Pass},
+        moment::Moment,
+    },
 };
 
 /// When what is shared is asked no more. The pauses are short: whoever waits for it to come back is
@@ -24,24 +27,55 @@ const BREAKER: breaker::Settings = breaker::Settings {
     unconnected_max: 3,
     pause_min: Duration::from_millis(200),
     pause_max: Duration::from_secs(1),
-    probes: 1,
+    trials: 1,
 };
 
 /// Windows, slots and budgets that many replicas share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     admission: Arc<dyn Admission>,
-    breaker: Arc<Mutex<Breaker>>,
+    breaker: Arc<Mutex<Breaker<()>>>,
     epoch: Instant,
 }
 
 /// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAnswer {
     /// It was not even asked: nothing was done.
+    #[error("not asked")]
     NotAsked,
     /// Nobody knows what was done.
+    #[error(transparent)]
     Lost(Unavailable),
+}
+
+/// One exchange that passed the breaker. The breaker hears of its end also where it panics or is
+/// dropped: otherwise a probe would stay out for ever, and the breaker open.
+struct Call<'a> {
+    shared: &'a Shared,
+    pass: Option<Pass<()>>,
+    ended: Ended,
+}
+
+// === impl Call ===
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            self.shared.lock().ended(pass, self.ended, self.shared.now(), fastrand::f64());
+        }
+    }
+}
+
+// === impl NoAnswer ===
+
+impl From<Failure<NoAnswer>> for NoAnswer {
+    fn from(failure: Failure<NoAnswer>) -> Self {
+        match failure {
+            Failure::Failed(why) => why,
+            Failure::TimedOut(_) | Failure::Lost => Self::Lost(Unavailable(failure.to_string())),
+        }
+    }
 }
 
 // === impl Shared ===
@@ -57,18 +91,18 @@ impl Shared {
         tenant: TenantId,
         batch: &[Operation],
     ) -> Result<Vec<Answer>, NoAnswer> {
-        let pass = self.lock().ask(self.now()).map_err(|_| NoAnswer::NotAsked)?;
-        let answered = self.admission.exchange(tenant, batch).await;
-        let ended = if answered.is_ok() { Ended::Well } else { Ended::Failed };
-        self.lock().ended(pass, ended, self.now(), fastrand::f64());
-        answered.map_err(NoAnswer::Lost)
+        let pass = self.lock().ask((), self.now()).map_err(|_| NoAnswer::NotAsked)?;
+        let mut call = Call { shared: self, pass: Some(pass), ended: Ended::Failed };
+        let answers = self.admission.exchange(tenant, batch).await.map_err(NoAnswer::Lost)?;
+        call.ended = Ended::Well;
+        Ok(answers)
     }
 
     fn now(&self) -> Moment {
         Moment::default().after(self.epoch.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Breaker> {
+    fn lock(&self) -> MutexGuard<'_, Breaker<()>> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

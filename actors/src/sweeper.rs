@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     measure::{Handling, Kind, Queued},
+    outside::{self, Failure},
     ports::Clock,
 };
 
@@ -21,6 +22,8 @@ const AHEAD: SignedDuration = SignedDuration::from_hours(62 * 24);
 const BATCH_MAX: u32 = 1_000;
 /// The pause after such a batch.
 const BATCH_PAUSE: Duration = Duration::from_millis(50);
+/// How long one round may take. The next one goes on where it was stopped: batches are committed.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ pub(crate) enum Message {
     /// It is time for a round.
     Tick(Round, Queued),
     /// A round has ended, with so many rows removed.
-    Swept(Round, Result<u64, storage::Error>, Queued),
+    Swept(Round, Result<u64, Failure<storage::Error>>, Queued),
 }
 
 /// What the actor needs to start, and to start again.
@@ -103,11 +106,13 @@ impl Actor for Sweeper {
             Message::Tick(round, queued) => {
                 drop(queued);
                 let arguments = state.clone();
-                state.tasks.spawn(async move {
-                    let swept = match round {
+                let sweep = async move {
+                    match round {
                         Round::Audit => arguments.sweep_audit().await,
                         Round::Prompts => arguments.sweep_prompts().await,
-                    };
+                    }
+                };
+                outside::send(&state.tasks, ROUND_TIMEOUT, sweep, move |swept| {
                     let queued = Queued::new(Kind::Sweeper);
                     let _ = myself.cast(Message::Swept(round, swept, queued));
                 });

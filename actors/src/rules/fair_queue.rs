@@ -132,6 +132,12 @@ impl<Tenant: Copy + Eq + Hash, Waiter> FairQueue<Tenant, Waiter> {
         Ok(Place { tenant, number })
     }
 
+    /// The tenant whose turn it is, if anybody waits.
+    #[must_use]
+    pub fn next_tenant(&self) -> Option<Tenant> {
+        self.turns.front().copied()
+    }
+
     /// The one whose turn it is, if anybody waits.
     pub fn call(&mut self) -> Option<(Tenant, Waiter)> {
         let tenant = *self.turns.front()?;

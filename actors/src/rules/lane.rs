@@ -32,7 +32,7 @@ pub struct Settings {
 /// The way to one upstream. `Waiter` is what is called when its turn comes.
 #[derive(Debug)]
 pub struct Lane<Tenant, Waiter> {
-    breaker: Breaker,
+    breaker: Breaker<Tenant>,
     slots: Slots,
     queue: FairQueue<Tenant, Ticketed<Waiter>>,
     places: HashMap<u64, Place<Tenant>>,
@@ -61,9 +61,9 @@ pub enum NotNow {
 
 /// What became of who asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Asked<Waiter> {
+pub enum Asked<Tenant, Waiter> {
     /// It has a slot.
-    Granted(Waiter, Pass),
+    Granted(Waiter, Pass<Tenant>),
     /// It waits, and so many are before it.
     Waits {
         /// How many will be called before it, as things stand.
@@ -74,7 +74,7 @@ pub enum Asked<Waiter> {
 }
 
 /// Those whose waiting has ended.
-pub type Called<Waiter> = Vec<(Waiter, Result<Pass, NotNow>)>;
+pub type Called<Tenant, Waiter> = Vec<(Waiter, Result<Pass<Tenant>, NotNow>)>;
 
 // === impl Settings ===
 
@@ -107,12 +107,12 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
 
     /// Takes a slot at once; none where somebody waits already, every slot is taken, or the breaker has a
     /// say.
-    pub fn take(&mut self, now: Moment) -> Option<Pass> {
+    pub fn take(&mut self, tenant: Tenant, now: Moment) -> Option<Pass<Tenant>> {
         let is_free = self.queue.is_empty() && self.slots.remaining() > 0;
         if !is_free || self.breaker.view() != breaker::View::Closed {
             return None;
         }
-        let pass = self.breaker.ask(now).ok()?;
+        let pass = self.breaker.ask(tenant, now).ok()?;
         self.slots.take();
         Some(pass)
     }
@@ -125,14 +125,14 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
         ticket: u64,
         waiter: Waiter,
         now: Moment,
-    ) -> Asked<Waiter> {
+    ) -> Asked<Tenant, Waiter> {
         if self.queue.is_empty() && self.slots.remaining() > 0 {
-            return match self.breaker.ask(now) {
+            return match self.breaker.ask(tenant, now) {
                 Ok(pass) => {
                     self.slots.take();
                     Asked::Granted(waiter, pass)
                 }
-                Err(refused) => Asked::Refused(waiter, NotNow::Open(refused.at)),
+                Err(refused) => Asked::Refused(waiter, NotNow::Open(refused.at())),
             };
         }
         if let breaker::View::Open { until } = self.breaker.view()
@@ -153,12 +153,12 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
     /// A call is over, after so long. `chance`: see [`Breaker::ended`].
     pub fn ended(
         &mut self,
-        pass: Pass,
+        pass: Pass<Tenant>,
         ended: Ended,
         took: Duration,
         now: Moment,
         chance: f64,
-    ) -> Called<Waiter> {
+    ) -> Called<Tenant, Waiter> {
         self.slots.give_back();
         self.breaker.ended(pass, ended, now, chance);
         if ended == Ended::Well {
@@ -170,13 +170,13 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
     }
 
     /// The reply to a call has begun: see [`Breaker::begun`].
-    pub fn begun(&mut self, pass: &Pass, now: Moment) -> Called<Waiter> {
+    pub fn begun(&mut self, pass: &Pass<Tenant>, now: Moment) -> Called<Tenant, Waiter> {
         self.breaker.begun(pass);
         self.call(now)
     }
 
     /// Another number of slots, from now on.
-    pub fn set_slots(&mut self, slots: Option<u64>, now: Moment) -> Called<Waiter> {
+    pub fn set_slots(&mut self, slots: Option<u64>, now: Moment) -> Called<Tenant, Waiter> {
         self.slots.set_limit(slots.unwrap_or(u64::MAX));
         self.call(now)
     }
@@ -189,7 +189,7 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
     }
 
     /// Those who have waited too long leave.
-    pub fn expire(&mut self, now: Moment) -> Called<Waiter> {
+    pub fn expire(&mut self, now: Moment) -> Called<Tenant, Waiter> {
         let expired = self.queue.expire(now);
         expired.into_iter().map(|one| (self.called(one), Err(NotNow::TimedOut))).collect()
     }
@@ -244,26 +244,43 @@ impl<Tenant: Copy + Eq + Hash, Waiter> Lane<Tenant, Waiter> {
         self.breaker.view()
     }
 
+    /// Whether a probe is wanted: see [`Breaker::take_doubt`].
+    pub fn take_doubt(&mut self) -> bool {
+        self.breaker.take_doubt()
+    }
+
+    /// A probe failed, too: see [`Breaker::probe_failed`].
+    pub fn probe_failed(&mut self, now: Moment, chance: f64) -> Called<Tenant, Waiter> {
+        self.breaker.probe_failed(now, chance);
+        self.call(now)
+    }
+
     /// Calls those for whom there is a slot now; where the breaker lets nobody pass, all.
-    fn call(&mut self, now: Moment) -> Called<Waiter> {
+    fn call(&mut self, now: Moment) -> Called<Tenant, Waiter> {
         let mut called = Vec::new();
         let mut refused = None;
-        while !self.queue.is_empty() && (refused.is_some() || self.slots.remaining() > 0) {
-            if refused.is_none() {
-                match self.breaker.ask(now) {
+        while let Some(tenant) = self.queue.next_tenant()
+            && (refused.is_some() || self.slots.remaining() > 0)
+        {
+            let answer = match refused {
+                Some(why) => Err(why),
+                None => match self.breaker.ask(tenant, now) {
                     Ok(pass) => {
                         self.slots.take();
-                        let Some((_, one)) = self.queue.call() else { break };
-                        called.push((self.called(one), Ok(pass)));
+                        Ok(pass)
+                    }
+                    // As many as may be are being tried: they will say.
+                    Err(breaker::Refused::Trials) => break,
+                    // Others are behind it, and may be tried.
+                    Err(breaker::Refused::OwnTrials) => Err(NotNow::Open(None)),
+                    Err(breaker::Refused::Until(at)) => {
+                        refused = Some(NotNow::Open(Some(at)));
                         continue;
                     }
-                    // Its probes are under way: they will say.
-                    Err(breaker::Refused { at: None }) => break,
-                    Err(breaker::Refused { at }) => refused = Some(NotNow::Open(at)),
-                }
-            }
-            let (Some(why), Some((_, one))) = (refused, self.queue.call()) else { break };
-            called.push((self.called(one), Err(why)));
+                },
+            };
+            let Some((_, one)) = self.queue.call() else { break };
+            called.push((self.called(one), answer));
         }
         called
     }
@@ -286,25 +303,25 @@ mod tests {
         Lane::new(&Settings::default(), Some(slots))
     }
 
-    fn ask(lane: &mut Lane<u8, u64>, tenant: u8, ticket: u64, now: u64) -> Asked<u64> {
+    fn ask(lane: &mut Lane<u8, u64>, tenant: u8, ticket: u64, now: u64) -> Asked<u8, u64> {
         lane.ask(tenant, 1, ticket, ticket, at(now))
     }
 
-    fn granted(lane: &mut Lane<u8, u64>, now: u64) -> Pass {
-        match ask(lane, 1, 0, now) {
+    fn granted(lane: &mut Lane<u8, u64>, tenant: u8, now: u64) -> Pass<u8> {
+        match ask(lane, tenant, 0, now) {
             Asked::Granted(_, pass) => pass,
             other => panic!("{other:?}"),
         }
     }
 
-    fn tickets(called: Called<u64>) -> Vec<(u64, bool)> {
+    fn tickets(called: Called<u8, u64>) -> Vec<(u64, bool)> {
         called.into_iter().map(|(ticket, pass)| (ticket, pass.is_ok())).collect()
     }
 
     #[test]
     fn a_greedy_tenant_delays_another_by_one_time_of_service() {
         let mut lane = lane(1);
-        let mut pass = granted(&mut lane, 0);
+        let mut pass = granted(&mut lane, 1, 0);
         for ticket in 1..=1_000 {
             assert!(matches!(ask(&mut lane, 1, ticket, 0), Asked::Waits { .. }));
         }
@@ -325,24 +342,24 @@ mod tests {
     #[test]
     fn a_slot_is_taken_at_once_where_nobody_waits_and_the_breaker_is_closed() {
         let mut lane = lane(2);
-        let (first, second) = (lane.take(at(0)).unwrap(), lane.take(at(0)).unwrap());
-        assert!(lane.take(at(0)).is_none(), "both are taken");
+        let (first, second) = (lane.take(1, at(0)).unwrap(), lane.take(1, at(0)).unwrap());
+        assert!(lane.take(1, at(0)).is_none(), "both are taken");
         assert_eq!(ask(&mut lane, 1, 1, 0), Asked::Waits { ahead: 0 });
         assert_eq!(ask(&mut lane, 1, 2, 0), Asked::Waits { ahead: 1 });
         assert_eq!(tickets(lane.set_slots(Some(4), at(0))), [(1, true), (2, true)]);
         assert_eq!((lane.taken(), lane.set_slots(None, at(0)).len()), (4, 0));
-        for pass in [first, second, lane.take(at(0)).unwrap()] {
+        for pass in [first, second, lane.take(1, at(0)).unwrap()] {
             lane.ended(pass, Ended::Unconnected, Duration::ZERO, at(0), 0.0);
         }
-        assert!(lane.take(at(0)).is_none(), "it is open");
-        assert!(lane.take(at(3_600_000)).is_none(), "whoever probes it asks");
+        assert!(lane.take(1, at(0)).is_none(), "it is open");
+        assert!(lane.take(1, at(3_600_000)).is_none(), "whoever probes it asks");
         assert!(matches!(ask(&mut lane, 1, 3, 3_600_000), Asked::Granted(..)));
     }
 
     #[test]
     fn who_waits_cannot_be_overtaken_and_may_leave() {
         let mut lane = lane(1);
-        let pass = granted(&mut lane, 0);
+        let pass = granted(&mut lane, 1, 0);
         for ticket in 1..=3 {
             ask(&mut lane, 1, ticket, 0);
         }
@@ -363,7 +380,7 @@ mod tests {
     #[test]
     fn who_waits_too_long_is_told_so() {
         let mut lane = lane(1);
-        let pass = granted(&mut lane, 0);
+        let pass = granted(&mut lane, 1, 0);
         ask(&mut lane, 1, 1, 0);
         ask(&mut lane, 2, 2, 500);
         assert_eq!(lane.next_deadline(), Some(at(30_000)));
@@ -381,7 +398,7 @@ mod tests {
         let queue = fair_queue::Settings { per_tenant_max: 1, all_max: 2 };
         let settings = Settings { slots: Some(1), queue, ..Settings::default() };
         let mut lane = Lane::<u8, u64>::new(&settings, None);
-        let _pass = granted(&mut lane, 0);
+        let _pass = granted(&mut lane, 1, 0);
         ask(&mut lane, 1, 1, 0);
         assert_eq!(ask(&mut lane, 1, 2, 0), Asked::Refused(2, NotNow::Full(Full::Tenant)));
         ask(&mut lane, 2, 3, 0);
@@ -391,7 +408,7 @@ mod tests {
     #[test]
     fn when_the_breaker_opens_all_who_wait_are_sent_away() {
         let mut lane = lane(3);
-        let passes: Vec<_> = (0..3).map(|_| granted(&mut lane, 0)).collect();
+        let passes: Vec<_> = (0..3).map(|_| granted(&mut lane, 1, 0)).collect();
         for ticket in 1..=5 {
             ask(&mut lane, 1, ticket, 0);
         }
@@ -414,17 +431,33 @@ mod tests {
         lane.set_slots(Some(1), at(20));
         assert_eq!(ask(&mut lane, 1, 6, 20), Asked::Refused(6, open));
         lane.set_slots(Some(9), at(20));
-        // Half open: the probes are let through, who comes besides is refused.
-        let probes: Vec<_> = (0..3).map(|_| granted(&mut lane, 2_000)).collect();
+        // Half open: a few are tried, who comes besides is refused.
+        let trials = [1, 1, 2].map(|tenant| granted(&mut lane, tenant, 2_000));
         assert_eq!(ask(&mut lane, 1, 7, 2_000), Asked::Refused(7, NotNow::Open(None)));
-        // Who waits for a slot waits for what the probes say.
+        // Who waits for a slot waits for what the trials say.
         lane.set_slots(Some(1), at(2_000));
         assert_eq!(ask(&mut lane, 1, 8, 2_000), Asked::Waits { ahead: 0 });
         assert_eq!(tickets(lane.set_slots(Some(9), at(2_000))), []);
-        for probe in &probes[..2] {
-            assert_eq!(tickets(lane.begun(probe, at(2_100))), []);
+        // One that has begun makes room for another.
+        assert_eq!(tickets(lane.begun(&trials[0], at(2_100))), [(8, true)]);
+        for trial in &trials[1..] {
+            assert_eq!(tickets(lane.begun(trial, at(2_100))), []);
         }
-        assert_eq!(tickets(lane.begun(&probes[2], at(2_100))), [(8, true)]);
         assert_eq!(lane.breaker(), breaker::View::Closed);
+    }
+
+    #[test]
+    fn half_open_who_may_be_tried_is_not_kept_behind_who_may_not() {
+        let mut lane = lane(3);
+        for _ in 0..3 {
+            let pass = granted(&mut lane, 1, 0);
+            lane.ended(pass, Ended::Unconnected, Duration::ZERO, at(0), 0.0);
+        }
+        let _hanging = [1, 1].map(|tenant| granted(&mut lane, tenant, 2_000));
+        // All slots are taken for a moment: they wait.
+        lane.set_slots(Some(2), at(2_000));
+        assert_eq!(ask(&mut lane, 1, 7, 2_000), Asked::Waits { ahead: 0 });
+        assert_eq!(ask(&mut lane, 2, 8, 2_000), Asked::Waits { ahead: 1 });
+        assert_eq!(tickets(lane.set_slots(Some(3), at(2_000))), [(7, false), (8, true)]);
     }
 }

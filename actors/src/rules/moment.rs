@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// For so long time stands still where a clock is behind what it said last. A clock that was further ahead
+/// was wrong, and is not waited for. As in storage/src/admission/exchange.lua.
+pub const LEAD: Duration = Duration::from_secs(5);
+
 /// A moment, in milliseconds since some beginning that all moments of a process share. It is told to
 /// a rule and never asked for by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,8 @@
 //! limit is taken. The price of counting by steps: what was taken counts for up to half a second
 //! longer than it must, which at a steady rate is 0.8 % of the limit.
 //!
-//! Time never runs backwards here: a moment before the last one is taken for the last one.
+//! Where the clock was ahead, all that counts is taken anew at the moment that is now: it counts for longer
+//! than a minute, and never for less.
 
 use std::collections::VecDeque;
 
@@ -123,7 +124,10 @@ impl Window {
 
     /// Forgets what no longer counts; returns the moment that counts as now.
     fn forget(&mut self, now: Moment) -> Moment {
-        self.latest = self.latest.max(now);
+        if now < self.latest {
+            self.come_back(now.millis() / STEP_MS);
+        }
+        self.latest = now;
         while let Some((step, amount)) = self.taken.front().copied()
             && forgotten_at(step) <= self.latest
         {
@@ -131,6 +135,14 @@ impl Window {
             self.taken.pop_front();
         }
         self.latest
+    }
+
+    /// The clock was ahead, and it is this step.
+    fn come_back(&mut self, step: u64) {
+        if self.taken.back().is_some_and(|(last, _)| *last > step) {
+            self.taken.clear();
+            self.taken.push_back((step, self.used));
+        }
     }
 
     fn add(&mut self, step: u64, amount: u64) {
@@ -250,6 +262,17 @@ mod tests {
         assert_eq!(window.remaining(at(0)), 0);
     }
 
+    #[test]
+    fn a_clock_that_was_ahead_freezes_nothing_and_forgets_nothing() {
+        let mut window = Window::new(3);
+        let hour = 3_600_000;
+        let _ = (window.take(1, at(0)).unwrap(), window.take(1, at(hour)).unwrap());
+        let _ = window.take(1, at(hour)).unwrap();
+        // What was taken while it was ahead counts for a minute from now.
+        assert_eq!(window.take(2, at(1_000)), Err(Refused { at: Some(at(61_500)) }));
+        assert_eq!((window.remaining(at(61_499)), window.remaining(at(61_500))), (1, 3));
+    }
+
     /// Arrivals: how long after the one before (now and then before it), and how much.
     fn arrivals() -> impl Strategy<Value = Vec<(i64, u64)>> {
         let gap = prop_oneof![
@@ -257,6 +280,7 @@ mod tests {
             2 => Just(0),
             1 => 2_000..90_000_i64,
             1 => -5_000..0_i64,
+            1 => -200_000..0_i64,
         ];
         prop::collection::vec((gap, 0..6_u64), 1..200)
     }
@@ -271,8 +295,16 @@ mod tests {
             let (mut clock, mut latest) = (10_000_i64, 0_u64);
             for (gap, amount) in arrivals {
                 clock = (clock + gap).max(0);
-                // What counts as now: time that ran backwards has stood still.
-                latest = latest.max(clock.unsigned_abs());
+                // Where the clock was ahead, what counts is taken now.
+                let now = clock.unsigned_abs();
+                if latest > now {
+                    let counts = |t: u64| forgotten_at(t / STEP_MS) > at(latest);
+                    granted.retain(|(t, n)| counts(*t) && *n > 0);
+                    if granted.iter().any(|(t, _)| t / STEP_MS > now / STEP_MS) {
+                        granted.iter_mut().for_each(|(t, _)| *t = now);
+                    }
+                }
+                latest = now;
                 let lately = |span: u64| -> u64 {
                     granted.iter().filter(|(t, _)| t + span > latest).map(|(_, n)| n).sum()
                 };

@@ -9,7 +9,6 @@ use storage::{
     admission::{Admit, Answer, Member, Operation, Standing, Unknown, Usage},
     ledger::Ledger,
 };
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     audit,
     measure::{Handling, Kind, Queued},
+    outside,
     shared::NoAnswer,
 };
 
@@ -32,6 +32,9 @@ const BEAT_EVERY: Duration = Duration::from_secs(5);
 const TELL_AGAIN: Duration = Duration::from_millis(200);
 /// How long it may take to read how much of a budget is used.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long one exchange with what is shared may take: beyond the longest `redis.deadline`, so that this
+/// is only the last net.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(61);
 /// Keys that are shown to who looks.
 const SHOWN_MAX: usize = 100;
 
@@ -199,9 +202,19 @@ impl Actor for Tenant {
 
 impl State {
     fn admit(&mut self, asked: Box<Asked>, myself: &ActorRef<Message>) {
-        let desk = &self.arguments.desk;
-        let admit = Operation::Admit(desk.asked(&mut desk.kept(), &asked.ask));
-        self.submit(admit, Concern::Asked(asked), myself);
+        let desk = Arc::clone(&self.arguments.desk);
+        let mut kept = desk.kept();
+        let (replaced, admit) = desk.asked(&mut kept, &asked.ask);
+        if let (Some(replaced), Keeper::Shared(line)) = (&replaced, &mut kept.keeper) {
+            // Nothing is sent in between: both go along with one exchange.
+            line.push(replaced.clone(), Concern::Nobody);
+        }
+        let is_own = matches!(kept.keeper, Keeper::Own(_));
+        drop(kept);
+        if let Some(replaced) = replaced.filter(|_| is_own) {
+            self.submit(replaced, Concern::Nobody, myself);
+        }
+        self.submit(Operation::Admit(admit), Concern::Asked(asked), myself);
     }
 
     /// Who is under way gets more by the limits as they are now.
@@ -256,10 +269,15 @@ impl State {
         let shared = line.shared.clone();
         drop(kept);
         let (desk, tenant) = (Arc::clone(&self.arguments.desk), self.arguments.tenant);
-        self.arguments.tasks.spawn(async move {
-            let (operations, concerns): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            let answered = shared.exchange(tenant, &operations).await;
-            desk.came_back(operations.into_iter().zip(concerns).collect(), answered);
+        let (operations, concerns): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        // The batch stays here: it is told again also where the task that sends it fails.
+        let operations = Arc::new(operations);
+        let sent = Arc::clone(&operations);
+        let exchange = async move { shared.exchange(tenant, &sent).await };
+        outside::send(&self.arguments.tasks, EXCHANGE_TIMEOUT, exchange, move |answered| {
+            let operations = Arc::unwrap_or_clone(operations);
+            let batch = operations.into_iter().zip(concerns).collect();
+            desk.came_back(batch, answered.map_err(NoAnswer::from));
         });
     }
 
@@ -280,7 +298,7 @@ impl State {
             }
             Err(why) => {
                 if let NoAnswer::Lost(error) = &why {
-                    tracing::warn!(%error, "limits cannot be checked");
+                    crate::quiet!(warn, "limits cannot be checked", ""; %error);
                 }
                 if line.lost(batch, &why) && !self.tells {
                     self.tells = true;
@@ -355,19 +373,12 @@ impl State {
         }
         let Arguments { tenant, ledger, audit, .. } = self.arguments.clone();
         let (reader, myself) = (Reader { tenant, ledger, audit }, myself.clone());
-        self.arguments.tasks.spawn(async move {
-            let usage = match timeout(READ_TIMEOUT, reader.read(unknown, budget)).await {
-                Ok(Ok(usage)) => Some(usage),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "it cannot be read how much of a budget is used");
-                    None
-                }
-                Err(_) => {
-                    tracing::warn!("it cannot be read in time how much of a budget is used");
-                    None
-                }
-            };
-            let _ = myself.cast(Message::Usage { key, usage });
+        let read = async move { reader.read(unknown, budget).await };
+        outside::send(&self.arguments.tasks, READ_TIMEOUT, read, move |usage| {
+            if let Err(error) = &usage {
+                crate::quiet!(warn, "it cannot be read how much of a budget is used", ""; %error);
+            }
+            let _ = myself.cast(Message::Usage { key, usage: usage.ok() });
         });
     }
 
@@ -430,7 +441,8 @@ impl State {
         self.submit(Operation::Look { tenant_limits, keys }, asked, myself);
     }
 
-    /// Whether nobody would miss this actor.
+    /// Whether nobody would miss this actor. Its desk is closed then, under the lock under which it is seen that
+    /// nothing is counted there: whoever decides on the desk at this moment comes before, or goes elsewhere.
     fn tidy(&mut self) -> bool {
         let now = self.arguments.common.now();
         let idle_after = self.arguments.idle_after;
@@ -442,7 +454,7 @@ impl State {
             |seen| seen.asked_at.elapsed() >= idle_after,
             |key| reading.contains(&Some(key)),
         );
-        drop(kept);
-        is_idle && rests && self.reading.is_empty() && self.waiting.is_empty()
+        kept.is_closed = is_idle && rests && reading.is_empty() && self.waiting.is_empty();
+        kept.is_closed
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Kept {
     /// When somebody asked last.
     pub(super) asked_at: Instant,
     pub(super) seen: HashMap<KeyId, Seen>,
+    /// Nothing is counted here any more, and nothing is decided: another desk takes its place.
+    pub(super) is_closed: bool,
 }
 
 /// Who keeps what the limits count.
@@ -105,36 +107,45 @@ impl Desk {
             Some(shared) => Keeper::Shared(Line::new(shared.clone())),
         };
         let (tenant_limits, asked_at, seen) = (Limits::default(), Instant::now(), HashMap::new());
-        let kept = Mutex::new(Kept { keeper, tenant_limits, asked_at, seen });
+        let kept = Kept { keeper, tenant_limits, asked_at, seen, is_closed: false };
+        let kept = Mutex::new(kept);
         let common = Arc::clone(common);
         Self { common, actor: Mutex::default(), kept, ended: Mutex::default() }
     }
 
-    /// Decides at once. None where its actor has to: it has somebody to wait for, or a rule has failed.
+    /// Decides at once. `None` where its actor has to (it has somebody to wait for, or a rule has failed),
+    /// and where the desk is closed.
     pub(crate) fn decide(self: &Arc<Self>, ask: &Ask) -> Option<Result<Permit, Denied>> {
         let mut kept = self.kept.lock().ok()?;
-        if !matches!(kept.keeper, Keeper::Own(_)) {
+        if kept.is_closed || !matches!(kept.keeper, Keeper::Own(_)) {
             return None;
         }
-        let admit = self.asked(&mut kept, ask);
+        let (replaced, admit) = self.asked(&mut kept, ask);
         let Keeper::Own(book) = &mut kept.keeper else { return None };
-        let answer = book.run(&Operation::Admit(admit), self.common.now());
+        let now = self.common.now();
+        if let Some(replaced) = replaced {
+            book.run(&replaced, now);
+        }
+        let answer = book.run(&Operation::Admit(admit), now);
         self.answered(&mut kept, (&admit, ask), answer).ok()
     }
 
-    /// Somebody asks; what that is to the limits.
-    pub(super) fn asked(&self, kept: &mut Kept, ask: &Ask) -> Admit {
+    /// What an ask is to the limits: what it replaces is given back first.
+    pub(super) fn asked(&self, kept: &mut Kept, ask: &Ask) -> (Option<Operation>, Admit) {
         kept.asked_at = Instant::now();
+        let replaced = ask.replaces.as_ref().and_then(|permit| permit.replace());
+        let replaced = replaced.map(|ended| kept.over(ended));
         let completion = kept.ask(ask).expect(ask);
         let Common { replica, next, .. } = &*self.common;
         let number = next.fetch_add(1, Ordering::Relaxed);
-        Admit {
+        let admit = Admit {
             member: Member { replica: *replica, number },
             key: ask.key,
             tenant_limits: ask.tenant_limits,
             key_limits: ask.key_limits,
             need: ask.need(completion),
-        }
+        };
+        (replaced, admit)
     }
 
     /// What an answer of the limits is to who asked.
@@ -188,6 +199,11 @@ impl Desk {
     /// An instance is no more, unless another one has taken its place.
     pub(crate) fn left(&self, who: ActorId) {
         lock(&self.actor).take_if(|actor| actor.get_id() == who);
+    }
+
+    /// Whether another desk is to take its place.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.kept().is_closed
     }
 
     /// Whether a rule failed in the middle of its work: what is kept may be wrong.

@@ -49,8 +49,9 @@ pub(super) struct Line {
     back: Option<(Batch, Result<Vec<Answer>, NoAnswer>)>,
     /// What each request holds that this replica has let in.
     held: HashMap<Member, String>,
-    /// Whether it was said who is under way since it was heard that what was counted is not known.
-    is_said: bool,
+    /// The memory of what is shared in which we have registered our in-flight requests again, since it
+    /// reported that it does not know how much of a budget is used. `None`: we have not.
+    said: Option<u64>,
 }
 
 // === impl Concern ===
@@ -87,7 +88,7 @@ impl Line {
             is_out: false,
             back: None,
             held: HashMap::new(),
-            is_said: false,
+            said: None,
         }
     }
 
@@ -136,11 +137,14 @@ impl Line {
                 }
                 // What was counted may have been forgotten, and with it who is under way: that is said
                 // before anybody is let in on what the ledger says.
-                (Operation::Admit(_), Answer::Unknown(_)) if !self.is_said => {
-                    self.is_said = true;
-                    self.beat();
+                (Operation::Admit(_), Answer::Unknown(unknown)) => {
+                    let memory = unknown.first().map(|one| one.memory);
+                    if self.said != memory {
+                        self.said = memory;
+                        self.beat();
+                    }
                 }
-                (Operation::SetUsage(_), _) => self.is_said = false,
+                (Operation::SetUsage(_), _) => self.said = None,
                 (Operation::Settle { member, .. } | Operation::Cancel { member }, _) => {
                     self.held.remove(member);
                 }
@@ -163,7 +167,9 @@ impl Line {
 
     /// The batch is back without answers. Says whether something is to be told again.
     pub(super) fn lost(&mut self, batch: Batch, why: &NoAnswer) -> bool {
-        (self.is_out, self.is_said) = (false, false);
+        (self.is_out, self.said) = (false, None);
+        let is_beat = |(operation, _): &(Operation, _)| matches!(operation, Operation::Beat { .. });
+        let beats = batch.iter().chain(&self.waiting).any(is_beat);
         let mut again = VecDeque::new();
         for (operation, concern) in batch {
             match operation {
@@ -189,20 +195,26 @@ impl Line {
         // Who waits behind them for a yes is not made to wait for longer.
         for (operation, concern) in std::mem::take(&mut self.waiting) {
             match concern {
+                // It is asked for again: who is under way may have to be said before.
+                Concern::Nobody if matches!(operation, Operation::SetUsage(_)) => {}
                 Concern::Nobody => again.push_back((operation, concern)),
                 Concern::Asked(_) | Concern::More(_) | Concern::Look(_) => concern.refuse(),
             }
         }
         self.waiting = again;
+        if beats {
+            self.beat();
+        }
         !self.waiting.is_empty()
     }
 
-    /// Says that those who are under way still are.
+    /// Says that those who are under way still are, before all else that waits.
     pub(super) fn beat(&mut self) {
+        self.waiting.retain(|(operation, _)| !matches!(operation, Operation::Beat { .. }));
         let members: Vec<_> = self.held.keys().copied().collect();
         for members in members.chunks(BEAT_MAX) {
             let members = members.to_vec();
-            self.waiting.push_back((Operation::Beat { members }, Concern::Nobody));
+            self.waiting.push_front((Operation::Beat { members }, Concern::Nobody));
         }
     }
 

@@ -19,11 +19,18 @@
 //! read, and where it cannot be read nobody can say: the answer is no. Callers are bounded by their
 //! places in the audit, which each takes before it asks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use identity::{
     limits::Limits,
     policy::{Exhausted, Policy},
+    principal::Principal,
 };
 use protocol::{
     id::{KeyId, TenantId},
@@ -70,6 +77,9 @@ pub struct Ask {
     /// The model, where the reply is a stream that can be ended before its end: of those it is learned
     /// how long they are.
     pub learns: Option<ModelName>,
+    /// What the same request has taken before, when it was not known what it asks for. The new permit takes its
+    /// place in one step, so that nobody else gets the slot in between.
+    pub replaces: Option<Arc<Permit>>,
 }
 
 /// Why a request is not let in.
@@ -88,12 +98,14 @@ pub enum Denied {
 #[must_use = "a permit that is dropped is given back"]
 pub struct Permit {
     desk: Arc<Desk>,
-    member: Member,
+    pub(crate) member: Member,
     key: KeyId,
     /// None: it never was.
     used: Option<u64>,
     learns: Option<ModelName>,
     learned: Option<u64>,
+    /// Another permit has taken its place: nothing is left to give back.
+    is_replaced: AtomicBool,
     /// How the limits stood after it was let in.
     pub gauges: Gauges,
     /// What it must not pass without asking for more; none where all that it can use is set aside.
@@ -108,7 +120,7 @@ pub struct Meter {
     /// What becomes of it where there is no more.
     pub exhausted: Exhausted,
     desk: Arc<Desk>,
-    member: Member,
+    pub(crate) member: Member,
     key: KeyId,
 }
 
@@ -147,6 +159,23 @@ pub(crate) struct Asked {
 // === impl Ask ===
 
 impl Ask {
+    /// What a request of that principal asks for before it is known what it will use: a request, and a slot.
+    #[must_use]
+    pub fn entrance(principal: &Principal) -> Self {
+        Self {
+            tenant: principal.tenant,
+            key: principal.key,
+            tenant_limits: principal.tenant_limits,
+            key_limits: principal.key_limits,
+            policy: principal.policy,
+            prompt: 0,
+            prompt_max: 0,
+            completion_max: 0,
+            learns: None,
+            replaces: None,
+        }
+    }
+
     /// What it needs, where its reply is expected to have `completion` tokens.
     fn need(&self, completion: u64) -> Need {
         Need {
@@ -169,6 +198,7 @@ impl Permit {
             used: Some(0),
             learns: ask.learns.clone().filter(|_| is_metered),
             learned: None,
+            is_replaced: AtomicBool::new(false),
             gauges,
             meter: is_metered.then(|| Meter {
                 set_aside: admit.need.tokens_max.saturating_sub(ask.prompt_max),
@@ -178,6 +208,13 @@ impl Permit {
                 key,
             }),
         }
+    }
+
+    /// What a permit that takes the place of this one has to give back; `None` where that was done.
+    fn replace(&self) -> Option<Ended> {
+        let was_replaced = self.is_replaced.swap(true, Ordering::Relaxed);
+        let Self { member, key, .. } = *self;
+        (!was_replaced).then_some(Ended { member, key, used: None, learned: None })
     }
 
     /// Says what was really used; it takes the place of what was expected when the permit is dropped.
@@ -213,6 +250,9 @@ impl Meter {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if *self.is_replaced.get_mut() {
+            return;
+        }
         let Self { key, member, used, .. } = *self;
         let learned = self.learns.take().zip(self.learned).map(Box::new);
         self.desk.end(Ended { member, key, used, learned });

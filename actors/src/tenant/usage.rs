@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use identity::limits::Budget;
 use jiff::Timestamp;
-use metrics::counter;
-use protocol::{id::TenantId, telemetry as names};
+use protocol::id::TenantId;
 use storage::{
     admission::{Unknown, Usage},
     ledger::{Ledger, LedgerBy, LedgerQuery, LedgerSum},
 };
 
-use crate::audit;
+use crate::{audit, measure};
 
 /// Reads it.
 #[derive(Clone)]
@@ -29,14 +28,14 @@ impl Reader {
     pub(super) async fn read(&self, unknown: Unknown, budget: Budget) -> storage::Result<Usage> {
         // What is counted was recorded before: once that is stored, the ledger has it.
         self.audit.store_recorded().await;
-        let Unknown { key, period, start, read_at, counted } = unknown;
+        let Unknown { key, period, start, read_at, counted, settled, memory } = unknown;
         let sum = self.sum(&unknown, start).await?;
         let used = sum.saturating_sub(budget.correction.forgiven_since(start, None));
         let counted = counted.filter(|counted| counted.period == period);
-        let mut of_now = 0;
+        let mut of_now = settled;
         if let Some(counted) = counted {
+            of_now = if counted.start == start { counted.used } else { 0 };
             let written = if counted.start == start {
-                of_now = counted.used;
                 used
             } else {
                 let before = self.sum(&unknown, counted.start).await?.saturating_sub(sum);
@@ -44,7 +43,7 @@ impl Reader {
             };
             self.compare(&unknown, counted.used, written);
         }
-        Ok(Usage { key, period, start, used, counted: of_now, read_at })
+        Ok(Usage { key, period, start, used, counted: of_now, read_at, memory })
     }
 
     async fn sum(&self, unknown: &Unknown, since: Option<Timestamp>) -> storage::Result<u64> {
@@ -59,7 +58,7 @@ impl Reader {
             return;
         }
         let direction = if counted > written { "over" } else { "under" };
-        counter!(names::BUDGET_DRIFT_TOKENS_TOTAL, "direction" => direction).increment(difference);
+        measure::budget_drift(direction, difference);
         let (tenant, key) = (self.tenant, unknown.key.map(tracing::field::display));
         tracing::warn!(%tenant, key, counted, written, "the count of a budget differs from the ledger");
     }

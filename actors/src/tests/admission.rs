@@ -1,5 +1,7 @@
 //! Tenants: who is let in.
 
+use std::task::Poll;
+
 use identity::policy::{Exhausted, Policy, Reserve};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use protocol::telemetry as names;
@@ -20,6 +22,7 @@ pub(super) fn ask(tenant: u128, key: u128, tenant_limits: Limits, key_limits: Li
         prompt_max,
         completion_max,
         learns,
+        replaces: None,
     }
 }
 
@@ -53,6 +56,38 @@ async fn a_thousand_at_once_get_what_there_is_and_no_more() {
         );
     }
     assert_eq!(admission.running(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_before_a_body_was_read_is_taken_once() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let limits = Limits { rpm: Some(3), concurrency: Some(1), ..Limits::default() };
+    let asked = || of(50, ask(1, 1, limits, Limits::default()));
+    let first = Arc::new(admission.admit(of(0, asked())).await.unwrap());
+    // The slot is its own: what takes its place does not wait for it, and nobody else gets it.
+    assert!(admission.admit(asked()).await.is_err());
+    let whole = Ask { replaces: Some(Arc::clone(&first)), ..asked() };
+    let second = admission.admit(whole).await.unwrap();
+    assert_eq!(second.gauges.requests.unwrap().remaining, 2);
+    // What was replaced has nothing left to give back.
+    drop(first);
+    assert!(admission.admit(asked()).await.is_err());
+    drop(second);
+    let third = admission.admit(asked()).await.unwrap();
+    assert_eq!(third.gauges.requests.unwrap().remaining, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_when_its_body_was_read_holds_nothing() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    let admission = &stage.system.handles.admission;
+    let limits = Limits { tpm: Some(100), concurrency: Some(1), ..Limits::default() };
+    let asked = |tokens| of(tokens, ask(1, 1, limits, Limits::default()));
+    let first = Arc::new(admission.admit(asked(0)).await.unwrap());
+    let whole = Ask { replaces: Some(first), ..asked(101) };
+    assert!(matches!(admission.admit(whole).await, Err(Denied::Limit(_))));
+    assert!(admission.admit(asked(100)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,6 +125,44 @@ async fn a_slot_comes_back_however_a_request_ends() {
         drop(permit);
         // Before anybody else has had a turn.
         drop(one().await.unwrap_or_else(|denied| panic!("{round}: {denied:?}")));
+    }
+}
+
+/// Gives whoever is ready one turn: unlike tokio's, which comes back when nobody is ready any more.
+async fn give_way() {
+    let mut is_back = false;
+    std::future::poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        if std::mem::replace(&mut is_back, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// A tenant's actor that has been idle ends. Whenever in the course of that a request is let in, it counts.
+#[tokio::test(start_paused = true)]
+async fn who_is_let_in_while_the_actor_ends_is_counted() {
+    for turns in 0..40 {
+        let mut settings = Settings::default();
+        settings.admission.idle_after = Duration::from_secs(60);
+        let stage = Stage::new(settings, &[]).await;
+        let admission = stage.system.handles.admission.clone();
+        // A task has its turn between those of the actors; the test itself would come after them all.
+        let asks = TaskTracker::new().spawn(async move {
+            let one = || admission.admit(ask(1, 1, at_once(1), Limits::default()));
+            drop(one().await.unwrap());
+            tokio::time::advance(Duration::from_secs(125)).await;
+            for _ in 0..turns {
+                give_way().await;
+            }
+            let permit = one().await.unwrap_or_else(|denied| panic!("{turns}: {denied:?}"));
+            for _ in 0..100 {
+                give_way().await;
+            }
+            assert!(one().await.is_err(), "after {turns} turns");
+            drop(permit);
+            assert!(one().await.is_ok(), "after {turns} turns");
+        });
+        asks.await.unwrap();
     }
 }
 

@@ -54,6 +54,8 @@ enum Step {
     Tell(u64),
     Look,
     Pass(u64),
+    /// The clock was ahead.
+    Back(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,8 @@ fn script() -> impl Strategy<Value = Script> {
         4 => (0..3_000_u64).prop_map(Step::Pass),
         2 => (0..70_000_u64).prop_map(Step::Pass),
         1 => (0..150_000_000_u64).prop_map(Step::Pass),
+        1 => (0..20_000_u64).prop_map(Step::Back),
+        1 => (0..200_000_000_u64).prop_map(Step::Back),
     ];
     (kinds(), kinds(), any::<bool>(), prop::collection::vec(step, 1..60))
         .prop_map(|(tenant, key, lives_long, steps)| Script { tenant, key, lives_long, steps })
@@ -160,10 +164,12 @@ impl Both<'_> {
             Step::Beat => vec![Operation::Beat { members: self.members.clone() }],
             Step::Tell(used) => (self.unknown.iter())
                 .map(|unknown| {
-                    let Unknown { key, period, start, read_at, counted } = *unknown;
+                    let Unknown { key, period, start, read_at, counted, settled, memory } =
+                        *unknown;
                     let counted = counted.filter(|counted| counted.start == start);
-                    let counted = counted.map_or(0, |counted| counted.used);
-                    Operation::SetUsage(Usage { key, period, start, used, counted, read_at })
+                    let counted = counted.map_or(settled, |counted| counted.used);
+                    let usage = Usage { key, period, start, used, counted, read_at, memory };
+                    Operation::SetUsage(usage)
                 })
                 .collect(),
             Step::Look => {
@@ -183,6 +189,10 @@ impl Both<'_> {
                 self.ahead += Duration::from_millis(millis);
                 Vec::new()
             }
+            Step::Back(millis) => {
+                self.ahead = self.ahead.saturating_sub(Duration::from_millis(millis));
+                Vec::new()
+            }
         }
     }
 
@@ -192,7 +202,12 @@ impl Both<'_> {
         let told = self.redis.exchange(self.tenant, batch).await.unwrap();
         let read = format!("HGET nz:{{{}}}:counts now", self.tenant.0.as_simple());
         let read = self.server.run(&read).await;
+        let before = self.now;
         self.now = read.lines().nth(1).unwrap().parse().unwrap();
+        if self.now < before {
+            let until_most = self.now + self.lives_for;
+            self.alive.values_mut().for_each(|until| *until = until_most.min(*until));
+        }
         let wall = Timestamp::from_millisecond(i64::try_from(self.now).unwrap()).unwrap();
         let now = Now { moment: Moment::from_millis(self.now), wall };
         let (alive, dead) =
@@ -203,13 +218,25 @@ impl Both<'_> {
             self.book.run(&Operation::Settle { member, used: 0 }, now);
         }
         let mut again = Vec::new();
+        // Where it is not said yet who is under way, the script takes no word on usage.
+        let mut lacks = false;
         for (operation, of_redis) in batch.iter().zip(told) {
-            let of_book = self.run(operation, now);
+            let of_book = match operation {
+                Operation::SetUsage(_) if lacks => Answer::Done,
+                operation => self.run(operation, now),
+            };
+            lacks |= matches!(&of_book, Answer::Missing(members) if !members.is_empty());
             let of_redis = match (operation, of_redis) {
                 (Operation::Admit(admit), Answer::Admitted(mut admitted)) => {
                     let (member, held) = (admit.member, std::mem::take(&mut admitted.held));
                     again.push(Operation::Register { member, held });
                     Answer::Admitted(admitted)
+                }
+                (_, Answer::Unknown(mut unknown)) => {
+                    // A book has no memory to lose.
+                    self.unknown.clone_from(&unknown);
+                    unknown.iter_mut().for_each(|one| one.memory = 0);
+                    Answer::Unknown(unknown)
                 }
                 (_, other) => other,
             };
@@ -239,7 +266,6 @@ impl Both<'_> {
             (Operation::Admit(admit), Answer::Admitted(_)) => {
                 self.alive.insert(admit.member, until);
             }
-            (Operation::Admit(_), Answer::Unknown(unknown)) => self.unknown.clone_from(unknown),
             (Operation::Settle { member, .. } | Operation::Cancel { member }, _) => {
                 self.alive.remove(member);
             }

@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn tenant(number: u128) -> TenantId {
+    TenantId(Uuid::from_u128(number))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_few_events_wait_for_others_and_a_full_batch_does_not() {
     let mut settings = places(10_000);
@@ -38,18 +42,18 @@ async fn a_small_ring_is_emptied_before_it_is_full() {
 async fn a_place_is_held_until_its_event_is_stored() {
     let stage = Stage::new(places(2), &[]).await;
     let audit = &stage.system.handles.audit;
-    let (first, second) = (audit.reserve().unwrap(), audit.reserve().unwrap());
-    assert_eq!(audit.reserve().err(), Some(Saturated));
+    let (first, second) = (audit.reserve(tenant(1)).unwrap(), audit.reserve(tenant(1)).unwrap());
+    assert_eq!(audit.reserve(tenant(1)).err(), Some(Saturated));
     drop(first);
-    let third = audit.reserve().unwrap();
+    let third = audit.reserve(tenant(1)).unwrap();
     stage.database.away(true);
     second.record(event(1));
     third.record(event(2));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(audit.reserve().err(), Some(Saturated), "a place was given back too early");
+    assert_eq!(audit.reserve(tenant(1)).err(), Some(Saturated), "a place was given back too early");
     assert!(audit.state().failing_since.is_some());
     stage.database.away(false);
-    eventually("room", || audit.reserve().is_ok()).await;
+    eventually("room", || audit.reserve(tenant(1)).is_ok()).await;
     assert_eq!(stage.database.events(), [1, 2]);
     assert!(audit.state().failing_since.is_none());
     assert_eq!((audit.state().waiting, audit.state().stored), (0, 2));
@@ -96,6 +100,14 @@ async fn an_actor_that_fails_again_and_again_is_a_reason_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_root_that_dies_is_a_reason_to_end() {
+    let stage = Stage::new(Settings::default(), &[]).await;
+    stage.system.root.kill();
+    let reason = timeout(Duration::from_secs(10), stage.system.failed()).await.unwrap();
+    assert!(reason.contains("root"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn strangers_get_so_many_lines_a_second_and_half_of_the_room() {
     let mut settings = places(20);
     settings.audit.sampled_per_second = 4;
@@ -107,7 +119,7 @@ async fn strangers_get_so_many_lines_a_second_and_half_of_the_room() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!(taken().len(), 4, "what was not used does not add up");
     drop(first);
-    let _held: Vec<_> = (0..11).map(|_| audit.reserve().unwrap()).collect();
+    let _held: Vec<_> = (0..11).map(|_| audit.reserve(tenant(1)).unwrap()).collect();
     sleep(Duration::from_secs(10)).await;
     assert_eq!(taken().len(), 0);
 }

@@ -45,10 +45,30 @@ mod agreement;
 mod audit;
 mod catalog;
 mod crash;
+mod floods;
+mod outside;
 mod redis;
 mod shared;
 mod sweeper;
 mod upstream;
+
+/// A fault of a port that its task does not survive.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Panics,
+    Hangs,
+}
+
+impl Fault {
+    const ALL: [Self; 2] = [Self::Panics, Self::Hangs];
+
+    async fn strike(self) {
+        match self {
+            Self::Panics => panic!("a port fails"),
+            Self::Hangs => std::future::pending().await,
+        }
+    }
+}
 
 /// A database of audit events that fails on request.
 #[derive(Default)]
@@ -56,7 +76,10 @@ struct Database(Mutex<Stored>);
 
 #[derive(Default)]
 struct Stored {
+    fault: Option<Fault>,
     batches: Vec<(Instant, Vec<u128>)>,
+    /// How many requests the stored events stand for.
+    requests: u64,
     is_away: bool,
     forgotten: Vec<Timestamp>,
     forgotten_of: Vec<(TenantId, Timestamp)>,
@@ -78,6 +101,17 @@ impl Database {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// From now on each call has that fault.
+    fn fault(&self, fault: Option<Fault>) {
+        self.with(|stored| stored.fault = fault);
+    }
+
+    async fn strike(&self) {
+        if let Some(fault) = self.with(|stored| stored.fault) {
+            fault.strike().await;
+        }
+    }
+
     fn away(&self, is_away: bool) {
         self.with(|stored| stored.is_away = is_away);
     }
@@ -95,12 +129,14 @@ impl Database {
 #[async_trait]
 impl Audit for Database {
     async fn append(&self, events: &[AuditEvent]) -> storage::Result<()> {
+        self.strike().await;
         self.with(|stored| {
             if stored.is_away {
                 return Err(Error::Url);
             }
             let numbers = events.iter().map(|event| event.request.0.as_u128()).collect();
             stored.batches.push((Instant::now(), numbers));
+            stored.requests += events.iter().map(|event| u64::from(event.requests)).sum::<u64>();
             Ok(())
         })
     }
@@ -110,6 +146,7 @@ impl Audit for Database {
     }
 
     async fn prepare(&self, _from: Timestamp, _until: Timestamp) -> storage::Result<()> {
+        self.strike().await;
         self.with(|stored| {
             stored.prepared += 1;
             if stored.is_away { Err(Error::Url) } else { Ok(()) }
@@ -174,6 +211,7 @@ impl Prompts for Database {
     }
 
     async fn forget_expired(&self, now: Timestamp, limit: u32) -> storage::Result<u64> {
+        self.strike().await;
         Ok(self.with(|stored| {
             stored.prompts_swept.push(now);
             let removed = stored.prompts_old.min(u64::from(limit));
@@ -188,6 +226,7 @@ impl Ledger for Database {
     async fn sums(&self, query: LedgerQuery) -> storage::Result<Vec<LedgerSum>> {
         // What takes its time elsewhere does here, too.
         sleep(Duration::from_millis(5)).await;
+        self.strike().await;
         self.with(|stored| {
             if stored.is_away {
                 return Err(Error::Url);
@@ -205,11 +244,14 @@ impl Ledger for Database {
 
 /// Upstreams by name, with their models; who is not among them does not answer.
 #[derive(Default)]
-struct Servers(Mutex<BTreeMap<String, Vec<&'static str>>>);
+struct Servers {
+    models: Mutex<BTreeMap<String, Vec<&'static str>>>,
+    fault: Mutex<Option<Fault>>,
+}
 
 impl Servers {
     fn set(&self, name: &str, models: Option<&[&'static str]>) {
-        let mut servers = self.0.lock().unwrap();
+        let mut servers = self.models.lock().unwrap();
         match models {
             Some(models) => drop(servers.insert(name.to_owned(), models.to_vec())),
             None => drop(servers.remove(name)),
@@ -220,7 +262,11 @@ impl Servers {
 #[async_trait]
 impl Prober for Servers {
     async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
-        let servers = self.0.lock().unwrap();
+        let fault = *self.fault.lock().unwrap();
+        if let Some(fault) = fault {
+            fault.strike().await;
+        }
+        let servers = self.models.lock().unwrap();
         let models = servers.get(&upstream.name).ok_or(ProbeError::Unreachable)?;
         let discovered = |name: &&str| DiscoveredModel {
             name: ModelName::parse(name).unwrap(),
@@ -291,7 +337,11 @@ impl Stage {
     }
 
     fn record(&self, number: u128) -> Result<(), Saturated> {
-        self.system.handles.audit.reserve().map(|place| place.record(event(number)))
+        self.system
+            .handles
+            .audit
+            .reserve(TenantId(Uuid::nil()))
+            .map(|place| place.record(event(number)))
     }
 
     fn models(&self) -> Result<Vec<String>, Unavailable> {
@@ -307,6 +357,7 @@ fn upstream(name: &str) -> Upstream {
         url,
         kind: UpstreamKind::Ollama,
         slots: None,
+        keep_alive: true,
         created_at: noon(),
     }
 }
@@ -326,6 +377,7 @@ fn event(number: u128) -> AuditEvent {
         usage: Usage::default(),
         first_byte: None,
         total: Duration::ZERO,
+        requests: 1,
     }
 }
 

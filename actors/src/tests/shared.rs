@@ -17,7 +17,8 @@ use super::{
 use crate::rules::{account::Now, book::Book, moment::Moment};
 
 /// What replicas share, in process: a book for each tenant.
-struct Common {
+pub(super) struct Common {
+    pub(super) fault: Mutex<Option<Fault>>,
     books: Mutex<HashMap<TenantId, Book>>,
     began: Instant,
     ahead: Mutex<Duration>,
@@ -29,8 +30,9 @@ struct Common {
 }
 
 impl Common {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
+            fault: Mutex::default(),
             books: Mutex::default(),
             began: Instant::now(),
             ahead: Mutex::default(),
@@ -59,6 +61,10 @@ impl Admission for Common {
     ) -> Result<Vec<Answer>, Unavailable> {
         // What takes its time elsewhere does here, too.
         sleep(Duration::from_millis(1)).await;
+        let fault = *self.fault.lock().unwrap();
+        if let Some(fault) = fault {
+            fault.strike().await;
+        }
         self.batches.lock().unwrap().push(batch.to_vec());
         if self.is_away.load(Ordering::Relaxed) {
             return Err(Unavailable("away".to_owned()));
@@ -84,6 +90,10 @@ impl contract::Stage for InProcess {
 
     fn advance(&self, by: Duration) {
         *self.0.ahead.lock().unwrap() += by;
+    }
+
+    fn go_back(&self, by: Duration) {
+        *self.0.ahead.lock().unwrap() -= by;
     }
 
     fn now(&self) -> Timestamp {
@@ -114,6 +124,28 @@ async fn two_replicas_let_in_as_many_as_one() {
     // What arrives while an exchange is under way goes along with the next one.
     let batches = common.batches.lock().unwrap().len();
     assert!(batches <= 12, "{batches} exchanges");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_the_place_of_what_was_taken_goes_along_in_one_exchange() {
+    let common = Common::new();
+    let stages = replicas(&common).await;
+    let [one, two] = [0, 1].map(|at| &stages[at].system.handles.admission);
+    let asked = || ask(1, 1, at_once(1), Limits::default());
+    let first = Arc::new(one.admit(asked()).await.unwrap());
+    let taken = first.member;
+    let whole = Ask { replaces: Some(first), ..asked() };
+    let second = one.admit(whole).await.unwrap();
+    assert!(two.admit(asked()).await.is_err(), "the slot is taken all the time");
+    let replaced = |operation: &Operation| matches!(operation, Operation::Cancel { member } if *member == taken);
+    let is_pair = |batch: &Vec<Operation>| {
+        batch.windows(2).any(|two| replaced(&two[0]) && matches!(two[1], Operation::Admit(_)))
+    };
+    assert!(common.batches.lock().unwrap().iter().any(is_pair));
+    assert_eq!(common.asked(replaced), 1);
+    drop(second);
+    one.flush().await;
+    assert!(two.admit(asked()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

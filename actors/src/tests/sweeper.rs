@@ -49,6 +49,7 @@ async fn a_tenants_own_word_is_kept_in_batches_and_prompts_go_when_their_time_is
         policy: Policy::default(),
         audit_retention: Some(Duration::from_secs(3_600)),
         created_at: noon(),
+        revision: storage::Revision::FIRST,
     };
     stage.database.with(|stored| {
         stored.tenants = vec![tenant.clone(), Tenant { audit_retention: None, ..tenant.clone() }];

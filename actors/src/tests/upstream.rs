@@ -95,6 +95,33 @@ async fn one_that_cannot_be_reached_is_left_alone_for_a_while() {
     assert!(stage.ask(&all[..1], 1).is_ok());
 }
 
+/// A call of a tenant that ends so.
+async fn call(stage: &Stage, all: &[Arc<Upstream>], tenant: u128, ended: Ended) {
+    let mut turn = stage.ask(all, tenant).unwrap().1.turn().await.unwrap();
+    turn.ended(ended);
+    drop(turn);
+    sleep(Duration::from_millis(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_tenant_provokes_leaves_others_alone_while_the_upstream_answers() {
+    let (stage, all) = stage(&["one"]).await;
+    for _ in 0..200 {
+        call(&stage, &all, 1, Ended::Suspected).await;
+        assert!(stage.ask(&all, 2).is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_nothing_is_left_alone_even_if_one_tenant_alone_asks() {
+    let (stage, all) = stage(&["one"]).await;
+    stage.servers.set("one", None);
+    for _ in 0..3 {
+        call(&stage, &all, 1, Ended::Suspected).await;
+    }
+    eventually("a probe", || stage.ask(&all, 2).is_err()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_number_of_slots_counts_at_once() {
     let (stage, all) = stage(&["one"]).await;

@@ -9,26 +9,21 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use metrics::{Gauge, gauge};
-use protocol::{id::TenantId, telemetry as names};
+use protocol::id::TenantId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use storage::upstreams::Upstream as Record;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     catalog,
     directory::Views,
     measure::{Handling, Kind, Queued, jittered},
+    outside::{self, Failure},
     ports::{DiscoveredModel, ProbeError, Prober},
     rules::{
         breaker::{self, Ended, Pass},
@@ -37,17 +32,19 @@ use crate::{
     },
 };
 
+mod load;
 mod turn;
 
-pub use self::turn::{Standing, Turn, Waiting};
+pub use self::{
+    load::Load,
+    turn::{Standing, Turn, Waiting},
+};
 pub use crate::rules::lane::NotNow;
 
 /// The pause after the first failed poll; it doubles up to the interval.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How long an actor may take to say what it knows.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// What [`Load::open_until`] says of a breaker that is closed.
-const CLOSED: u64 = 0;
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -58,21 +55,6 @@ pub struct Settings {
     pub timeout: Duration,
     /// The way to it.
     pub lane: lane::Settings,
-}
-
-/// How busy an upstream is, and the way to it.
-pub struct Load {
-    epoch: Instant,
-    lane: Mutex<Lane<TenantId, Waiter>>,
-    gauges: Gauges,
-    /// Its actor is no more: nobody gets a turn here.
-    is_over: AtomicBool,
-    taken: AtomicUsize,
-    waiting: AtomicUsize,
-    /// As many as may be taken; the largest number where that is as many as come.
-    slots: AtomicU64,
-    /// The moment at which the breaker lets somebody through; [`CLOSED`] where it does.
-    open_until: AtomicU64,
 }
 
 /// All that an upstream's actor knows, to be looked at.
@@ -104,10 +86,14 @@ pub(crate) enum Message {
     Ask { tenant: TenantId, weight: u32, ticket: u64, reply: RpcReplyPort<Answer>, queued: Queued },
     /// Somebody waits no longer.
     Leave { ticket: u64, queued: Queued },
-    /// The reply to a probe has begun.
-    Begun { pass: Pass, queued: Queued },
+    /// Faults of one tenant alone may be the upstream's: a probe says more.
+    Doubt(Queued),
+    /// That probe has ended; whether it shows that the server is sick.
+    Probed { is_sick: bool },
+    /// The reply to a trial has begun.
+    Begun { pass: Pass<TenantId>, queued: Queued },
     /// A turn is over.
-    Ended { pass: Pass, ended: Ended, took: Duration, queued: Queued },
+    Ended { pass: Pass<TenantId>, ended: Ended, took: Duration, queued: Queued },
     /// Somebody may have waited too long.
     Expire,
     /// Another number of slots.
@@ -137,17 +123,12 @@ pub(crate) struct State {
     load: Arc<Load>,
     polling: bool,
     failures: u32,
+    /// Whether a probe is under way that faults of one tenant alone were reason for.
+    probing: bool,
     /// The places of those who wait, as they were when they asked.
     places: HashMap<u64, usize>,
     /// Whether an [`Message::Expire`] is on its way.
     expires: bool,
-}
-
-/// What is published of it.
-struct Gauges {
-    slots_taken: Gauge,
-    queue_depth: Gauge,
-    breaker: Gauge,
 }
 
 #[derive(Debug)]
@@ -165,106 +146,6 @@ impl Default for Settings {
             timeout: Duration::from_secs(10),
             lane: lane::Settings::default(),
         }
-    }
-}
-
-// === impl Load ===
-
-impl Load {
-    fn new(arguments: &Arguments) -> Self {
-        let Arguments { epoch, record, settings, .. } = arguments;
-        let load = Self {
-            epoch: *epoch,
-            lane: Mutex::new(Lane::new(&settings.lane, record.slots)),
-            gauges: Gauges::of(&record.name),
-            is_over: AtomicBool::new(false),
-            taken: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            slots: AtomicU64::new(u64::MAX),
-            open_until: AtomicU64::new(CLOSED),
-        };
-        load.publish(&load.lane());
-        load
-    }
-
-    /// A turn at once, where a slot is free for it.
-    fn take(&self) -> Option<Pass> {
-        // Where a rule has failed the actor says so.
-        let mut lane = self.lane.lock().ok()?;
-        if self.is_over.load(Ordering::Acquire) {
-            return None;
-        }
-        let pass = lane.take(self.now())?;
-        self.publish(&lane);
-        Some(pass)
-    }
-
-    /// A turn is over; false where its end is the actor's to hear: somebody waits for it.
-    fn ended(&self, pass: &Pass, ended: Ended, took: Duration) -> bool {
-        // A rule that failed now would end the process.
-        if thread::panicking() {
-            return false;
-        }
-        let Ok(mut lane) = self.lane.lock() else { return false };
-        if lane.waiting() > 0 {
-            return false;
-        }
-        let called = lane.ended(pass.again(), ended, took, self.now(), fastrand::f64());
-        debug_assert!(called.is_empty(), "nobody waits");
-        self.publish(&lane);
-        true
-    }
-
-    fn lane(&self) -> MutexGuard<'_, Lane<TenantId, Waiter>> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says how busy it is.
-    fn publish(&self, lane: &Lane<TenantId, Waiter>) {
-        let count = usize::try_from(lane.taken()).unwrap_or(usize::MAX);
-        self.taken.store(count, Ordering::Relaxed);
-        self.waiting.store(lane.waiting(), Ordering::Relaxed);
-        self.slots.store(lane.slots().unwrap_or(u64::MAX), Ordering::Relaxed);
-        let (until, state) = match lane.breaker() {
-            breaker::View::Closed => (CLOSED, 0),
-            breaker::View::HalfOpen => (CLOSED, 1),
-            breaker::View::Open { until } => (until.millis(), 2),
-        };
-        self.open_until.store(until, Ordering::Relaxed);
-        self.gauges.slots_taken.set(count as f64);
-        self.gauges.queue_depth.set(lane.waiting() as f64);
-        self.gauges.breaker.set(f64::from(state));
-    }
-
-    /// Requests that have a slot or wait for one.
-    #[must_use]
-    pub fn requests(&self) -> usize {
-        self.taken.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Whether somebody who asks now will not have to wait.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        let taken = self.taken.load(Ordering::Relaxed) as u64;
-        self.waiting.load(Ordering::Relaxed) == 0 && taken < self.slots.load(Ordering::Relaxed)
-    }
-
-    /// For how long nobody is let through; none where somebody is.
-    #[must_use]
-    pub fn open_for(&self) -> Option<Duration> {
-        let until = Moment::from_millis(self.open_until.load(Ordering::Relaxed));
-        let left = until.since(self.now());
-        (!left.is_zero()).then_some(left)
-    }
-
-    fn now(&self) -> Moment {
-        Moment::default().after(self.epoch.elapsed())
-    }
-}
-
-impl fmt::Debug for Load {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Load").field("requests", &self.requests()).finish_non_exhaustive()
     }
 }
 
@@ -308,7 +189,7 @@ impl Actor for Upstream {
         arguments.views.publish(&arguments.record, myself.clone(), Arc::clone(&load));
         let _ = myself.cast(Message::Poll);
         let (places, polling, failures, expires) = (HashMap::new(), false, 0, false);
-        Ok(State { arguments, load, places, polling, failures, expires })
+        Ok(State { arguments, load, places, polling, failures, probing: false, expires })
     }
 
     async fn handle(
@@ -344,6 +225,11 @@ impl Actor for Upstream {
                 state.places.remove(&ticket);
                 lane.leave(ticket);
             }
+            Message::Doubt(queued) => {
+                drop(queued);
+                state.probe(&myself);
+            }
+            Message::Probed { is_sick } => called = state.probed(is_sick, &mut lane, now),
             Message::Begun { pass, queued } => {
                 drop(queued);
                 called = lane.begun(&pass, now);
@@ -369,26 +255,16 @@ impl Actor for Upstream {
             #[cfg(test)]
             Message::Poison => return Err("poisoned".into()),
         }
+        if lane.take_doubt() {
+            state.probe(&myself);
+        }
         state.watch_deadlines(&lane, now, &myself);
-        let is_probe = lane.breaker() != breaker::View::Closed;
+        let is_trial = lane.breaker() != breaker::View::Closed;
         load.publish(&lane);
         // Whoever has left drops its turn, which locks the lane.
         drop(lane);
-        state.tell(called, is_probe, &myself);
+        state.tell(called, is_trial, &myself);
         Ok(())
-    }
-}
-
-// === impl Gauges ===
-
-impl Gauges {
-    fn of(upstream: &str) -> Self {
-        let name = || upstream.to_owned();
-        Self {
-            slots_taken: gauge!(names::UPSTREAM_SLOTS_TAKEN, "upstream" => name()),
-            queue_depth: gauge!(names::QUEUE_DEPTH, "upstream" => name()),
-            breaker: gauge!(names::BREAKER_STATE, "upstream" => name()),
-        }
     }
 }
 
@@ -406,12 +282,17 @@ impl Drop for State {
 impl State {
     /// Gives those who were called their turns. One that has left drops its own, which comes back as
     /// a turn that is over.
-    fn tell(&mut self, called: Called<Waiter>, is_probe: bool, myself: &ActorRef<Message>) {
+    fn tell(
+        &mut self,
+        called: Called<TenantId, Waiter>,
+        is_trial: bool,
+        myself: &ActorRef<Message>,
+    ) {
         for (Waiter { reply, ticket }, pass) in called {
             let place = self.places.remove(&ticket);
             let load = || Arc::clone(&self.load);
             let _ = reply
-                .send(pass.map(|pass| Turn::new(myself.clone(), load(), pass, is_probe, place)));
+                .send(pass.map(|pass| Turn::new(myself.clone(), load(), pass, is_trial, place)));
         }
     }
 
@@ -436,12 +317,53 @@ impl State {
             return;
         }
         self.polling = true;
-        let (arguments, myself) = (self.arguments.clone(), myself.clone());
-        self.arguments.tasks.spawn(async move {
-            let asked = arguments.prober.models(&arguments.record);
-            let polled = timeout(arguments.settings.timeout, asked).await;
-            let _ = myself.cast(Message::Polled(polled.unwrap_or(Err(ProbeError::TimedOut))));
+        let Arguments { record, settings, prober, tasks, .. } = &self.arguments;
+        let (prober, record, myself) = (Arc::clone(prober), Arc::clone(record), myself.clone());
+        let ask = async move { prober.models(&record).await };
+        outside::send(tasks, settings.timeout, ask, move |polled| {
+            let _ = myself.cast(Message::Polled(polled.map_err(|failure| match failure {
+                Failure::Failed(error) => error,
+                Failure::TimedOut(_) => ProbeError::TimedOut,
+                Failure::Lost => ProbeError::Lost,
+            })));
         });
+    }
+
+    /// Finds out whether the upstream is sick, where calls fail that one tenant alone may have broken. The
+    /// breaker says when, at most once a second.
+    fn probe(&mut self, myself: &ActorRef<Message>) {
+        if self.probing {
+            return;
+        }
+        self.probing = true;
+        let Arguments { record, settings, prober, tasks, .. } = &self.arguments;
+        let (prober, record, myself) = (Arc::clone(prober), Arc::clone(record), myself.clone());
+        let ask = async move {
+            match prober.models(&record).await {
+                // A connection that was kept may have been closed just before: a new one says more.
+                Err(ProbeError::Unreachable) => prober.models(&record).await,
+                answered => answered,
+            }
+        };
+        outside::send(tasks, settings.timeout, ask, move |probed| {
+            let is_sick = match probed {
+                Ok(_) | Err(Failure::Lost) => false,
+                Err(Failure::Failed(error)) => error.is_sick(),
+                Err(Failure::TimedOut(_)) => true,
+            };
+            let _ = myself.cast(Message::Probed { is_sick });
+        });
+    }
+
+    /// A probe has ended. One that failed lets the faults count that one tenant alone has met.
+    fn probed(
+        &mut self,
+        is_sick: bool,
+        lane: &mut Lane<TenantId, Waiter>,
+        now: Moment,
+    ) -> Called<TenantId, Waiter> {
+        self.probing = false;
+        if is_sick { lane.probe_failed(now, fastrand::f64()) } else { Called::new() }
     }
 
     /// Passes on what was said, and says when to ask again.
@@ -461,9 +383,11 @@ impl State {
                 settings.interval
             }
             Err(error) => {
-                tracing::warn!(upstream = %record.name, %error, "an upstream does not say its models");
+                let upstream = &record.name;
+                crate::quiet!(warn, "an upstream does not say its models", upstream; %upstream, %error);
                 views.update(&record.name, |view| {
-                    view.up = false;
+                    // What this process lacks says nothing of the upstream.
+                    view.up &= error == ProbeError::Ours;
                     view.last_error = Some(error);
                 });
                 let doubled = PAUSE_MIN.saturating_mul(1 << self.failures.min(16));

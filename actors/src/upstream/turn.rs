@@ -21,8 +21,8 @@ use crate::{
 pub struct Turn {
     actor: ActorRef<Message>,
     load: Arc<Load>,
-    pass: Option<Pass>,
-    is_probe: bool,
+    pass: Option<Pass<TenantId>>,
+    is_trial: bool,
     ended: Ended,
     began: Instant,
     /// Its place in the queue when it asked, the first one's being 1; none where it did not wait.
@@ -63,18 +63,18 @@ impl Turn {
     pub(super) fn new(
         actor: ActorRef<Message>,
         load: Arc<Load>,
-        pass: Pass,
-        is_probe: bool,
+        pass: Pass<TenantId>,
+        is_trial: bool,
         place: Option<usize>,
     ) -> Self {
         let (ended, began) = (Ended::Unknown, Instant::now());
-        Self { actor, load, pass: Some(pass), is_probe, ended, began, place }
+        Self { actor, load, pass: Some(pass), is_trial, ended, began, place }
     }
 
     /// The reply has begun.
     pub fn begun(&mut self) {
         self.ended = Ended::Well;
-        if self.is_probe
+        if self.is_trial
             && let Some(pass) = &self.pass
         {
             let _ = self
@@ -93,11 +93,13 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
             let (ended, took) = (self.ended, self.began.elapsed());
-            if self.load.ended(&pass, ended, took) {
-                return;
-            }
-            let queued = Queued::new(Kind::Upstream);
-            let _ = self.actor.cast(Message::Ended { pass, ended, took, queued });
+            let queued = || Queued::new(Kind::Upstream);
+            let message = match self.load.ended(&pass, ended, took) {
+                Some(false) => return,
+                Some(true) => Message::Doubt(queued()),
+                None => Message::Ended { pass, ended, took, queued: queued() },
+            };
+            let _ = self.actor.cast(message);
         }
     }
 }
@@ -112,7 +114,7 @@ impl Waiting {
         ticket: u64,
         (tenant, weight): (TenantId, u32),
     ) -> Self {
-        if let Some(pass) = load.take() {
+        if let Some(pass) = load.take(tenant) {
             let turn = Turn::new(actor.clone(), Arc::clone(load), pass, false, None);
             return Self { actor, ticket, answer: Coming::Here(turn) };
         }

@@ -9,7 +9,7 @@ use storage::admission::{
 };
 
 use super::{
-    budget::{Budget, Reserved},
+    budget::{Budget, Reserved, follow},
     moment::Moment,
     slots::Slots,
     window::{Taken, Window},
@@ -41,7 +41,6 @@ pub struct Account {
 #[derive(Debug)]
 struct Known {
     budget: Budget,
-    start: Option<Timestamp>,
     read_at: Option<Timestamp>,
 }
 
@@ -109,23 +108,30 @@ impl Account {
         let limit = self.limits.budget?;
         let start = self.start_of(limit.period, now);
         let read_at = limit.correction.read_at;
-        let known = self.budget.as_ref();
-        let is_known = known.is_some_and(|known| {
-            known.budget.period() == limit.period
-                && known.start == start
-                && known.read_at >= read_at
+        let mut known = self.budget.as_mut().map(|known| (&mut known.budget, known.read_at));
+        let is_known = known.as_mut().is_some_and(|(budget, last_read)| {
+            budget.is_told(now.wall) && budget.period() == limit.period && *last_read >= read_at
         });
-        (!is_known).then(|| Unknown {
-            key,
-            period: limit.period,
-            start,
-            read_at,
-            counted: known.map(|known| Counted {
-                period: known.budget.period(),
-                start: known.start,
-                used: known.budget.counted(),
-            }),
-        })
+        if is_known {
+            return None;
+        }
+        let counted = known.map(|(budget, _)| {
+            (
+                budget.is_stale(),
+                Counted {
+                    period: budget.period(),
+                    start: budget.told_start(),
+                    used: budget.counted(),
+                },
+            )
+        });
+        let is_this = |counted: &Counted| counted.period == limit.period && counted.start == start;
+        let settled = match &counted {
+            Some((true, counted)) if is_this(counted) => counted.used,
+            _ => 0,
+        };
+        let counted = counted.and_then(|(is_stale, counted)| (!is_stale).then_some(counted));
+        Some(Unknown { key, period: limit.period, start, read_at, counted, settled, memory: 0 })
     }
 
     /// So much of the budget has been used by requests that are over. What is under way of it goes on;
@@ -137,19 +143,20 @@ impl Account {
         let Usage { period, used, counted, read_at, .. } = usage;
         match &mut self.budget {
             Some(known) => {
-                let is_same = known.budget.period() == period && known.start == start;
-                if is_same && known.read_at >= read_at {
+                let is_told = known.budget.is_told(now.wall);
+                let is_same = known.budget.period() == period && known.budget.told_start() == start;
+                if is_same && is_told && known.read_at >= read_at {
                     return;
                 }
                 let since =
                     if is_same { known.budget.counted().saturating_sub(counted) } else { 0 };
                 known.budget.set_period(period, used.saturating_add(since), now.wall);
-                (known.start, known.read_at) = (start, read_at);
+                known.read_at = read_at;
             }
             None => {
                 self.budget_version = self.next_version();
                 let budget = Budget::new(limit.tokens, period, used, now.wall);
-                self.budget = Some(Known { budget, start, read_at });
+                self.budget = Some(Known { budget, read_at });
             }
         }
     }
@@ -267,6 +274,11 @@ impl Account {
         let period = self.limits.budget.map(|limit| limit.period);
         let budget = self.budget.as_mut().map(|known| &mut known.budget);
         let budget = budget.filter(|budget| Some(budget.period()) == period);
+        // Nor is it where the clock was ahead.
+        let budget = budget.and_then(|budget| {
+            budget.remaining(now.wall);
+            (!budget.is_stale()).then_some(budget)
+        });
         Gauges {
             requests: self.requests.as_mut().map(|window| gauge(window, now.moment)),
             tokens: self.tokens.as_mut().map(|window| gauge(window, now.moment)),
@@ -296,9 +308,9 @@ impl Account {
         self.version
     }
 
-    /// When the period began, as rules see time: it does not run backwards.
+    /// When the period began, as rules see time.
     fn start_of(&mut self, period: LimitPeriod, now: Now) -> Option<Timestamp> {
-        self.latest = self.latest.max(now.wall);
+        self.latest = follow(self.latest, now.wall);
         Budget::start_of(period, self.latest)
     }
 }

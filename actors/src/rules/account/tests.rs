@@ -26,9 +26,9 @@ fn budget(tokens: u64, period: LimitPeriod) -> Limits {
 /// What the ledger says when it is asked.
 fn learn(account: &mut Account, used: u64, now: Now) {
     let unknown = account.unknown(None, now).unwrap();
-    let counted = unknown.counted.map_or(0, |counted| counted.used);
-    let Unknown { key, period, start, read_at, .. } = unknown;
-    account.set_usage(Usage { key, period, start, used, counted, read_at }, now);
+    let counted = unknown.counted.map_or(unknown.settled, |counted| counted.used);
+    let Unknown { key, period, start, read_at, memory, .. } = unknown;
+    account.set_usage(Usage { key, period, start, used, counted, read_at, memory }, now);
     assert_eq!(account.unknown(None, now), None);
 }
 
@@ -108,6 +108,7 @@ fn a_new_day_is_read_from_the_ledger_and_the_old_one_told() {
         used: 7,
         counted: 0,
         read_at: None,
+        memory: 0,
     };
     account.set_usage(usage, tomorrow);
     assert!(account.unknown(None, tomorrow).is_some());
@@ -144,7 +145,7 @@ fn what_is_counted_while_the_ledger_is_read_is_not_lost() {
     assert_eq!(unknown.counted.unwrap().used, 30);
     account.settle(two, 20, at(5));
     let Unknown { key, period, start, read_at, .. } = unknown;
-    let usage = Usage { key, period, start, used: 25, counted: 30, read_at };
+    let usage = Usage { key, period, start, used: 25, counted: 30, read_at, memory: 0 };
     account.set_usage(usage, at(5));
     assert_eq!(account.gauges(at(5)).budget.unwrap().remaining, 55);
     // A second word for the same question changes nothing.
