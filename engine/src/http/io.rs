@@ -1,19 +1,15 @@
-//! A client's connection, as bytes: what hyper does not say or show, seen at its edge.
+//! A client's HTTP/1.1 connection, as bytes: what hyper does not say or show, seen at its edge.
 //!
 //! Two things are done here and nowhere else:
 //! - hyper refuses a head that it cannot parse with a bare status of its own. Such an answer is
 //!   replaced by a proper error with a request id ([`Io::poll_write`]).
-//! - hyper drops `Content-Length` where `Transfer-Encoding` is given too, as RFC 9112 6.3 allows. We
-//!   refuse the pair, since a proxy in front may have read it the other way; so it has to be seen
-//!   before hyper drops it ([`Head`]).
+//! - Each request is followed as its bytes pass ([`Framing`]), and hyper is given the bytes of one request at
+//!   a time, so that what was seen of a head belongs to the request that begins next.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -22,117 +18,48 @@ use memchr::memmem;
 use protocol::error::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{
+    framing::{Advanced, Framing},
+    seen::Seen,
+};
+
 /// hyper's own refusals are heads without a body, well below this many bytes.
 const OWN_REFUSAL_BYTES_MAX: usize = 256;
 
-const CONTENT_LENGTH: &[u8] = b"content-length";
-
-/// What the request's handler wants to know of the bytes of its head.
-#[derive(Default)]
-pub(crate) struct Seen {
-    content_length: AtomicBool,
-    body_left: AtomicBool,
-    again: AtomicBool,
-}
-
-/// A connection with its first bytes put back in front of it.
+/// An HTTP/1.1 connection.
 pub(crate) struct Io<S> {
     stream: S,
-    /// Read already, to find out which protocol is spoken.
-    prefix: Bytes,
-    head: Head,
+    framing: Framing,
+    /// Bytes of requests after the one that is being read; at most what was read at once.
+    next: Bytes,
     seen: Arc<Seen>,
     /// What is written instead of an answer of hyper's.
     instead: Bytes,
     refuse: fn(Code) -> Bytes,
 }
 
-/// Watches heads go by for a `Content-Length`.
-#[derive(Default)]
-struct Head {
-    /// The beginning of the line that is being read, no longer than is needed to know it.
-    line: Vec<u8>,
-    over: bool,
-}
-
-// === impl Seen ===
-
-impl Seen {
-    /// Whether the head that was just parsed had a `Content-Length`, whatever hyper made of it.
-    pub(crate) fn content_length(&self) -> bool {
-        self.content_length.swap(false, Ordering::Relaxed)
-    }
-
-    /// The request has no body, or it has been read to its end: what comes next is a head.
-    pub(crate) fn head_follows(&self) {
-        self.body_left.store(false, Ordering::Relaxed);
-        self.again.store(true, Ordering::Relaxed);
-    }
-
-    /// The request was answered before its body had been read: what is still on its way has to be
-    /// swallowed before the connection is closed, or the answer is lost to a reset.
-    pub(crate) fn leave_body(&self) {
-        self.body_left.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether [`Seen::leave_body`] was said.
-    pub(crate) fn body_left(&self) -> bool {
-        self.body_left.load(Ordering::Relaxed)
-    }
-}
-
-// === impl Head ===
-
-impl Head {
-    /// Takes in what was read; true when a `Content-Length` line began.
-    fn read(&mut self, mut bytes: &[u8]) -> bool {
-        let mut found = false;
-        while !self.over && !bytes.is_empty() {
-            let end = memchr::memchr(b'\n', bytes);
-            let part = &bytes[..end.unwrap_or(bytes.len())];
-            let room = (CONTENT_LENGTH.len() + 1).saturating_sub(self.line.len());
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
-            if let Some(end) = end {
-                found |= self.is_content_length();
-                self.over = matches!(self.line.as_slice(), b"" | b"\r");
-                self.line.clear();
-                bytes = &bytes[end + 1..];
-            } else {
-                bytes = &[];
-            }
-        }
-        found
-    }
-
-    fn is_content_length(&self) -> bool {
-        self.line
-            .split_at_checked(CONTENT_LENGTH.len())
-            .is_some_and(|(name, rest)| name.eq_ignore_ascii_case(CONTENT_LENGTH) && rest == b":")
-    }
-
-    fn restart(&mut self) {
-        self.over = false;
-        self.line.clear();
-    }
-}
-
 // === impl Io ===
 
 impl<S> Io<S> {
     /// `refuse` makes the whole answer that replaces one of hyper's.
-    pub(crate) fn new(
-        stream: S,
-        prefix: Bytes,
-        seen: Arc<Seen>,
-        refuse: fn(Code) -> Bytes,
-    ) -> Self {
-        Self { stream, prefix, head: Head::default(), seen, instead: Bytes::new(), refuse }
+    pub(crate) fn new(stream: S, seen: Arc<Seen>, refuse: fn(Code) -> Bytes) -> Self {
+        let (framing, next, instead) = (Framing::default(), Bytes::new(), Bytes::new());
+        Self { stream, framing, next, seen, instead, refuse }
     }
 
     /// The bare connection.
     pub(crate) fn into_inner(self) -> S {
         self.stream
     }
+}
+
+/// Follows bytes; how many of them belong to the request that is being read.
+fn follow(framing: &mut Framing, seen: &Seen, bytes: &[u8]) -> usize {
+    let Advanced { used, head } = framing.advance(bytes);
+    if let Some(head) = head {
+        seen.head_read(head);
+    }
+    used
 }
 
 impl<S: AsyncWrite + Unpin> Io<S> {
@@ -162,20 +89,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        let Self { stream, framing, next, seen, .. } = &mut *self;
+        if next.has_remaining() {
+            let count = next.remaining().min(buf.remaining());
+            let used = follow(framing, seen, &next[..count]);
+            buf.put_slice(&next[..used]);
+            next.advance(used);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
-        if this.prefix.has_remaining() {
-            let count = this.prefix.remaining().min(buf.remaining());
-            buf.put_slice(&this.prefix[..count]);
-            this.prefix.advance(count);
-        } else {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        }
-        if this.seen.again.swap(false, Ordering::Relaxed) {
-            this.head.restart();
-        }
-        if !this.head.over && this.head.read(&buf.filled()[before..]) {
-            this.seen.content_length.store(true, Ordering::Relaxed);
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
+        let used = follow(framing, seen, read);
+        if used < read.len() {
+            *next = Bytes::copy_from_slice(&read[used..]);
+            buf.set_filled(before + used);
         }
         Poll::Ready(Ok(()))
     }
@@ -242,36 +170,6 @@ fn own_refusal(bytes: &[u8]) -> Option<Code> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn content_length_in(parts: &[&str]) -> bool {
-        let mut head = Head::default();
-        let mut found = false;
-        for part in parts {
-            found |= head.read(part.as_bytes());
-        }
-        found
-    }
-
-    #[test]
-    fn a_content_length_is_seen_however_the_head_is_cut() {
-        let head = "POST / HTTP/1.1\r\nHost: a\r\nCoNtent-LENGTH: 5\r\n\r\n";
-        assert!(content_length_in(&[head]));
-        for at in 0..head.len() {
-            assert!(content_length_in(&[&head[..at], &head[at..]]), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn what_only_looks_like_one_is_not() {
-        for head in [
-            "GET /content-length: HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.1\r\nx-content-length: 5\r\n\r\n",
-            "GET / HTTP/1.1\r\ncontent-lengths: 5\r\n\r\n",
-            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\ncontent-length: 5\r\n",
-        ] {
-            assert!(!content_length_in(&[head]), "{head}");
-        }
-    }
 
     #[test]
     fn only_a_bare_refusal_of_hypers_is_taken_for_one() {

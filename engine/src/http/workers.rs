@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use actors::tasks::Watched;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,11 +32,12 @@ pub(crate) struct Workers {
 // === impl Workers ===
 
 impl Workers {
-    /// Starts so many; 0: one for each processor.
+    /// Starts so many; 0: one for each processor. A thread that ends by itself (its event loop failed) would
+    /// leave its connections without service, so `watched` ends the process then.
     ///
     /// # Errors
     /// Where the system gives no thread, or no descriptor for its events.
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(count: usize, watched: &Watched) -> io::Result<Self> {
         let count = if count == 0 { thread::available_parallelism()?.get() } else { count };
         let mut workers = Self {
             all: Vec::with_capacity(count),
@@ -45,10 +47,12 @@ impl Workers {
         };
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let over = workers.over.clone();
+            let (over, alive) = (workers.over.clone(), watched.watch("a serving thread"));
             workers.all.push(runtime.handle().clone());
             let thread = thread::Builder::new().name(format!("serve-{number}"));
             workers.threads.push(thread.spawn(move || {
+                // Reported before the runtime is dropped, which waits for the hashes on its threads.
+                let _alive = alive;
                 runtime.block_on(over.run_until_cancelled(tick()));
                 // A hash that is being compared must not hold up the end.
                 runtime.shutdown_background();
@@ -98,7 +102,9 @@ mod tests {
 
     #[tokio::test]
     async fn each_thread_gets_as_many_as_the_next_and_ends_with_the_workers() {
-        let workers = Workers::start(3).unwrap();
+        let ending = CancellationToken::new();
+        let watched = Watched::new(TaskTracker::new(), ending.clone());
+        let workers = Workers::start(3, &watched).unwrap();
         let (tracker, (tell, mut told)) = (TaskTracker::new(), mpsc::channel(9));
         for _ in 0..9 {
             let tell = tell.clone();
@@ -113,6 +119,7 @@ mod tests {
         }
         let even = ["serve-0", "serve-1", "serve-2"].map(|name| (name.to_owned(), 3));
         assert_eq!(names, BTreeMap::from(even));
+        ending.cancel();
         drop((workers, tell));
         // What was open is gone, and with it what it held.
         assert!(told.recv().await.is_none());
