@@ -5,27 +5,39 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use hyper::body::{Body, Frame, Incoming};
+use protocol::id::TenantId;
+use tokio::time::{Instant, timeout_at};
 
-use super::{gather::Gathered, refusal::ArrivalFault};
+use super::{
+    gather::Gathered,
+    refusal::ArrivalFault,
+    room::{Held, Room, SMALL_BYTES},
+};
 use crate::config::Server;
 
-/// The unit in which room for bodies is counted, in bytes.
-const ROOM_UNIT: usize = 4096;
+/// How long a small body may take without counting as one that is under way: most come with their heads.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// The limits of one body, and the room for all of them together.
 pub struct Limits {
-    /// The longest body, in bytes.
-    pub bytes_max: usize,
-    /// The longest wait for its next part.
-    pub gap: Duration,
-    /// The longest wait for all of it.
-    pub total: Duration,
-    room: Arc<Semaphore>,
+    bytes_max: usize,
+    gap: Duration,
+    total: Duration,
+    /// The least number of bytes per second, once `gap` is over; 0: none.
+    rate_min: usize,
+    room: Arc<Room>,
+}
+
+/// A body that is on its way, with the room that it takes.
+pub struct Arriving<'l> {
+    limits: &'l Limits,
+    body: Incoming,
+    gathered: Gathered,
+    room: Held,
+    began: Instant,
+    heard: Instant,
+    is_whole: bool,
 }
 
 /// A body that has arrived, with the room that it takes.
@@ -33,7 +45,7 @@ pub struct Arrived {
     /// The body.
     pub bytes: Bytes,
     /// Given back when it is dropped.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Held,
 }
 
 // === impl Limits ===
@@ -42,35 +54,30 @@ impl Limits {
     /// The limits that are configured.
     #[must_use]
     pub fn new(server: &Server) -> Self {
-        let units = (server.bodies_bytes_max / ROOM_UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Self {
             bytes_max: server.body_bytes_max,
             gap: server.body_gap_timeout,
             total: server.body_timeout,
-            room: Arc::new(Semaphore::new(units)),
+            rate_min: server.body_rate_min,
+            room: Room::new(server.bodies_bytes_max, server.bodies_bytes_per_tenant_max),
         }
     }
 
-    /// Room for so many bytes, for tests of who takes it.
-    #[cfg(test)]
-    pub(crate) fn of_room(bytes: usize) -> Self {
-        let (gap, total) = (Duration::MAX, Duration::MAX);
-        let room = Arc::new(Semaphore::new(bytes / ROOM_UNIT));
-        Self { bytes_max: bytes, gap, total, room }
+    /// Room for something else that is held for a request of that tenant.
+    pub(crate) fn hold(&self, tenant: TenantId) -> Held {
+        self.room.hold(tenant)
     }
 
-    /// Reads a body to its end.
-    ///
-    /// A body that comes in one piece is not copied. Room is taken for what has arrived, not for
-    /// what was announced, so that nobody can take it with a header alone.
+    /// A body of that tenant begins to arrive.
     ///
     /// # Errors
-    /// [`ArrivalFault`].
-    pub async fn read(
+    /// [`ArrivalFault`] where it could not be taken.
+    pub fn begin(
         &self,
         headers: &HeaderMap,
-        mut body: Incoming,
-    ) -> Result<Arrived, ArrivalFault> {
+        body: Incoming,
+        tenant: TenantId,
+    ) -> Result<Arriving<'_>, ArrivalFault> {
         if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
             return Err(ArrivalFault::Compressed);
         }
@@ -79,51 +86,83 @@ impl Limits {
             return Err(ArrivalFault::TooLarge);
         }
         let began = Instant::now();
-        let (total, mut next) = (began + self.total, began + self.gap);
-        let mut gathered = Gathered::new(announced);
-        let mut room: Option<OwnedSemaphorePermit> = None;
-        loop {
-            let frame = match timeout_at(total.min(next), body.frame()).await {
-                Err(_) => return Err(ArrivalFault::Slow),
-                Ok(None) => break,
-                Ok(Some(Err(_))) => return Err(ArrivalFault::Broken),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            let length = gathered.len() + data.len();
-            if length > self.bytes_max {
-                return Err(ArrivalFault::TooLarge);
+        Ok(Arriving {
+            limits: self,
+            is_whole: body.is_end_stream(),
+            body,
+            gathered: Gathered::new(announced),
+            room: self.room.hold(tenant),
+            began,
+            heard: began,
+        })
+    }
+}
+
+// === impl Arriving ===
+
+impl Arriving<'_> {
+    /// Whether a small body is there at once, as most are. Another one is under way: that it is must be
+    /// admitted before its rest is waited for.
+    ///
+    /// # Errors
+    /// [`ArrivalFault`].
+    pub async fn is_there_at_once(&mut self) -> Result<bool, ArrivalFault> {
+        let until = self.began + AT_ONCE;
+        while !self.is_whole && self.gathered.len() <= SMALL_BYTES {
+            match timeout_at(until.min(self.deadline()), self.body.frame()).await {
+                Err(_) => return Ok(false),
+                Ok(frame) => self.take(frame)?,
             }
-            self.make_room(&mut room, length)?;
-            gathered.push(data);
-            // One of a length that was announced, which is most of them, says so: it is not asked again.
-            if body.is_end_stream() {
-                break;
-            }
-            next = Instant::now() + self.gap;
         }
-        Ok(Arrived { bytes: gathered.finish(), room })
+        Ok(self.is_whole && self.gathered.len() <= SMALL_BYTES)
     }
 
-    /// Takes more room where `bytes` need more than is held.
-    pub(crate) fn make_room(
-        &self,
-        held: &mut Option<OwnedSemaphorePermit>,
-        bytes: usize,
+    /// Reads the body to its end. One that comes in one piece is not copied.
+    ///
+    /// # Errors
+    /// [`ArrivalFault`].
+    pub async fn rest(mut self) -> Result<Arrived, ArrivalFault> {
+        while !self.is_whole {
+            let frame = timeout_at(self.deadline(), self.body.frame()).await;
+            self.take(frame.map_err(|_| ArrivalFault::Slow)?)?;
+        }
+        Ok(Arrived { bytes: self.gathered.finish(), room: self.room })
+    }
+
+    /// Until when the next part must come: within its own limit, within that of the whole, and as soon as the
+    /// least rate asks for.
+    fn deadline(&self) -> Instant {
+        let Limits { gap, total, rate_min, .. } = *self.limits;
+        let deadline = (self.began + total).min(self.heard + gap);
+        match (self.gathered.len() as u64 * 1_000).checked_div(rate_min as u64) {
+            Some(millis) => deadline.min(self.began + gap + Duration::from_millis(millis)),
+            None => deadline,
+        }
+    }
+
+    fn take(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
     ) -> Result<(), ArrivalFault> {
-        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let wanted = bytes.div_ceil(ROOM_UNIT).saturating_sub(has);
-        if wanted == 0 {
+        let Some(frame) = frame else {
+            self.is_whole = true;
             return Ok(());
+        };
+        let frame = frame.map_err(|_| ArrivalFault::Broken)?;
+        if let Ok(data) = frame.into_data() {
+            let length = self.gathered.len() + data.len();
+            if length > self.limits.bytes_max {
+                return Err(ArrivalFault::TooLarge);
+            }
+            self.room.resize(length).map_err(|_| ArrivalFault::NoRoom)?;
+            // Empty frames are no progress.
+            if !data.is_empty() {
+                self.heard = Instant::now();
+            }
+            self.gathered.push(data);
         }
-        let wanted = u32::try_from(wanted).map_err(|_| ArrivalFault::NoRoom)?;
-        let more = Arc::clone(&self.room)
-            .try_acquire_many_owned(wanted)
-            .map_err(|_| ArrivalFault::NoRoom)?;
-        match held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
-        }
+        // One of a length that was announced, which is most of them, says so: it is not asked again.
+        self.is_whole = self.body.is_end_stream();
         Ok(())
     }
 }

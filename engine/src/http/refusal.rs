@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use actors::{audit::Saturated, catalog, directory::NoneOpen, rules::lane::NotNow, tenant};
+use actors::{audit::Saturated, catalog, directory::NoneOpen, quiet, rules::lane::NotNow, tenant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::{authorize::Denied, limits::LimitPeriod, presented::NotPresented};
@@ -87,6 +87,9 @@ pub enum Refusal {
     /// The reply could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// There is no room for the reply, or for the work on a large body.
+    #[error("there is no room: {0}")]
+    NoRoom(&'static str),
     /// The upstream answered with a fault.
     #[error("the upstream answered with status {0}")]
     UpstreamStatus(u16),
@@ -168,6 +171,7 @@ impl Refusal {
             Self::Identity(keyring::Refused::Revoked) => Code::KeyRevoked,
             Self::Identity(keyring::Refused::Suspended) => Code::TenantSuspended,
             Self::Identity(keyring::Refused::TooMany) => Code::TooManyAttempts,
+            Self::Identity(keyring::Refused::TooManyFailures) => Code::TooManyFailures,
             Self::Identity(keyring::Refused::Unavailable) => Code::IdentityUnavailable,
             Self::Blocked => Code::EndpointBlocked,
             Self::Arrival(ArrivalFault::TooLarge) => Code::RequestTooLarge,
@@ -176,7 +180,7 @@ impl Refusal {
             Self::Arrival(ArrivalFault::Broken) => Code::MalformedRequest,
             Self::Arrival(ArrivalFault::NoRoom) => Code::Overloaded,
             Self::Body(error) => error.code,
-            Self::Image(ImageFault::Room(_), _) => Code::Overloaded,
+            Self::Image(ImageFault::Room | ImageFault::Crowded, _) => Code::Overloaded,
             Self::Image(_, _) => Code::ImageUnavailable,
             Self::Denied(Denied::Cloud) => Code::CloudModelBlocked,
             Self::Denied(Denied::NotAllowed) => Code::ModelNotAllowed,
@@ -205,6 +209,7 @@ impl Refusal {
             | Self::Read(ReadError::Broken(_) | ReadError::TooLarge)
             | Self::UpstreamReply => Code::UpstreamFailed,
             Self::UpstreamStatus(status) => upstream_status(*status),
+            Self::Read(ReadError::NoRoom) | Self::NoRoom(_) => Code::Overloaded,
         }
     }
 
@@ -219,16 +224,18 @@ impl Refusal {
         }
     }
 
-    /// Logs the cause, and counts what was refused because a check could not be made.
+    /// Logs the cause, quietly where many are refused alike, and counts what was refused because a check could not be made.
     fn log(&self, request: RequestId) {
         let code = self.code();
         match code.side() {
             Side::Client => tracing::debug!(%request, %code, cause = %self, "refused"),
             Side::Gateway => {
                 telemetry::failed_closed(code);
-                tracing::warn!(%request, %code, cause = %self, "refused");
+                quiet!(warn, "refused", code.as_str(); %request, %code, cause = %self);
             }
-            Side::Upstream => tracing::warn!(%request, %code, cause = %self, "upstream failed"),
+            Side::Upstream => {
+                quiet!(warn, "upstream failed", code.as_str(); %request, %code, cause = %self);
+            }
         }
     }
 
@@ -238,7 +245,7 @@ impl Refusal {
             Self::Body(error) => {
                 Told { code, message: error.message.clone(), param: error.field.as_deref() }
             }
-            Self::Image(ImageFault::Room(_), at) => {
+            Self::Image(ImageFault::Room | ImageFault::Crowded, at) => {
                 Told { code, message: code.message().into(), param: at.as_deref() }
             }
             Self::Image(fault, at) => {
@@ -284,7 +291,7 @@ impl Refusal {
 }
 
 /// The same as the last event of a stream that had begun already.
-pub(super) fn event(refusal: &Refusal, reply: &Reply) -> Bytes {
+pub(crate) fn event(refusal: &Refusal, reply: &Reply) -> Bytes {
     let Told { code, message, .. } = refusal.told();
     failure(reply, code, &message)
 }
@@ -386,6 +393,7 @@ pub fn raw(code: Code) -> Bytes {
     let reason = status.canonical_reason().unwrap_or("Refused");
     Bytes::from(format!(
         "HTTP/1.1 {} {reason}\r\nx-request-id: {request}\r\ncontent-type: application/json\r\n\
+         x-content-type-options: nosniff\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         status.as_u16(),
         body.len(),

@@ -19,14 +19,19 @@ use tokio::time::Instant;
 use super::{
     authorized::{Ask, Authorized, Inference, Prompt, generates},
     fitting::{Fitting, Terms, are_foreign},
-    images,
+    heavy, images,
     received::prove_again,
     settled::Record,
 };
 use crate::{
     cuts::Cut,
     gateway::Gateway,
-    http::{Seen, arrival::Arrived, refusal::Refusal, router::Endpoint},
+    http::{
+        Seen,
+        arrival::{Arrived, Arriving},
+        refusal::Refusal,
+        router::Endpoint,
+    },
     keyring::Proof,
 };
 
@@ -66,7 +71,7 @@ impl Authenticated {
     /// used.
     pub async fn authorize(
         self,
-        gateway: &Gateway,
+        gateway: &Arc<Gateway>,
         record: &mut Record,
     ) -> Result<Authorized, Refusal> {
         let route = match &self.endpoint {
@@ -94,16 +99,14 @@ impl Authenticated {
             | Route::OpenAiResponses
             | Route::AnthropicMessages
             | Route::AnthropicCount => {
-                let Self { proof, headers, body, seen, cut, .. } = self;
-                let began = Instant::now();
-                let arrived = gateway.bodies.read(&headers, body).await;
-                record.spent().arrive = began.elapsed();
-                let arrived = arrived?;
+                let Self { principal, proof, headers, body, seen, cut, .. } = self;
+                let arriving = gateway.bodies.begin(&headers, body, principal.tenant)?;
+                let arrived = arrive(arriving, &principal, gateway, record).await?;
                 if let Some(seen) = &seen {
                     seen.head_follows();
                 }
                 let principal = prove_again(&proof, &headers, gateway, record).await?;
-                let ask = ask(route, arrived, &principal, gateway, record)?;
+                let ask = understand(route, arrived, &principal, gateway, record).await?;
                 return Ok(Authorized::new(principal, ask, cut));
             }
             Route::OpenAiModel | Route::Blocked | Route::Unknown => return Err(Refusal::Blocked),
@@ -112,13 +115,55 @@ impl Authenticated {
     }
 }
 
-/// What the body asks for, with its model found and permitted.
+/// Reads the body. One that is not there at once takes a request and a slot of the limits before the rest of it
+/// is waited for, or read: so what large and slow bodies cost is bounded like everything else.
+async fn arrive(
+    mut arriving: Arriving<'_>,
+    principal: &Principal,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Arrived, Refusal> {
+    let began = Instant::now();
+    let at_once = arriving.is_there_at_once().await;
+    record.spent().arrive = began.elapsed();
+    if !at_once? {
+        record.enter(principal, gateway).await?;
+    }
+    let began = Instant::now();
+    let arrived = arriving.rest().await;
+    record.spent().arrive += began.elapsed();
+    Ok(arrived?)
+}
+
+/// Finds out what the body asks for; a long one is read where it holds up nobody.
+async fn understand(
+    route: Route,
+    arrived: Arrived,
+    principal: &Arc<Principal>,
+    gateway: &Arc<Gateway>,
+    record: &mut Record,
+) -> Result<Ask, Refusal> {
+    let (owned, of) = (Arc::clone(gateway), Arc::clone(principal));
+    let body = arrived.bytes.clone();
+    let work = move || {
+        let mut model = None;
+        let ask = ask(route, arrived, &of, &owned, &mut model);
+        (model, ask)
+    };
+    let (model, ask) = heavy::work(gateway, (principal.tenant, &body), work).await?;
+    if let Some(model) = &model {
+        record.model(model);
+    }
+    ask
+}
+
+/// What the body asks for, with its model found and permitted; `found` is that model as soon as it is known.
 fn ask(
     route: Route,
     arrived: Arrived,
     principal: &Principal,
     gateway: &Gateway,
-    record: &mut Record,
+    found: &mut Option<ModelName>,
 ) -> Result<Ask, Refusal> {
     let Arrived { bytes: body, room } = arrived;
     let request = Request::read(route, &body).map_err(Refusal::Body)?;
@@ -127,21 +172,21 @@ fn ask(
     let Some(model) = targets.first() else {
         return Err(Refusal::Denied(authorize::Denied::NotFound));
     };
-    record.model(&model.name);
+    *found = Some(model.name.clone());
     let prompt = Prompt::of(&request, gateway.image_tokens_default);
     if route == Route::AnthropicCount {
         return Ok(Ask::Count(prompt.estimate()));
     }
     let levers = principal.policy.levers;
-    request.keeps_to(&levers).map_err(Refusal::Body)?;
+    let has_budget =
+        principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
+    request.keeps_to(&levers, has_budget).map_err(Refusal::Body)?;
     if are_foreign(&targets)
         && let Some(reply) = ours(route, &request, model, gateway)
     {
         return Ok(Ask::Answered(reply));
     }
     let tokens_max = request.tokens_max;
-    let has_budget =
-        principal.tenant_limits.budget.is_some() || principal.key_limits.budget.is_some();
     let is_open = generates(route) && tokens_max.is_none();
     let held_to = (has_budget && is_open).then_some(gateway.completion_tokens_default);
     let terms = Terms { is_alias, held_to, levers: &levers };
@@ -166,7 +211,8 @@ fn ask(
         replies,
         held_to,
         levers,
-        room,
+        _room: room,
+        image_rooms: Vec::new(),
         targets,
         body,
     })))

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use actors::{catalog::Model, tenant};
+use actors::{
+    catalog::Model,
+    tenant::{self, Permit},
+};
 use bytes::Bytes;
 use identity::{policy::Reserve, principal::Principal};
 use protocol::{
+    id::TenantId,
     levers::Levers,
     name::ModelName,
     route::{Route, UpstreamKind},
@@ -15,10 +19,18 @@ use protocol::{
     },
 };
 use storage::upstreams::Upstream;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
-use super::{admitted::Admitted, settled::Record};
-use crate::{cuts::Cut, gateway::Gateway, http::refusal::Refusal};
+use super::{
+    admitted::Admitted,
+    heavy,
+    settled::{Expected, Record},
+};
+use crate::{
+    cuts::Cut,
+    gateway::Gateway,
+    http::{refusal::Refusal, room::Held},
+};
 
 /// How many bytes of a prompt are taken for one token where the upstream never said.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
@@ -78,7 +90,9 @@ pub struct Inference {
     /// What may be asked of an upstream at the cost of others.
     pub levers: Levers,
     /// The room that the body takes; given back with it.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub(crate) _room: Held,
+    /// The room that fetched images take.
+    pub(crate) image_rooms: Vec<Held>,
 }
 
 /// How long a prompt is, before anybody has counted its tokens.
@@ -86,8 +100,8 @@ pub struct Inference {
 pub struct Prompt {
     /// The bytes of its text.
     text_bytes: u64,
-    /// The tokens that its images and sounds are taken for.
-    image_tokens: u64,
+    /// The tokens that its images and sounds are taken for, and its token ids.
+    tokens: u64,
 }
 
 /// What upstreams of one dialect, that spell the model alike, are sent.
@@ -116,22 +130,37 @@ impl Authorized {
     }
 
     /// Asks for admission: a place in the audit, since what cannot be recorded is not done, and, for
-    /// what goes to a model, the word of the tenant's limits and of the key's.
+    /// what an upstream is asked, the word of the tenant's limits and of the key's.
     ///
     /// # Errors
     /// Where the audit is full, a limit is reached, or the limits cannot be checked.
     pub async fn admit(self, gateway: &Gateway, record: &mut Record) -> Result<Admitted, Refusal> {
-        record.admit(gateway.handles.audit.reserve()?);
-        if let Ask::Inference(inference) = &self.ask {
-            let principal = &self.principal;
-            let default = gateway.completion_tokens_default;
-            let began = Instant::now();
-            let admitted = gateway.handles.admission.admit(inference.ask(principal, default)).await;
-            record.spent().admit = began.elapsed();
-            record.permit(admitted?);
-            if inference.is_logged {
-                gateway.prompts.keep(record.id(), principal.key, &inference.body);
+        record.reserve_place(self.principal.tenant)?;
+        let principal = &self.principal;
+        let asked = match &self.ask {
+            Ask::Inference(inference) => {
+                let default = gateway.completion_tokens_default;
+                let ask = inference.ask(principal, default, record.entered());
+                record.expect(inference.expected(&ask));
+                Some(ask)
             }
+            Ask::Ps | Ask::Version => Some(tenant::Ask::entrance(principal)),
+            Ask::Tags
+            | Ask::OpenAiModels
+            | Ask::OpenAiModel(_)
+            | Ask::Count(_)
+            | Ask::Answered(_) => None,
+        };
+        if let Some(asked) = asked {
+            let began = Instant::now();
+            let admitted = gateway.handles.admission.admit(asked).await;
+            record.spent().admit += began.elapsed();
+            record.permit(admitted?);
+        }
+        if let Ask::Inference(inference) = &self.ask
+            && inference.is_logged
+        {
+            gateway.prompts.keep(record.id(), principal, &inference.body);
         }
         Ok(Admitted::new(self.principal, self.ask, self.cut))
     }
@@ -156,36 +185,58 @@ impl Inference {
     ///
     /// # Errors
     /// Where something is asked for that cannot be had there.
-    pub fn for_upstream(&self, model: &Model, upstream: &Upstream) -> Result<Written, Refusal> {
+    pub(super) async fn for_upstream(
+        &self,
+        model: &Model,
+        upstream: &Upstream,
+        (tenant, gateway): (TenantId, &Arc<Gateway>),
+    ) -> Result<Written, Refusal> {
         let spelled = spelled(model, upstream, self.is_alias);
         let is_same = |one: &&Written| one.kind == upstream.kind && one.model.as_deref() == spelled;
         if let Some(written) = self.written.iter().find(is_same) {
             return Ok(written.clone());
         }
-        let request = Request::read(self.route, &self.body).map_err(Refusal::Body)?;
-        let (tokens_max, levers) = (self.held_to, &self.levers);
-        let target = Target { kind: upstream.kind, model: spelled, tokens_max, levers };
-        Written::new(&request, &self.body, &target)
+        let (route, body, levers) = (self.route, self.body.clone(), self.levers);
+        let (kind, model, tokens_max) = (upstream.kind, spelled.map(str::to_owned), self.held_to);
+        let write = move || {
+            let request = Request::read(route, &body).map_err(Refusal::Body)?;
+            let target = Target { kind, model: model.as_deref(), tokens_max, levers: &levers };
+            Written::new(&request, &body, &target)
+        };
+        heavy::work(gateway, (tenant, &self.body), write).await?
     }
 
     /// What it asks of the limits. Without a word of the client's the reply is expected to have
     /// `completion_default` tokens.
-    fn ask(&self, principal: &Principal, completion_default: u64) -> tenant::Ask {
+    fn ask(
+        &self,
+        principal: &Principal,
+        completion_default: u64,
+        replaces: Option<Arc<Permit>>,
+    ) -> tenant::Ask {
         let each = self.tokens_max.unwrap_or(completion_default);
         let completion_max =
             if generates(self.route) { each.saturating_mul(self.replies) } else { 0 };
         let learns = self.stream && principal.policy.reserve == Reserve::Learned;
         tenant::Ask {
-            tenant: principal.tenant,
-            key: principal.key,
-            tenant_limits: principal.tenant_limits,
-            key_limits: principal.key_limits,
-            policy: principal.policy,
             prompt: self.prompt.estimate(),
             prompt_max: self.prompt.most(),
             completion_max,
             learns: self.targets.first().filter(|_| learns).map(|model| model.name.clone()),
+            replaces,
+            ..tenant::Ask::entrance(principal)
         }
+    }
+
+    /// What the request is taken for where it ends before the upstream has said what it used.
+    fn expected(&self, ask: &tenant::Ask) -> Expected {
+        Expected { prompt: ask.prompt, completion_max: ask.completion_max, is_whole: !self.stream }
+    }
+
+    /// The most tokens that the reply may have, where the client or a budget bounds them.
+    pub(super) fn enforced_max(&self) -> Option<u64> {
+        let each = self.tokens_max.or(self.held_to).filter(|_| generates(self.route))?;
+        Some(each.saturating_mul(self.replies))
     }
 }
 
@@ -195,19 +246,20 @@ impl Prompt {
     /// The prompt of a request, whose images are taken for so many tokens each.
     pub(super) fn of(request: &Request<'_>, image_tokens: u64) -> Self {
         let image_tokens = u64::from(request.images).saturating_mul(image_tokens);
-        Self { text_bytes: request.text_bytes, image_tokens }
+        let tokens = image_tokens.saturating_add(request.tokens);
+        Self { text_bytes: request.text_bytes, tokens }
     }
 
     /// The tokens that it probably has.
     pub(super) fn estimate(self) -> u64 {
-        self.text_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(self.image_tokens)
+        self.text_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(self.tokens)
     }
 
     /// The most that it can have, for a budget that must not be passed: a token for each byte, since a
     /// tokenizer that knows no longer one falls back to bytes. What a template adds is less than what
     /// JSON does, whose quotes and keys are counted.
     fn most(self) -> u64 {
-        self.text_bytes.saturating_add(self.image_tokens)
+        self.text_bytes.saturating_add(self.tokens)
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use protocol::{
     error::Code,
+    id::TenantId,
     levers::Levers,
     ollama::request::BodyError,
     route::{Route, UpstreamKind},
@@ -67,14 +68,17 @@ pub(super) fn fitting(
 ///
 /// # Errors
 /// Where one of them cannot be had.
-pub(super) async fn fetch(inference: &mut Inference, gateway: &Gateway) -> Result<(), Refusal> {
+pub(super) async fn fetch(
+    inference: &mut Inference,
+    (tenant, gateway): (TenantId, &Gateway),
+) -> Result<(), Refusal> {
     let urls = std::mem::take(&mut inference.remote);
     if urls.is_empty() {
         return Ok(());
     }
     let request = Request::read(inference.route, &inference.body).map_err(Refusal::Body)?;
     let fetches = urls.iter().map(|url| async move {
-        let fetched = gateway.images.fetch(url, &gateway.bodies).await;
+        let fetched = gateway.images.fetch(url, tenant, gateway.bodies.hold(tenant)).await;
         fetched.map_err(|fault| (url, fault))
     });
     let images = match try_join_all(fetches).await {
@@ -84,12 +88,9 @@ pub(super) async fn fetch(inference: &mut Inference, gateway: &Gateway) -> Resul
         }
     };
     let mut fetched = HashMap::new();
-    for (url, Image { uri, room: more }) in urls.into_iter().zip(images) {
+    for (url, Image { uri, room }) in urls.into_iter().zip(images) {
+        inference.image_rooms.push(room);
         fetched.insert(url, uri);
-        match (&mut inference.room, more) {
-            (Some(held), Some(more)) => held.merge(more),
-            (held, more) => *held = held.take().or(more),
-        }
     }
     let body = request.with_images(&fetched);
     inference.body = Bytes::from(body);

@@ -9,7 +9,7 @@
 //! compile. The record of the request ([`settled::Record`]) goes along beside the stages and ends up
 //! in the answer's body; when that is dropped, whoever dropped it, the request is settled.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actors::tenant::Denied;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header};
@@ -33,10 +33,13 @@ pub mod admitted;
 pub mod authenticated;
 pub mod authorized;
 mod fitting;
+pub(crate) mod heavy;
 mod images;
+pub mod live;
 mod meter;
 pub mod passage;
 pub mod queued;
+pub(crate) mod rates;
 pub mod received;
 pub mod relay;
 pub mod routed;
@@ -61,10 +64,12 @@ struct Asker {
     is_browser: bool,
 }
 
-/// Answers a request. `seen` is what the edge of an HTTP/1.1 connection knows of its head.
+/// Answers a request. `seen` is what the edge of an HTTP/1.1 connection knows of its head, `peer` the other
+/// end of its connection.
 pub(crate) async fn answer(
     gateway: Arc<Gateway>,
     seen: Option<Arc<Seen>>,
+    peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let asker = Asker {
@@ -74,7 +79,7 @@ pub(crate) async fn answer(
         is_browser: request.headers().contains_key(header::ORIGIN),
     };
     let Asker { id, dialect, .. } = asker;
-    let received = match Received::new(request, seen, &gateway) {
+    let received = match Received::new(request, seen, peer, &gateway) {
         Ok(received) => received,
         Err(fault) => {
             let mut record = Record::open(&gateway, id, Route::Unknown);
@@ -130,7 +135,7 @@ async fn walk(
     let admitted = authorized.admit(gateway, record).await?;
     match admitted.route() {
         routed::Way::Here(here) => {
-            let response = api::answer(here, gateway, record.id()).await?;
+            let response = api::answer(here, gateway).await?;
             record.first_byte();
             record.complete(Usage::default());
             Ok(response)
@@ -161,6 +166,8 @@ fn finish(mut response: Response<ReplyBody>, asker: Asker) -> Response<ReplyBody
         }
         headers.insert(X_REQUEST_ID, value);
     }
+    // An answer is what its type says it is, and no script, wherever a browser comes across it.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Callers prove themselves with a key that they put in by hand, never with what a browser adds
     // by itself: another origin gains nothing that it did not have.
     if is_browser {
@@ -178,7 +185,7 @@ mod tests {
     use super::*;
 
     /// The size of what a function of a request resolves through, in bytes.
-    fn size_of_walk<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+    fn size_of_walk<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -25,6 +25,9 @@ pub struct Passed {
     pub upstream: Option<String>,
     /// Whether an upstream may have seen it.
     pub sent: bool,
+    /// Since when an upstream may be at work on it; `None` where none is: it has not been sent, or the upstream
+    /// that had it has failed or refused it.
+    pub sent_at: Option<Instant>,
     /// How long it waited for slots before what it does now.
     pub queued: Duration,
     /// How long upstreams took until the head of a reply, before what it does now.

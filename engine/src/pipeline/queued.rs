@@ -17,6 +17,7 @@ use protocol::translate::Reply;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{
+    live::Live,
     passage::{Passage, Passed, Step},
     settled::Record,
     streaming::{Streaming, as_sse},
@@ -47,11 +48,9 @@ pub(super) struct Told {
     reply: Reply,
 }
 
-/// A request that waits inside its answer.
-pub struct Queued {
-    dispatch: Dispatch,
+/// Comments for a request that waits inside its answer.
+pub(super) struct Waits {
     passage: Arc<Passage>,
-    gateway: Arc<Gateway>,
     told: Told,
     next: Pin<Box<Sleep>>,
 }
@@ -60,16 +59,6 @@ pub struct Queued {
 pub(super) struct Comments {
     every: Duration,
     next: Pin<Box<Sleep>>,
-}
-
-/// What comes next of it.
-pub enum Next {
-    /// A comment for the client.
-    Comment(Bytes),
-    /// Its stream begins.
-    Streams(Streaming),
-    /// It goes no further.
-    Refused(Refusal),
 }
 
 /// Waits for the upstream; who waits for longer than is told is answered meanwhile.
@@ -89,11 +78,11 @@ pub(super) async fn answer(
             return Ok(streaming?.into_response(gateway, record));
         }
     }
-    let gateway = Arc::clone(gateway);
+    let reply = told.reply.clone();
     // At once: the first comment is due.
-    let next = Box::pin(sleep(Duration::ZERO));
-    let mut response =
-        Response::new(ReplyBody::queued(Queued { dispatch, passage, gateway, told, next }));
+    let waits = Waits { passage, told, next: Box::pin(sleep(Duration::ZERO)) };
+    let live = Live::queued(dispatch, waits, reply, gateway);
+    let mut response = Response::new(ReplyBody::live(live));
     as_sse(response.headers_mut());
     Ok(response)
 }
@@ -131,33 +120,15 @@ impl Told {
     }
 }
 
-// === impl Queued ===
+// === impl Waits ===
 
-impl Queued {
-    /// What comes next.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Poll::Ready(dispatched) = self.dispatch.as_mut().poll(cx) {
-            return Poll::Ready(match dispatched {
-                Ok(streaming) => Next::Streams(streaming),
-                Err(refusal) => Next::Refused(refusal),
-            });
-        }
+impl Waits {
+    /// The next comment, when it is due.
+    pub(super) fn poll_comment(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         ready!(self.next.as_mut().poll(cx));
         let passed = self.passage.get();
         self.next.as_mut().reset(Instant::now() + self.told.every(&passed));
-        Poll::Ready(Next::Comment(comment(&passed)))
-    }
-
-    /// How it is to be answered.
-    #[must_use]
-    pub fn reply(&self) -> &Reply {
-        &self.told.reply
-    }
-
-    /// The gateway that it waits in.
-    #[must_use]
-    pub fn gateway(&self) -> Arc<Gateway> {
-        Arc::clone(&self.gateway)
+        Poll::Ready(comment(&passed))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The first stage: a head that has arrived, is within its limits and asks for something there is.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
 use hyper::body::{Body, Incoming};
@@ -25,6 +25,16 @@ const FIELD_OVERHEAD: usize = 32;
 /// Where Anthropic's SDKs put the key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// Fields of which another reader may take another one than we do, where there are several.
+const ONCE: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    X_API_KEY,
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+];
+
 /// A request whose head is acceptable. Nobody is proven yet.
 pub struct Received {
     parts: Parts,
@@ -32,6 +42,7 @@ pub struct Received {
     endpoint: Endpoint,
     allowed: &'static str,
     seen: Option<Arc<Seen>>,
+    peer: IpAddr,
 }
 
 // === impl Received ===
@@ -44,10 +55,11 @@ impl Received {
     pub(crate) fn new(
         request: Request<Incoming>,
         seen: Option<Arc<Seen>>,
+        peer: IpAddr,
         gateway: &Gateway,
     ) -> Result<Self, HeadFault> {
         let (parts, body) = request.into_parts();
-        let had_length = seen.as_ref().is_some_and(|seen| seen.content_length());
+        let agrees = seen.as_ref().is_none_or(|seen| seen.agrees());
         if let Some(seen) = &seen {
             if body.is_end_stream() {
                 seen.head_follows();
@@ -63,7 +75,7 @@ impl Received {
         if size(&parts.headers) > limits.header_bytes_max {
             return Err(HeadFault::HeadersTooLarge);
         }
-        if had_length && parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        if !agrees || has_one_twice(&parts.headers) {
             return Err(HeadFault::Ambiguous);
         }
         let found = router::find(parts.uri.path()).ok_or(HeadFault::NotFound)?;
@@ -76,7 +88,7 @@ impl Received {
         if !fits {
             return Err(HeadFault::Method(allowed));
         }
-        Ok(Self { parts, body, endpoint: found.endpoint, allowed, seen })
+        Ok(Self { parts, body, endpoint: found.endpoint, allowed, seen, peer })
     }
 
     /// What is asked for.
@@ -103,7 +115,7 @@ impl Received {
         if gateway.life.phase() > Phase::Serving {
             return Err(Refusal::Stopping);
         }
-        let (principal, proof) = prove(&self.parts.headers, gateway, record).await?;
+        let (principal, proof) = prove(&self.parts.headers, self.peer, gateway, record).await?;
         let cut = gateway.cuts.enter(principal.key);
         let Self { parts, body, endpoint, seen, .. } = self;
         Ok(Authenticated::new((principal, proof), cut, endpoint, parts.headers, body, seen))
@@ -116,13 +128,14 @@ impl Received {
 /// No key, a key that proves nobody, or one that cannot be checked.
 async fn prove(
     headers: &HeaderMap,
+    peer: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<(Arc<Principal>, Proof), Refusal> {
     let said = |name| headers.get(name).map(http::HeaderValue::as_bytes);
     let presented = presented(said(header::AUTHORIZATION), said(X_API_KEY))?;
     let began = Instant::now();
-    let proven = gateway.keyring.authenticate(presented).await;
+    let proven = gateway.keyring.authenticate(presented, peer).await;
     record.spent().authenticate += began.elapsed();
     let (principal, proof) = proven?;
     record.prove(Arc::clone(&principal));
@@ -144,8 +157,14 @@ pub(super) async fn prove_again(
             record.prove(Arc::clone(&principal));
             Ok(principal)
         }
-        None => Ok(prove(headers, gateway, record).await?.0),
+        None => Ok(prove(headers, proof.peer(), gateway, record).await?.0),
     }
+}
+
+/// Whether one of [`ONCE`] is there twice. In most heads no field is, which costs no look-up to see.
+fn has_one_twice(headers: &HeaderMap) -> bool {
+    let is_twice = |name| headers.get_all(name).iter().nth(1).is_some();
+    headers.len() > headers.keys_len() && ONCE.iter().any(is_twice)
 }
 
 fn size(headers: &HeaderMap) -> usize {

@@ -1,13 +1,12 @@
 //! A reply on its way, byte by byte.
 //!
-//! Pass-through moves the upstream's bytes as they are; OpenAI's dialect is translated line by line.
-//! Either way the body reads along only as far as it must (errors, and the last line), and nothing is
-//! written down before the stream has ended.
+//! Pass-through moves the upstream's bytes as they are; other dialects are translated line by line.
+//! Either way the flow reads along only as far as it must (errors, and the last line), and nothing is
+//! written down before the stream has ended. Time limits are not looked at here: [`super::live`] owns them.
 
 use std::{
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
 };
 
 use actors::{rules::breaker::Ended, upstream::Turn};
@@ -18,44 +17,59 @@ use protocol::{
     openai::stream::PassedStream,
     outcome::Outcome,
     route::Route,
-    translate::{Reply, StreamFault, failure, stream::Translation},
+    translate::{Reply, StreamFault, failure, long::LongReply, stream::Translation},
     usage::Usage,
 };
-use tokio::time::{Duration, Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    live::{BrokenOff, Pace},
     meter::{GoesOn, Meter},
     queued::Comments,
     settled::Record,
-    streaming::{Begun, or_estimate},
+    streaming::{Begun, EVENT_STREAM, or_estimate},
 };
 use crate::{
     gateway::Gateway,
-    phase::Phase,
+    http::room::Held,
     telemetry,
     upstream::{client::ReplyStream, connection::Broken},
 };
 
-/// How often a stream is looked at that always has something to send.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How much is counted of what an upstream has sent and no client has read, in bytes: about as much as the
+/// kernel holds of it.
+const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A reply that is being relayed.
-pub struct Relay {
+/// A reply that is being relayed. Dropped, it closes the connection to the upstream unless that was read to
+/// its end.
+pub(super) struct Flow {
+    /// The upstream's half; `None` once it is over.
     source: Option<ReplyStream>,
     form: Relayed,
-    limits: TimeLimits,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    gateway: Arc<Gateway>,
     /// What the prompt is taken for, in tokens, until the upstream says.
     prompt: u64,
-    /// What it may use without asking; none: all of it.
+    /// The most tokens that the reply may have, as far as the request or a budget bounds them.
+    tokens_max: Option<u64>,
+    /// What it may use without asking; `None`: all of it.
     meter: Option<Meter>,
-    /// Until the first byte, where somebody wants them.
+    /// Until the first byte, where the settings ask for them.
     comments: Option<Comments>,
     end: Option<End>,
     turn: Turn,
+    _room: Option<Held>,
     _cut: crate::cuts::Cut,
+}
+
+/// What a flow has for the client.
+pub(super) enum Next {
+    /// Bytes of the reply.
+    Bytes(Bytes),
+    /// A comment; the reply has not begun.
+    Comment(Bytes),
+    /// There is no more.
+    Over,
+    /// There is no more, and the dialect has no word that says that something is missing: the client is to see a
+    /// broken connection.
+    Aborted,
 }
 
 /// How the bytes of a reply become those of the answer.
@@ -66,6 +80,8 @@ pub(super) enum Relayed {
     Passed(Box<PassedStream>),
     /// From one dialect to another.
     Translated(Box<Translation>),
+    /// A long whole reply, for a client that reads the upstream's dialect.
+    Long(Box<LongReply>),
 }
 
 /// What comes of the upstream.
@@ -77,95 +93,78 @@ enum Source {
 
 /// Why a stream ended before its end.
 #[derive(Clone, Copy)]
-enum End {
+pub(super) enum End {
     Complete,
     /// There was no more for it.
     Stopped(Usage),
     Broken(Outcome, Code),
 }
 
-/// The gap between chunks and the time for the whole stream, on one timer: moving it with every
-/// chunk would cost more than looking again when it fires.
-struct TimeLimits {
-    timer: Pin<Box<Sleep>>,
-    gap: Duration,
-    heard: Instant,
-    /// Since when chunks have come without a look at the limits.
-    unseen_since: Option<Instant>,
-    total: Instant,
-}
+// === impl Flow ===
 
-// === impl Relay ===
-
-impl Relay {
+impl Flow {
     pub(super) fn new(begun: Begun, gateway: &Arc<Gateway>, record: &mut Record) -> Self {
-        let Begun { source, form, prompt, turn, cut } = begun;
+        let Begun { source, form, prompt, tokens_max, room, turn, cut } = begun;
         telemetry::streams_open(1);
         let every = gateway.upstream.loading_comments_every.filter(|_| form.is_sse());
         Self {
-            source: Some(source.body),
+            source: Some(source),
             form,
-            limits: TimeLimits::new(gateway.upstream.gap_timeout, gateway.upstream.total_timeout),
-            cut: Box::pin(cut.token().cancelled_owned()),
-            gateway: Arc::clone(gateway),
             prompt,
+            tokens_max,
             meter: record.take_meter().map(Meter::new),
             comments: every.map(Comments::new),
             end: None,
             turn,
+            _room: room,
             _cut: cut,
         }
     }
 
-    /// Whether it is a stream of server-sent events.
-    pub(super) fn is_sse(&self) -> bool {
-        self.form.is_sse()
+    /// What the head of the answer says of its body.
+    pub(super) fn media_type(&self) -> &'static str {
+        self.form.media_type()
     }
 
-    /// The next bytes for the client, as soon as there are any; `None` at the end.
-    pub fn poll_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        record: Option<&mut Record>,
-    ) -> Poll<Option<Bytes>> {
-        let next = match (self.poll_next(cx), &mut self.comments) {
-            (Poll::Ready(next), _) => next,
-            (Poll::Pending, Some(comments)) => return comments.poll_next(cx).map(Some),
-            (Poll::Pending, None) => return Poll::Pending,
-        };
-        self.comments = None;
-        if let (Some(_), Some(record)) = (&next, record) {
-            record.first_byte();
+    /// Whether the upstream's half is over: nothing but bytes that were handed out is left of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// What comes next for the client.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>, pace: &mut Pace) -> Poll<Next> {
+        match (self.poll_bytes(cx, pace), &mut self.comments) {
+            (Poll::Ready(next), _) => {
+                self.comments = None;
+                Poll::Ready(next)
+            }
+            (Poll::Pending, Some(comments)) => comments.poll_next(cx).map(Next::Comment),
+            (Poll::Pending, None) => Poll::Pending,
         }
-        Poll::Ready(next)
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, pace: &mut Pace) -> Poll<Next> {
         loop {
-            if self.source.is_none() {
-                return Poll::Ready(None);
-            }
-            // A source that always has something would never be seen to pause.
-            if self.limits.is_due()
-                && let Poll::Ready(end) = self.poll_limits(cx)
-            {
-                return Poll::Ready(Some(self.break_off(end)));
-            }
-            let (bytes, fault) = match self.poll_source(cx) {
-                Poll::Pending => {
-                    let end = ready!(self.poll_limits(cx));
-                    return Poll::Ready(Some(self.break_off(end)));
+            if let Relayed::Long(long) = &mut self.form {
+                let first = long.take_first();
+                if !first.is_empty() {
+                    return Poll::Ready(Next::Bytes(first));
                 }
-                Poll::Ready(Source::Exhausted) => return Poll::Ready(Some(self.stop())),
-                Poll::Ready(Source::Said(Some(Ok(chunk)))) => {
-                    self.limits.hear();
+            }
+            if self.source.is_none() {
+                return Poll::Ready(Next::Over);
+            }
+            let (bytes, fault) = match std::task::ready!(self.poll_source(cx, pace)) {
+                Source::Exhausted => return Poll::Ready(Next::Bytes(self.stop())),
+                Source::Said(Some(Ok(chunk))) => {
+                    pace.heard();
                     self.form.take(chunk)
                 }
-                Poll::Ready(Source::Said(Some(Err(error)))) => {
+                Source::Said(Some(Err(error))) => {
                     tracing::debug!(%error, "the upstream broke off");
                     (Bytes::new(), Some(StreamFault::BrokenOff))
                 }
-                Poll::Ready(Source::Said(None)) => {
+                Source::Said(None) => {
                     self.source = None;
                     let (bytes, fault) = self.form.end();
                     if fault.is_none() {
@@ -174,54 +173,59 @@ impl Relay {
                     (bytes, fault)
                 }
             };
-            match fault {
-                Some(fault) => {
-                    tracing::warn!(?fault, "the upstream's stream failed");
-                    let end = End::Broken(Outcome::UpstreamFailed, Code::UpstreamFailed);
-                    let told = self.break_off(end);
-                    return Poll::Ready(Some(joined(bytes, &told)));
-                }
-                None if !bytes.is_empty() => return Poll::Ready(Some(bytes)),
-                None => {}
+            if let Some(fault) = fault {
+                actors::quiet!(warn, "the upstream's stream failed", ""; ?fault);
+                let (outcome, code) = (Outcome::UpstreamFailed, Code::UpstreamFailed);
+                // What is untranslatable to us is no sign that the server is sick.
+                let is_upstreams =
+                    matches!(fault, StreamFault::BrokenOff | StreamFault::UpstreamError);
+                self.source = None;
+                let told = self.break_off(BrokenOff { outcome, code, is_upstreams });
+                return Poll::Ready(match told {
+                    Next::Bytes(told) => Next::Bytes(joined(bytes, &told)),
+                    other => other,
+                });
+            }
+            if self.is_beyond_its_most() {
+                return Poll::Ready(Next::Bytes(joined(bytes, &self.stop())));
+            }
+            if !bytes.is_empty() {
+                return Poll::Ready(Next::Bytes(bytes));
             }
         }
     }
 
+    /// Whether the upstream has sent more pieces than the reply may have tokens, whatever it was told. Each piece
+    /// has a token at least.
+    fn is_beyond_its_most(&self) -> bool {
+        self.source.is_some() && self.tokens_max.is_some_and(|most| self.form.produced() > most)
+    }
+
     /// What the upstream says next, if the stream may have more.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Source> {
+    fn poll_source(&mut self, cx: &mut Context<'_>, pace: &mut Pace) -> Poll<Source> {
         if let Some(meter) = &mut self.meter {
             match meter.poll(self.form.produced(), cx) {
                 Poll::Ready(GoesOn::Yes) => {}
                 Poll::Ready(GoesOn::No) => return Poll::Ready(Source::Exhausted),
                 Poll::Pending => {
-                    // It is not the upstream that lets it wait.
-                    self.limits.heard = Instant::now();
+                    pace.waits_for_limits();
                     return Poll::Pending;
                 }
             }
         }
         match &mut self.source {
-            Some(source) => source.poll_data(cx).map(Source::Said),
+            Some(source) => {
+                let said = source.poll_data(cx);
+                if said.is_pending() {
+                    pace.waits_for_upstream();
+                }
+                said.map(Source::Said)
+            }
             None => Poll::Ready(Source::Said(None)),
         }
     }
 
-    /// Resolves when a time limit is over or the stream is to be cut.
-    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.limits.unseen_since = None;
-        if self.cut.as_mut().poll(cx).is_ready() {
-            let stopping = self.gateway.life.phase() >= Phase::Cutting;
-            return Poll::Ready(if stopping {
-                End::Broken(Outcome::Stopped, Code::ShuttingDown)
-            } else {
-                End::Broken(Outcome::Refused, Code::KeyRevoked)
-            });
-        }
-        ready!(self.limits.poll(cx));
-        Poll::Ready(End::Broken(Outcome::TimedOut, Code::UpstreamTimeout))
-    }
-
-    /// Ends the stream as if it had reached its greatest length: its budget is used up.
+    /// Ends the stream as if it had reached its greatest length: it may have no more.
     fn stop(&mut self) -> Bytes {
         self.source = None;
         let completion = self.form.produced();
@@ -230,19 +234,42 @@ impl Relay {
         self.form.stop(usage)
     }
 
-    /// Ends the stream with a frame that says so: an end alone would pass for a success.
-    fn break_off(&mut self, end: End) -> Bytes {
-        self.source = None;
-        self.end = Some(end);
-        let End::Broken(outcome, code) = end else { return Bytes::new() };
-        if matches!(outcome, Outcome::UpstreamFailed | Outcome::TimedOut) {
-            self.turn.ended(Ended::Failed);
+    /// Counts what the upstream has sent already and no client has read: it was made, and is charged.
+    fn count_unread(&mut self) {
+        let mut left = UNREAD_BYTES_MAX;
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Some(source) = &mut self.source
+            && let Poll::Ready(Some(Ok(chunk))) = source.poll_data(&mut cx)
+        {
+            left = left.saturating_sub(chunk.len());
+            if self.form.take(chunk).1.is_some() || left == 0 {
+                break;
+            }
         }
-        self.form.fail(code)
+        self.source = None;
     }
 
-    /// The body is done with: tells the record what became of the stream.
-    pub fn settle(&mut self, record: &mut Record) {
+    /// Ends the stream with a frame that says so: an end alone would pass for a success.
+    pub(super) fn break_off(&mut self, why: BrokenOff) -> Next {
+        let BrokenOff { outcome, code, is_upstreams } = why;
+        if is_upstreams {
+            self.source = None;
+        }
+        self.count_unread();
+        self.end = Some(End::Broken(outcome, code));
+        if is_upstreams {
+            self.turn.ended(Ended::Suspected);
+        }
+        match &self.form {
+            Relayed::Long(_) => Next::Aborted,
+            _ => Next::Bytes(self.form.fail(code)),
+        }
+    }
+
+    /// Tells the record what became of the stream.
+    pub(super) fn settle(&mut self, record: &mut Record) {
+        let was_said = self.form.usage().is_some();
+        self.count_unread();
         let said = self.form.usage();
         let usage = or_estimate(said, self.prompt, || self.form.produced());
         match self.end {
@@ -253,13 +280,13 @@ impl Relay {
             }
             Some(End::Stopped(usage)) => record.complete(usage),
             // The client closed after the last line and before the upstream did.
-            None if said.is_some() => record.complete(usage),
+            None if was_said => record.complete(usage),
             None => record.break_off(Outcome::ClientLeft, None, usage),
         }
     }
 }
 
-impl Drop for Relay {
+impl Drop for Flow {
     fn drop(&mut self) {
         telemetry::streams_open(-1);
     }
@@ -270,15 +297,24 @@ impl Drop for Relay {
 impl Relayed {
     fn is_sse(&self) -> bool {
         match self {
-            Self::Native(_) => false,
+            Self::Native(_) | Self::Long(_) => false,
             Self::Passed(_) => true,
             Self::Translated(translation) => translation.is_sse(),
+        }
+    }
+
+    fn media_type(&self) -> &'static str {
+        match self {
+            Self::Long(_) => "application/json",
+            _ if self.is_sse() => EVENT_STREAM,
+            _ => "application/x-ndjson",
         }
     }
 
     fn take(&mut self, chunk: Bytes) -> (Bytes, Option<StreamFault>) {
         match self {
             Self::Native(native) => native.push(chunk).into(),
+            Self::Long(long) => long.push(chunk).into(),
             Self::Passed(passed) => passed.push(chunk).into(),
             Self::Translated(translation) => translation.push(chunk),
         }
@@ -287,6 +323,7 @@ impl Relayed {
     fn end(&mut self) -> (Bytes, Option<StreamFault>) {
         match self {
             Self::Native(native) => native.end().into(),
+            Self::Long(long) => long.end().into(),
             Self::Passed(passed) => passed.end().into(),
             Self::Translated(translation) => translation.end(),
         }
@@ -298,6 +335,8 @@ impl Relayed {
             Self::Native(native) => native.stop(usage),
             Self::Passed(passed) => passed.stop(usage),
             Self::Translated(translation) => translation.stop(usage),
+            // Its pieces are not counted, so that it is never stopped.
+            Self::Long(_) => Bytes::new(),
         }
     }
 
@@ -308,6 +347,7 @@ impl Relayed {
             Self::Native(_) => failure(&Reply::Native(Route::OllamaChat), code, message),
             Self::Passed(_) => failure(&Reply::Chat { include_usage: false }, code, message),
             Self::Translated(translation) => translation.fail(code, message),
+            Self::Long(_) => Bytes::new(),
         }
     }
 
@@ -320,6 +360,7 @@ impl Relayed {
             }
             Self::Passed(passed) => passed.usage(),
             Self::Translated(translation) => translation.usage(),
+            Self::Long(long) => long.usage(),
         }
     }
 
@@ -328,39 +369,7 @@ impl Relayed {
             Self::Native(native) => native.produced(),
             Self::Passed(passed) => passed.produced(),
             Self::Translated(translation) => translation.produced(),
-        }
-    }
-}
-
-// === impl TimeLimits ===
-
-impl TimeLimits {
-    fn new(gap: Duration, total: Duration) -> Self {
-        let now = Instant::now();
-        let total = now + total;
-        let timer = Box::pin(sleep_until(total.min(now + gap)));
-        Self { timer, gap, heard: now, unseen_since: None, total }
-    }
-
-    /// A chunk has come.
-    fn hear(&mut self) {
-        self.heard = Instant::now();
-        self.unseen_since.get_or_insert(self.heard);
-    }
-
-    /// Whether chunks have come for some time without a pause in which the limits are looked at.
-    fn is_due(&self) -> bool {
-        self.unseen_since.is_some_and(|since| self.heard - since >= LOOK_EVERY)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let limit = self.total.min(self.heard + self.gap);
-            if Instant::now() >= limit {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(limit);
+            Self::Long(long) => long.produced(),
         }
     }
 }
@@ -369,36 +378,4 @@ fn joined(first: Bytes, second: &[u8]) -> Bytes {
     let mut both = BytesMut::from(first);
     both.extend_from_slice(second);
     both.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_that_never_pauses_is_looked_at_all_the_same() {
-        let mut limits = TimeLimits::new(Duration::from_secs(60), Duration::from_secs(60));
-        let mut looks = 0;
-        for _ in 0..1_000 {
-            limits.hear();
-            if limits.is_due() {
-                limits.unseen_since = None;
-                looks += 1;
-            }
-            tokio::time::advance(Duration::from_millis(1)).await;
-        }
-        assert!((85..=100).contains(&looks), "{looks} looks in a second");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_pauses_between_chunks_costs_no_look_more() {
-        let mut limits = TimeLimits::new(Duration::from_secs(60), Duration::from_secs(60));
-        for _ in 0..100 {
-            limits.hear();
-            assert!(!limits.is_due());
-            // The pause, in which they are looked at.
-            limits.unseen_since = None;
-            tokio::time::advance(Duration::from_millis(10)).await;
-        }
-    }
 }

@@ -12,29 +12,32 @@ use actors::{
     rules::{breaker::Ended, lane::NotNow},
     upstream::{Turn, Waiting},
 };
+use bytes::Bytes;
 use http::Method;
 use identity::principal::Principal;
-use protocol::{id::RequestId, route::UpstreamKind};
+use protocol::{id::RequestId, route::UpstreamKind, translate::long::LongReply};
 use storage::upstreams::Upstream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference, Written},
-    images,
+    heavy, images,
     passage::{Passage, Step},
-    streaming::Streaming,
+    streaming::{Part, Reading, Streaming, Whole},
 };
 use crate::{
     cuts::Cut,
     gateway::Gateway,
-    http::refusal::Refusal,
+    http::{refusal::Refusal, room::NoRoom},
     keyring,
     phase::Phase,
     telemetry,
     upstream::client::{Call, CallError, ReadError, Reply},
 };
 
+/// How much of a whole reply is held before the rest is relayed as it comes, in bytes.
+const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// How much, and how long, is read of an upstream's refusal.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -72,15 +75,25 @@ struct Trip {
 
 /// What became of a call.
 enum Taken {
-    Whole(Streaming),
+    Whole(Whole),
+    Long(Box<Part>, Turn),
     Stream(Reply, Turn, UpstreamKind),
 }
 
 /// A call that failed.
 struct Failed {
     why: Refusal,
-    /// Whether another upstream may do better.
-    again: bool,
+    again: Again,
+}
+
+/// Whether another upstream may do better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    No,
+    /// Perhaps: the request itself may have provoked the fault. It is tried on one more upstream, and not
+    /// on all of them.
+    Once,
+    Yes,
 }
 
 // === impl Here ===
@@ -119,7 +132,8 @@ impl Routed {
         let taken = tokio::select! {
             biased;
             taken = async {
-                images::fetch(&mut inference, &trip.gateway).await?;
+                let of = (trip.principal.tenant, &*trip.gateway);
+                images::fetch(&mut inference, of).await?;
                 trip.run(&inference).await
             } => taken?,
             () = token.cancelled() => return Err(if trip.gateway.phase() >= Phase::Cutting {
@@ -129,7 +143,8 @@ impl Routed {
             }),
         };
         Ok(match taken {
-            Taken::Whole(streaming) => streaming,
+            Taken::Whole(whole) => Streaming::whole(whole),
+            Taken::Long(part, turn) => Streaming::long(*part, &inference, turn, cut),
             Taken::Stream(reply, turn, kind) => {
                 Streaming::relayed((reply, kind), inference, turn, cut)?
             }
@@ -145,6 +160,7 @@ impl Trip {
         let mut last = None;
         // The one that failed last, of those that were called.
         let mut failed: Option<Arc<Upstream>> = None;
+        let mut is_last = false;
         for model in &inference.targets {
             let mut tried: Vec<Arc<Upstream>> = Vec::new();
             loop {
@@ -174,14 +190,16 @@ impl Trip {
                     }
                     Some(before) => {
                         let error = last.as_ref().map(tracing::field::display);
-                        tracing::warn!(upstream = %before.name, error, "trying another");
+                        actors::quiet!(warn, "trying another", &before.name; upstream = %before.name, error);
                         telemetry::retried(&before.name);
                     }
                 }
                 match self.call(inference, model, &upstream, turn).await {
                     Ok(taken) => return Ok(taken),
-                    Err(Failed { why, again: false }) => return Err(why),
-                    Err(Failed { why, again: true }) => {
+                    Err(Failed { why, again: Again::No }) => return Err(why),
+                    Err(Failed { why, again: Again::Once }) if is_last => return Err(why),
+                    Err(Failed { why, again }) => {
+                        is_last |= again == Again::Once;
                         failed = Some(upstream);
                         last = Some(why);
                     }
@@ -240,8 +258,10 @@ impl Trip {
         });
         match taken {
             Ok(Asked::Stream(reply)) => Ok(Taken::Stream(reply, turn, upstream.kind)),
-            Ok(Asked::Whole(streaming)) => Ok(Taken::Whole(streaming)),
-            Err((why, ended, again)) => {
+            Ok(Asked::Whole(whole)) => Ok(Taken::Whole(whole)),
+            Ok(Asked::Long(part)) => Ok(Taken::Long(Box::new(part), turn)),
+            Err(Fault { why, kind, ended, again }) => {
+                telemetry::upstream_fault(&upstream.name, kind);
                 turn.ended(ended);
                 Err(Failed { why, again })
             }
@@ -257,11 +277,11 @@ impl Trip {
     ) -> Result<Asked, Fault> {
         let gateway = &self.gateway;
         let Ok(origin) = gateway.client.origin(upstream) else {
-            return Err((Refusal::UpstreamReply, Ended::Unknown, true));
+            return Err(Fault::unsent(Refusal::UpstreamReply));
         };
-        let Written { path, body, .. } = inference
-            .for_upstream(model, upstream)
-            .map_err(|refusal| (refusal, Ended::Unknown, true))?;
+        let of = (self.principal.tenant, gateway);
+        let written = inference.for_upstream(model, upstream, of).await;
+        let Written { path, body, .. } = written.map_err(Fault::unsent)?;
         let call = Call {
             method: Method::POST,
             path,
@@ -270,10 +290,13 @@ impl Trip {
             request: self.request,
             first_byte: first_byte(inference, model, upstream, gateway),
             origin: &origin,
+            keep_alive: upstream.keep_alive,
         };
         let reply = self.send(&call).await.map_err(call_fault)?;
         let status = reply.status.as_u16();
         if !reply.status.is_success() {
+            // It says itself that it does nothing for it.
+            self.passage.note(|passed| passed.sent_at = None);
             // Its words are read, so that the connection can serve on, and forgotten.
             let _ = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await;
             return Err(status_fault(status));
@@ -283,24 +306,76 @@ impl Trip {
         if inference.stream {
             return Ok(Asked::Stream(reply));
         }
+        self.whole(inference, upstream.kind, reply).await
+    }
+
+    /// Reads a reply that is no stream. A long one in the client's own dialect is not held: its rest is relayed as
+    /// it comes.
+    async fn whole(
+        &self,
+        inference: &Inference,
+        from: UpstreamKind,
+        mut reply: Reply,
+    ) -> Result<Asked, Fault> {
+        let (gateway, tenant) = (&self.gateway, self.principal.tenant);
         let settings = &gateway.upstream;
-        let whole = reply.read(settings.reply_bytes_max, settings.gap_timeout);
-        let whole = timeout(settings.total_timeout, whole)
-            .await
-            .unwrap_or(Err(ReadError::Stalled))
-            .map_err(read_fault)?;
-        let streaming = Streaming::whole(&whole, inference, upstream.kind);
-        Ok(Asked::Whole(streaming.map_err(|refusal| (refusal, Ended::Failed, false))?))
+        let (bytes_max, gap) = (settings.reply_bytes_max, settings.gap_timeout);
+        let reading = Reading::new(inference, from);
+        let mut room = gateway.replies.hold(tenant);
+        let until = Instant::now() + settings.total_timeout;
+        let (mut bytes, mut may_pass) = (Bytes::new(), reading.passes());
+        loop {
+            let there = bytes.len();
+            let read = reply.read_until(bytes_max, gap, |length| {
+                if there + length > bytes_max {
+                    return Err(ReadError::TooLarge);
+                }
+                room.resize(there + length).map_err(|NoRoom| ReadError::NoRoom)?;
+                Ok(may_pass && length > HELD_BYTES_MAX)
+            });
+            let Ok(read) = timeout_at(until, read).await else {
+                // It was never silent for too long: the request asks for more than the time is enough for.
+                return Err(Fault::new(
+                    ReadError::Stalled,
+                    "total_timeout",
+                    Ended::Well,
+                    Again::No,
+                ));
+            };
+            let (more, is_all) = read.map_err(read_fault)?;
+            bytes = if bytes.is_empty() { more } else { [bytes, more].concat().into() };
+            if is_all {
+                break;
+            }
+            if LongReply::may_pass(&bytes) {
+                return Ok(Asked::Long(Part { bytes, source: reply.body, room }));
+            }
+            may_pass = false;
+        }
+        let read = bytes.clone();
+        let work = move || reading.read(&read, room);
+        let whole = heavy::work(gateway, (tenant, &bytes), work).await;
+        let whole = whole.and_then(|whole| whole);
+        // What is untranslatable to us is no sign that the server is sick.
+        let untranslatable = |why| Fault::new(why, "untranslatable", Ended::Well, Again::No);
+        Ok(Asked::Whole(whole.map_err(untranslatable)?))
     }
 
     /// Sends it, and takes note of that unless there was no connection to send it through. Whoever is
     /// cut in the middle of this may have sent it.
     async fn send(&self, call: &Call<'_>) -> Result<Reply, CallError> {
         let before = self.passage.read(|passed| passed.sent);
-        self.passage.note(|passed| passed.sent = true);
+        let now = Instant::now();
+        self.passage.note(|passed| (passed.sent, passed.sent_at) = (true, Some(now)));
         let called = self.gateway.client.call(call).await;
-        if let Err(CallError::Connect(_) | CallError::ConnectTimeout) = &called {
-            self.passage.note(|passed| passed.sent = before);
+        match &called {
+            Err(CallError::Connect(_) | CallError::ConnectTimeout) => {
+                self.passage.note(|passed| (passed.sent, passed.sent_at) = (before, None));
+            }
+            // With its connection gone, the upstream works on it no more.
+            Err(CallError::Broken(_)) => self.passage.note(|passed| passed.sent_at = None),
+            // It may be at work still.
+            Err(CallError::FirstByteTimeout) | Ok(_) => {}
         }
         called
     }
@@ -308,40 +383,66 @@ impl Trip {
 
 /// What an upstream said.
 enum Asked {
-    Whole(Streaming),
+    Whole(Whole),
+    Long(Part),
     Stream(Reply),
 }
 
-/// Why a call failed, whether that is the upstream's fault, and whether another may do better.
-type Fault = (Refusal, Ended, bool);
+/// Why a call failed.
+struct Fault {
+    why: Refusal,
+    /// The word for it in metrics.
+    kind: &'static str,
+    /// Whether that is the upstream's fault.
+    ended: Ended,
+    again: Again,
+}
+
+impl Fault {
+    fn new(why: impl Into<Refusal>, kind: &'static str, ended: Ended, again: Again) -> Self {
+        Self { why: why.into(), kind, ended, again }
+    }
+
+    /// There is nothing that could be sent to this upstream.
+    fn unsent(why: Refusal) -> Self {
+        Self::new(why, "unsent", Ended::Unknown, Again::Yes)
+    }
+}
 
 fn call_fault(error: CallError) -> Fault {
-    let (ended, again) = match &error {
-        CallError::Connect(_) | CallError::ConnectTimeout => (Ended::Unconnected, true),
-        CallError::Broken(_) => (Ended::Failed, true),
+    let (kind, ended, again) = match &error {
+        error if error.is_ours() => ("own_shortage", Ended::Unknown, Again::Yes),
+        CallError::Connect(_) | CallError::ConnectTimeout => {
+            ("unconnected", Ended::Unconnected, Again::Yes)
+        }
+        // The request may have brought down what served it.
+        CallError::Broken(_) => ("broken", Ended::Suspected, Again::Once),
         // Whoever waited for that long is not made to wait for as long again.
-        CallError::FirstByteTimeout => (Ended::Failed, false),
+        CallError::FirstByteTimeout => ("first_byte_timeout", Ended::Suspected, Again::No),
     };
-    (error.into(), ended, again)
+    Fault::new(error, kind, ended, again)
 }
 
 fn status_fault(status: u16) -> Fault {
-    let (ended, again) = match status {
-        500..=599 => (Ended::Failed, true),
+    let (kind, ended, again) = match status {
+        502..=504 => ("unavailable", Ended::Suspected, Again::Yes),
+        // Model servers answer so to requests that they cannot serve, too.
+        500..=599 => ("internal_error", Ended::Suspected, Again::Once),
         // It is busy, or no longer has the model.
-        404 | 429 => (Ended::Well, true),
-        _ => (Ended::Well, false),
+        404 | 429 => ("not_now", Ended::Well, Again::Yes),
+        _ => ("refused", Ended::Well, Again::No),
     };
-    (Refusal::UpstreamStatus(status), ended, again)
+    Fault::new(Refusal::UpstreamStatus(status), kind, ended, again)
 }
 
 fn read_fault(error: ReadError) -> Fault {
-    let (ended, again) = match &error {
-        ReadError::Broken(_) => (Ended::Failed, true),
-        ReadError::Stalled => (Ended::Failed, false),
-        ReadError::TooLarge => (Ended::Well, false),
+    let (kind, ended, again) = match &error {
+        ReadError::Broken(_) => ("broken", Ended::Suspected, Again::Once),
+        ReadError::Stalled => ("stalled", Ended::Suspected, Again::No),
+        ReadError::TooLarge => ("too_large", Ended::Well, Again::No),
+        ReadError::NoRoom => ("no_room", Ended::Well, Again::No),
     };
-    (error.into(), ended, again)
+    Fault::new(error, kind, ended, again)
 }
 
 /// How long the first byte may take: a model that answered lately is loaded, another one may have

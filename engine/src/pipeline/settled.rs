@@ -7,14 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    audit::Place,
-    tenant::{Meter, Permit},
+    audit::{Place, Saturated},
+    tenant::{Ask, Meter, Permit},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use identity::principal::Principal;
 use protocol::{
     error::{Code, Side},
-    id::RequestId,
+    id::{RequestId, TenantId},
     name::ModelName,
     outcome::Outcome,
     route::Route,
@@ -36,11 +36,28 @@ pub struct Record {
     principal: Option<Arc<Principal>>,
     place: Option<Place>,
     permit: Option<Permit>,
+    /// What a body that is under way has taken of the limits, until the request is admitted with what it asks for.
+    entered: Option<Arc<Permit>>,
+    /// What the request is taken for where nobody says what it used.
+    expected: Expected,
+    /// Whether it was said what the request used.
+    is_counted: bool,
     gauges: Option<Gauges>,
     passage: Option<Arc<Passage>>,
     spent: Spent,
     event: AuditEvent,
     opened: Instant,
+}
+
+/// What a request is taken for where it ends before the upstream has said what it used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expected {
+    /// The tokens of its prompt.
+    pub(super) prompt: u64,
+    /// The most tokens that its reply may have.
+    pub(super) completion_max: u64,
+    /// Whether the reply comes whole: nothing is seen of it before its end.
+    pub(super) is_whole: bool,
 }
 
 /// Where the time of a request went, until the head of its answer.
@@ -82,6 +99,9 @@ impl Record {
             principal: None,
             place: None,
             permit: None,
+            entered: None,
+            expected: Expected::default(),
+            is_counted: false,
             gauges: None,
             passage: None,
             spent: Spent::default(),
@@ -99,6 +119,7 @@ impl Record {
                 usage: Usage::default(),
                 first_byte: None,
                 total: Duration::ZERO,
+                requests: 1,
             },
             opened: Instant::now(),
         })
@@ -117,15 +138,48 @@ impl Record {
         self.principal = Some(principal);
     }
 
-    /// There is room to write it down.
-    pub fn admit(&mut self, place: Place) {
-        self.place = Some(place);
+    /// Takes a place in the audit, unless the request has one: what cannot be written down is not done.
+    ///
+    /// # Errors
+    /// [`Saturated`].
+    pub fn reserve_place(&mut self, tenant: TenantId) -> Result<(), Saturated> {
+        if self.place.is_none() {
+            self.place = Some(self.gateway.handles.audit.reserve(tenant)?);
+        }
+        Ok(())
+    }
+
+    /// Takes a request and a slot of the limits for a body that is under way. What it will use is not known yet.
+    /// A body that turns out to be of no use has used up that request: it was work.
+    ///
+    /// # Errors
+    /// Where there is no place in the audit, or the limits do not let it in.
+    pub async fn enter(&mut self, principal: &Principal, gateway: &Gateway) -> Result<(), Refusal> {
+        self.reserve_place(principal.tenant)?;
+        let began = Instant::now();
+        let admitted = gateway.handles.admission.admit(Ask::entrance(principal)).await;
+        self.spent.admit += began.elapsed();
+        let permit = admitted?;
+        self.gauges = Some(permit.gauges);
+        self.entered = Some(Arc::new(permit));
+        Ok(())
+    }
+
+    /// What [`Record::enter`] has taken: the admission of the whole request takes its place.
+    pub fn entered(&self) -> Option<Arc<Permit>> {
+        self.entered.clone()
+    }
+
+    /// What the request is taken for where nobody says what it used.
+    pub(super) fn expect(&mut self, expected: Expected) {
+        self.expected = expected;
     }
 
     /// Its limits let it in.
     pub fn permit(&mut self, permit: Permit) {
         self.gauges = Some(permit.gauges);
         self.permit = Some(permit);
+        self.entered = None;
     }
 
     /// What its reply must not pass without asking for more.
@@ -167,13 +221,8 @@ impl Record {
 
     /// It goes no further. One that no upstream has seen uses up nothing of its limits.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        let was_sent =
-            self.passage.as_ref().is_some_and(|passage| passage.read(|passed| passed.sent));
-        if !was_sent && let Some(mut permit) = self.permit.take() {
-            permit.cancel();
-            self.gauges = None;
-        }
         let code = refusal.code();
+        self.give_back(code.side() != Side::Client);
         self.event.code = Some(code);
         self.event.status = code.status();
         self.event.outcome = match (code, code.side()) {
@@ -181,6 +230,49 @@ impl Record {
             (_, Side::Upstream) => Outcome::UpstreamFailed,
             (_, Side::Client | Side::Gateway) => Outcome::Refused,
         };
+    }
+
+    /// Gives back all that was taken of the limits, also of the windows, where no upstream has seen the request.
+    /// Of a body whose client is at fault the request is kept: it was work.
+    fn give_back(&mut self, is_ours: bool) {
+        let was_sent =
+            self.passage.as_ref().is_some_and(|passage| passage.read(|passed| passed.sent));
+        if was_sent {
+            return;
+        }
+        if let Some(mut permit) = self.permit.take() {
+            permit.cancel();
+            self.gauges = None;
+        }
+        if is_ours && let Some(permit) = self.entered.as_mut().and_then(Arc::get_mut) {
+            permit.cancel();
+            self.gauges = None;
+        }
+    }
+
+    /// What the request used where nobody has said so, although an upstream was at work on it when it ended: its
+    /// prompt and, where the reply was to come whole, as much as the model makes in that time. Never more than was
+    /// reserved; all of that where it is not known how fast the model is.
+    fn estimate(&self) -> Option<Usage> {
+        let sent_at = self.passage.as_ref()?.read(|passed| passed.sent_at)?;
+        let Expected { prompt, completion_max, is_whole } = self.expected;
+        let made = || {
+            let rate = self.gateway.rates.of(self.event.model.as_ref()?)?;
+            Some((rate * sent_at.elapsed().as_secs_f64()) as u64)
+        };
+        let completion = if is_whole { made().unwrap_or(u64::MAX).min(completion_max) } else { 0 };
+        Some(Usage { prompt, completion, estimated: true })
+    }
+
+    /// Learns from a reply that is complete how fast its model is.
+    fn learn_rate(&self) {
+        let Usage { completion, estimated: false, .. } = self.event.usage else { return };
+        let sent_at = self.passage.as_ref().and_then(|passage| passage.read(|one| one.sent_at));
+        if let (Some(sent_at), Some(model)) = (sent_at, &self.event.model)
+            && self.event.outcome == Outcome::Completed
+        {
+            self.gateway.rates.learn(model, completion, sent_at.elapsed());
+        }
     }
 
     /// The first byte of the reply is on its way.
@@ -192,6 +284,7 @@ impl Record {
 
     /// The reply is whole.
     pub fn complete(&mut self, usage: Usage) {
+        self.is_counted = true;
         self.event.outcome = Outcome::Completed;
         self.event.usage = usage;
     }
@@ -212,6 +305,7 @@ impl Record {
 
     /// The reply broke off after it had begun.
     pub fn break_off(&mut self, outcome: Outcome, code: Option<Code>, usage: Usage) {
+        self.is_counted = true;
         self.event.outcome = outcome;
         self.event.code = code;
         self.event.usage = usage;
@@ -253,6 +347,14 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 impl Drop for Record {
     fn drop(&mut self) {
         self.event.total = self.opened.elapsed();
+        if self.event.outcome == Outcome::ClientLeft {
+            self.give_back(false);
+        }
+        if self.is_counted {
+            self.learn_rate();
+        } else if let Some(usage) = self.estimate() {
+            self.event.usage = usage;
+        }
         if let Some(passage) = self.passage.take() {
             passage.note(|passed| {
                 self.event.upstream = passed.upstream.take();
@@ -268,17 +370,8 @@ impl Drop for Record {
             total: self.event.total,
         });
         let audit = &self.gateway.handles.audit;
-        let place = match self.place.take() {
-            Some(place) => Some(place),
-            // Refused before it was admitted. Strangers can do that as often as they like, so that
-            // only a sample of theirs is written down.
-            None if self.principal.is_some() => audit.reserve().ok(),
-            None => audit.reserve_sampled(),
-        };
-        if let Some(place) = place {
-            let (model, upstream) = (self.event.model.take(), self.event.upstream.take());
-            place.record(AuditEvent { model, upstream, ..self.event });
-        }
+        let (model, upstream) = (self.event.model.take(), self.event.upstream.take());
+        audit.record(self.place.take(), AuditEvent { model, upstream, ..self.event });
         // What is counted is recorded before: who reads the ledger anew must find it there.
         if let Some(mut permit) = self.permit.take() {
             permit.settle(self.event.usage.total());
