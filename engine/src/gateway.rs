@@ -6,6 +6,7 @@ use actors::{
     Handles, System,
     catalog::{Model, Snapshot, Unavailable},
     ports::Clock,
+    tasks::Watched,
     tenant,
 };
 use identity::{authorize, principal::Principal};
@@ -17,7 +18,7 @@ use storage::{
         Admission,
         redis::{self, Redis},
     },
-    upstreams::{Upstream, UpstreamKind},
+    upstreams::Upstream,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -27,20 +28,22 @@ use tower::retry::budget::TpsBudget;
 use crate::{
     admin,
     aliases::Aliases,
-    changes,
+    api, background, changes,
     config::{self, Config},
     cuts::Cuts,
     http::{
         arrival,
         listener::Listener,
         refusal::Refusal,
+        room::Room,
         tls::{Certificate, TlsError},
         workers::Workers,
     },
     keyring::Keyring,
     phase::{Life, Phase},
+    pipeline::{heavy::Heavy, rates::Rates},
     prompts::Prompts,
-    telemetry::{self, Series},
+    telemetry::Series,
     upstream::{client::Client, images::Images, probe::Probe},
 };
 
@@ -70,18 +73,27 @@ pub struct Gateway {
     pub(crate) client: Arc<Client>,
     pub(crate) images: Images,
     pub(crate) bodies: arrival::Limits,
+    /// Room for whole replies that are held.
+    pub(crate) replies: Arc<Room>,
+    /// Turns at working on large bodies.
+    pub(crate) heavy: Heavy,
+    /// How fast models are.
+    pub(crate) rates: Rates,
     pub(crate) cuts: Arc<Cuts>,
     pub(crate) aliases: Aliases,
     /// What may be tried again, of all calls.
     pub(crate) retries: TpsBudget,
     pub(crate) prompts: Prompts,
     pub(crate) series: Series,
+    pub(crate) answers: api::Answers,
     /// What replicas share; none: this one is alone.
     pub(crate) redis: Option<Arc<Redis>>,
     pub(crate) life: Life,
     pub(crate) clock: Arc<dyn Clock>,
     /// One task per connection; shutdown waits for them.
     pub(crate) connections: TaskTracker,
+    /// One task per answer that comes bit by bit: it ends it in time. Shutdown waits for them.
+    pub(crate) streams: TaskTracker,
 }
 
 /// What comes from outside, so that tests can bring their own.
@@ -97,12 +109,8 @@ pub struct Built {
     gateway: Arc<Gateway>,
     system: System,
     tasks: TaskTracker,
-    data: Listener,
-    workers: Arc<Workers>,
-    admin: TcpListener,
-    admin_router: axum::Router,
-    metrics: PrometheusHandle,
-    certificate: Option<Arc<Certificate>>,
+    watched: Watched,
+    parts: background::Parts,
 }
 
 /// Why a gateway could not be built.
@@ -165,8 +173,18 @@ pub struct Effective<'a> {
 /// # Errors
 /// [`BuildError`], with what to do about it.
 pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError> {
-    let tasks = TaskTracker::new();
     let storage = open_storage(&config.database).await?;
+    build_on(storage, config, outside).await
+}
+
+/// The same on a database that is open and migrated.
+pub(crate) async fn build_on(
+    storage: Storage,
+    config: Config,
+    outside: Outside,
+) -> Result<Built, BuildError> {
+    let (tasks, life) = (TaskTracker::new(), Life::new());
+    let watched = Watched::new(tasks.clone(), life.draining().clone());
     let client = Arc::new(Client::new(&config.upstream)?);
     let configured = configured(&config.upstream, outside.clock.as_ref());
     let stored = storage.upstreams.list().await?;
@@ -187,20 +205,19 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
     let cache_key = random_key()?;
     let clock = Arc::clone(&outside.clock);
     let keyring = Keyring::new(storage.clone(), clock, &config.keys, cache_key, tasks.clone());
-    let certificate = match &config.server.tls {
-        Some(tls) => Some(Certificate::load(tls.certificate.clone(), tls.key.clone())?),
-        None => None,
-    };
+    let certificate = config.server.tls.as_ref().map(certificate).transpose()?;
     let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose()?;
     let server = config.server;
     let (data, admin) = listen(&server, &config.admin, acceptor).await?;
-    let workers = Arc::new(Workers::start(server.threads).map_err(BuildError::Threads)?);
-    let life = Life::new();
+    let workers = Arc::new(Workers::start(server.threads, &watched).map_err(BuildError::Threads)?);
     let aliases = Aliases::default();
     aliases.set(storage.aliases.list().await?);
-    let prompts = Prompts::new(&config.prompts, &storage, Arc::clone(&outside.clock), &tasks);
+    let prompts = Prompts::new(&config.prompts, &storage, Arc::clone(&outside.clock), &watched);
     let gateway = Arc::new(Gateway {
         bodies: arrival::Limits::new(&server),
+        replies: Room::new(server.replies_bytes_max, server.replies_bytes_per_tenant_max),
+        heavy: Heavy::new(),
+        rates: Rates::default(),
         aliases,
         retries: TpsBudget::new(
             RETRY_WINDOW,
@@ -209,6 +226,7 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         ),
         prompts,
         series: Series::new(&config.metrics),
+        answers: api::Answers::new(&tasks, life.stopped()),
         redis,
         upstream: config.upstream,
         allow_cloud_models: config.catalog.allow_cloud_models,
@@ -224,12 +242,18 @@ pub async fn build(config: Config, outside: Outside) -> Result<Built, BuildError
         life,
         clock: outside.clock,
         connections: TaskTracker::new(),
+        streams: TaskTracker::new(),
         server,
     });
     let metrics = outside.metrics;
-    let admin_router = admin::router(Arc::clone(&gateway), config.admin.token, metrics.clone());
+    let admin_router = admin::router(Arc::clone(&gateway), config.admin, metrics.clone());
     gateway.handles.upstreams.first_answers(FIRST_ANSWERS).await;
-    Ok(Built { gateway, system, tasks, data, workers, admin, admin_router, metrics, certificate })
+    let parts = background::Parts { data, workers, admin, admin_router, metrics, certificate };
+    Ok(Built { gateway, system, tasks, watched, parts })
+}
+
+fn certificate(tls: &config::Tls) -> Result<Arc<Certificate>, TlsError> {
+    Certificate::load(tls.certificate.clone(), tls.key.clone())
 }
 
 async fn listen(
@@ -237,7 +261,7 @@ async fn listen(
     admin: &config::Admin,
     acceptor: Option<TlsAcceptor>,
 ) -> Result<(Listener, TcpListener), BuildError> {
-    let data = Listener::bind(server.listen, acceptor, server.connections_max)
+    let data = Listener::bind(server, acceptor)
         .await
         .map_err(|error| BuildError::Listen(server.listen, error))?;
     let admin = TcpListener::bind(admin.listen)
@@ -258,7 +282,7 @@ impl Built {
     /// # Errors
     /// Where the system does not say.
     pub fn data_address(&self) -> io::Result<SocketAddr> {
-        self.data.address()
+        self.parts.data.address()
     }
 
     /// Where the admin listener is bound.
@@ -266,7 +290,7 @@ impl Built {
     /// # Errors
     /// Where the system does not say.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
-        self.admin.local_addr()
+        self.parts.admin.local_addr()
     }
 
     /// The life of the gateway, to be watched.
@@ -278,40 +302,13 @@ impl Built {
     /// Serves until it is told to stop, and stops in order; told a second time, at once. Each
     /// message of `stops` is such a word; a closed channel is none.
     pub async fn serve(self, mut stops: mpsc::Receiver<()>) -> Ended {
-        let Self {
-            gateway,
-            system,
-            tasks,
-            data,
-            workers,
-            admin,
-            admin_router,
-            metrics,
-            certificate,
-        } = self;
-        let stopped = gateway.life.stopped().clone();
-        tasks.spawn(data.accept(Arc::clone(&gateway), Arc::clone(&workers)));
-        tasks.spawn(changes::listen(Arc::clone(&gateway)));
-        tasks.spawn(prune(Arc::clone(&gateway)));
-        let counting = Arc::clone(&gateway);
-        let fold = move || {
-            counting.series.gather();
-            metrics.run_upkeep();
-        };
-        tasks.spawn(telemetry::fold(fold, stopped.clone()));
-        if let Some(certificate) = certificate {
-            tasks.spawn(certificate.follow(stopped.clone()));
-        }
-        let served =
-            axum::serve(admin, admin_router).with_graceful_shutdown(stopped.cancelled_owned());
-        tasks.spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        });
+        let Self { gateway, system, tasks, watched, parts } = self;
+        let workers = Arc::clone(&parts.workers);
+        background::start(&watched, &gateway, parts);
         let failed = tokio::select! {
             () = told(&mut stops) => None,
             reason = system.failed() => Some(reason),
+            reason = watched.failed() => Some(reason),
         };
         let ended = tokio::select! {
             unstored = stop(&gateway, system, &tasks) => Ended::InOrder { unstored },
@@ -345,7 +342,10 @@ async fn stop(gateway: &Gateway, system: System, tasks: &TaskTracker) -> usize {
         tracing::warn!(open, "the time to drain is over; cutting what is open");
     }
     gateway.life.enter(Phase::Cutting);
-    let _ = tokio::time::timeout(CUT_TIMEOUT, gateway.connections.wait()).await;
+    gateway.streams.close();
+    // What is cut is settled whether or not its client reads.
+    let cut = async { tokio::join!(gateway.connections.wait(), gateway.streams.wait()) };
+    let _ = tokio::time::timeout(CUT_TIMEOUT, cut).await;
     let unstored = system.stop(FLUSH_TIMEOUT).await.unstored;
     gateway.life.enter(Phase::Stopped);
     gateway.client.close_idle();
@@ -357,14 +357,6 @@ async fn stop(gateway: &Gateway, system: System, tasks: &TaskTracker) -> usize {
         let _ = tokio::time::timeout(TASKS_TIMEOUT, redis.close()).await;
     }
     unstored
-}
-
-async fn prune(gateway: Arc<Gateway>) {
-    let stopped = gateway.life.stopped().clone();
-    let every = gateway.upstream.idle_timeout.max(Duration::from_secs(1));
-    while stopped.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        gateway.client.prune();
-    }
 }
 
 async fn open_storage(config: &config::Database) -> Result<Storage, BuildError> {
@@ -391,11 +383,12 @@ fn open_redis(config: &config::Redis) -> Result<Option<Arc<Redis>>, redis::UrlEr
 }
 
 pub(crate) fn configured(settings: &config::Upstream, clock: &dyn Clock) -> Vec<Upstream> {
-    let upstream = |(name, kind, url): &(String, UpstreamKind, String)| Upstream {
-        name: name.clone(),
-        url: url.clone(),
-        kind: *kind,
+    let upstream = |one: &config::Configured| Upstream {
+        name: one.name.clone(),
+        url: one.url.clone(),
+        kind: one.kind,
         slots: None,
+        keep_alive: one.keep_alive,
         created_at: clock.now(),
     };
     settings.upstreams.iter().map(upstream).collect()
@@ -409,6 +402,7 @@ fn settings(config: &Config) -> actors::Settings {
     settings.audit.batch_events_max = audit.batch_events_max;
     settings.audit.batch_wait = audit.batch_wait;
     settings.audit.sampled_per_second = audit.unauthenticated_per_second;
+    settings.audit.unmetered_per_second = audit.unmetered_per_second;
     settings.catalog.stale_after = catalog.stale_after;
     settings.poll.interval = catalog.poll_interval;
     settings.poll.lane = config.upstream.lane.clone();
@@ -466,11 +460,6 @@ impl Gateway {
         authorize::model(&principal.models, name, is_here)?;
         snapshot?;
         found.ok_or(Refusal::Denied(authorize::Denied::NotFound))
-    }
-
-    /// The upstreams that answered their last poll.
-    pub(crate) fn upstreams_up(&self) -> Vec<Arc<Upstream>> {
-        self.handles.upstreams.up()
     }
 }
 

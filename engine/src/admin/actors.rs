@@ -127,6 +127,8 @@ pub(crate) struct UpstreamState {
     pub(crate) taken: u64,
     /// Requests that may have one; null: as many as come.
     pub(crate) slots: Option<u64>,
+    /// Whether its connections serve further requests after their first.
+    pub(crate) keep_alive: bool,
     /// Requests that wait for one, by tenant.
     pub(crate) waiting: BTreeMap<String, usize>,
     /// `closed`, `half_open` or `open`.
@@ -343,6 +345,7 @@ async fn upstream(gateway: &Gateway, name: &str) -> Option<UpstreamState> {
         models: view.models,
         taken: look.taken,
         slots: look.slots,
+        keep_alive: view.upstream.keep_alive,
         waiting: look.waiting.iter().map(|(tenant, count)| (tenant.to_string(), *count)).collect(),
         breaker: match look.breaker {
             breaker::View::Closed => "closed",

@@ -56,7 +56,7 @@ pub(crate) fn document() -> Value {
 
 /// Adds how a request may be refused before it is looked at, and the shape of every refusal.
 fn refusals(method: &str, responses: &mut Value) {
-    let mut codes = vec![Code::OperatorUnproven, Code::DatabaseUnavailable];
+    let mut codes = vec![Code::OperatorUnproven, Code::HostNotAllowed, Code::DatabaseUnavailable];
     if method != "get" {
         codes.push(Code::ChangesForbidden);
     }

@@ -17,6 +17,8 @@ use crate::party::PartyError;
 pub(super) enum Fault {
     /// There is no such thing.
     NotFound(String),
+    /// It was changed meanwhile, again and again.
+    Stale(String),
     /// What was asked cannot be.
     Invalid(String),
     /// It was not proven who asks.
@@ -27,6 +29,10 @@ pub(super) enum Fault {
     NoEndpoint,
     /// Another method is wanted.
     Method,
+    /// Another host was asked for, of this name; empty where it is not told back.
+    Host(String),
+    /// A page of another origin asks for a change.
+    Origin,
     /// The database.
     Storage(storage::Error),
 }
@@ -52,6 +58,7 @@ impl From<PartyError> for Fault {
             PartyError::Storage(error) => Self::Storage(error),
             PartyError::NotFound(..) => Self::NotFound(error.to_string()),
             PartyError::NoBudget(..) => Self::Invalid(error.to_string()),
+            PartyError::Stale(..) => Self::Stale(error.to_string()),
         }
     }
 }
@@ -88,7 +95,10 @@ impl Fault {
             Self::NoToken => Code::ChangesForbidden,
             Self::NoEndpoint => Code::NotFound,
             Self::Method => Code::MethodNotAllowed,
+            Self::Host(_) => Code::HostNotAllowed,
+            Self::Origin => Code::OriginNotAllowed,
             Self::Storage(storage::Error::Conflict(_)) => Code::AlreadyThere,
+            Self::Stale(_) | Self::Storage(storage::Error::Stale(_)) => Code::ChangedMeanwhile,
             Self::Storage(_) => Code::DatabaseUnavailable,
         }
     }
@@ -98,16 +108,19 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let code = self.code();
         let error = match self {
-            Self::NotFound(message) | Self::Invalid(message) => message,
+            Self::NotFound(message) | Self::Invalid(message) | Self::Stale(message) => message,
             Self::Unauthorized => "give the operator's token: Authorization: Bearer …".to_owned(),
             Self::NoToken => "changes need `admin.token` to be configured".to_owned(),
-            Self::NoEndpoint | Self::Method => code.message().to_owned(),
+            Self::NoEndpoint | Self::Method | Self::Origin => code.message().to_owned(),
+            Self::Host(name) if name.is_empty() => code.message().to_owned(),
+            Self::Host(name) => format!("{} It was asked for as `{name}`.", code.message()),
             Self::Storage(storage::Error::NotFound(what)) => format!("there is no such {what}"),
+            Self::Storage(error @ storage::Error::Stale(_)) => error.to_string(),
             Self::Storage(storage::Error::Conflict(what)) => {
                 format!("the {what} is there already")
             }
             Self::Storage(error) => {
-                tracing::warn!(%error, "an operator's request failed");
+                actors::quiet!(warn, "an operator's request failed", ""; %error);
                 "the database cannot be used".to_owned()
             }
         };

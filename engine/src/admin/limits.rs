@@ -72,7 +72,7 @@ pub(super) async fn show(
     path = "/admin/v1/{scope}/{id}/limits",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
     request_body = NewLimits,
-    responses((status = 200, body = LimitsView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
+    responses((status = 200, body = LimitsView), (status = 404, description = "There is no such tenant or key."), (status = 409, description = "It was changed meanwhile, again and again."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn set(
     State(admin): State<Admin>,
@@ -84,7 +84,7 @@ pub(super) async fn set(
         Fault::Invalid("observed: rpm, tpm, concurrency and budget can be".to_owned())
     })?;
     let party = party(&admin, &scope, &id).await?;
-    let limits = Limits { rpm, tpm, concurrency, observed, ..*party.limits() };
+    let limits = |before: &Limits| Limits { rpm, tpm, concurrency, observed, ..*before };
     Ok(Json(party.set(&admin.gateway.storage, limits).await?.limits().into()))
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn budget(
     path = "/admin/v1/{scope}/{id}/budget",
     params(("scope" = String, Path, description = "tenants or keys"), ("id" = String, Path)),
     request_body = NewBudget,
-    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
+    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 409, description = "It was changed meanwhile, again and again."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn set_budget(
     State(admin): State<Admin>,
@@ -133,7 +133,7 @@ pub(super) async fn set_budget(
         ("id" = String, Path),
         ("action" = String, Path, description = "reset or reconcile"),
     ),
-    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 422, description = "It cannot be so."))
+    responses((status = 200, body = BudgetView), (status = 404, description = "There is no such tenant or key."), (status = 409, description = "It was changed meanwhile, again and again."), (status = 422, description = "It cannot be so."))
 )]
 pub(super) async fn correct(
     State(admin): State<Admin>,

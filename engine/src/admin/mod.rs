@@ -9,6 +9,7 @@
 //! | [`actors`] | `/admin/v1/actors…`: what each actor knows, once or every second |
 //! | [`limits`] | `/admin/v1/{tenants,keys}/{id}/{limits,budget}` |
 //! | [`description`] | the OpenAPI documents of both listeners
+//! | [`origin`] | whether a browser asks for a page that is not ours |
 //! | [`fault`] | what an operator is told when something cannot be done |
 
 use std::sync::Arc;
@@ -25,27 +26,31 @@ use protocol::secret::Secret;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::fault::Fault;
-use crate::{api::health, gateway::Gateway, telemetry};
+use crate::{api::health, config, gateway::Gateway, telemetry};
 
 pub(crate) mod actors;
 pub(crate) mod description;
 mod fault;
 mod limits;
+mod origin;
 
 #[derive(Clone)]
 struct Admin {
     gateway: Arc<Gateway>,
     token: Option<Arc<Secret>>,
+    /// `admin.hosts`
+    hosts: Arc<[String]>,
     metrics: PrometheusHandle,
 }
 
 /// The routes of the admin listener.
 pub(crate) fn router(
     gateway: Arc<Gateway>,
-    token: Option<Secret>,
+    settings: config::Admin,
     metrics: PrometheusHandle,
 ) -> Router {
-    let admin = Admin { gateway, token: token.map(Arc::new), metrics };
+    let (token, hosts) = (settings.token.map(Arc::new), settings.hosts.into());
+    let admin = Admin { gateway, token, hosts, metrics };
     let (guarded, _) = guarded().split_for_parts();
     let (open, _) = open().split_for_parts();
     let wrong_method = || async { Fault::Method };
@@ -54,7 +59,10 @@ pub(crate) fn router(
         .fallback(|| async { Fault::NoEndpoint })
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), authenticate));
-    open.method_not_allowed_fallback(wrong_method).merge(guarded).with_state(admin)
+    open.method_not_allowed_fallback(wrong_method)
+        .merge(guarded)
+        .layer(middleware::from_fn_with_state(admin.clone(), origin::guard))
+        .with_state(admin)
 }
 
 /// What needs the token, where there is one. What is routed is described, and the other way round.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::{gateway::Gateway, phase::Phase};
@@ -28,13 +29,17 @@ pub struct Ready {
     changes: &'static str,
     audit: AuditPart,
     catalog: &'static str,
-    upstreams: Vec<UpstreamPart>,
+    /// On the admin listener alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstreams: Option<Vec<UpstreamPart>>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct AuditPart {
     status: &'static str,
-    waiting: usize,
+    /// On the admin listener alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<usize>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -44,21 +49,59 @@ struct UpstreamPart {
     models: usize,
 }
 
+/// The parts that are asked outside of the process.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    database: bool,
+    /// `None`: this process holds the limits alone.
+    redis: Option<bool>,
+}
+
 /// The process answers.
 #[must_use]
 pub fn live() -> Live {
     Live { status: "ok" }
 }
 
-/// Asks each part how it is, within a second. Ready is who serves, reaches its database, can check
-/// limits, and knows which models there are.
+// === impl Ready ===
+
+impl Ready {
+    /// What those may know who need no key: which kind of part is away, and nothing about each.
+    #[must_use]
+    pub(crate) fn for_strangers(mut self) -> Self {
+        (self.upstreams, self.audit.waiting) = (None, None);
+        self
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Asks all of them at once, within a second.
+    async fn ask(gateway: Arc<Gateway>) -> Self {
+        let database = async {
+            let ping = timeout(ANSWER_TIMEOUT, gateway.storage.database.ping());
+            matches!(ping.await, Ok(Ok(())))
+        };
+        let redis = async {
+            let redis = gateway.redis.as_ref()?;
+            Some(matches!(timeout(ANSWER_TIMEOUT, redis.ping()).await, Ok(Ok(()))))
+        };
+        let (database, redis) = tokio::join!(database, redis);
+        Self { database, redis }
+    }
+}
+
+/// How each part is; those outside of the process are asked at most once a second. Ready is who serves, reaches
+/// its database, can check limits, and knows which models there are.
 pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
-    let ping = tokio::time::timeout(ANSWER_TIMEOUT, gateway.storage.database.ping());
-    let database = matches!(ping.await, Ok(Ok(())));
-    let limits = match &gateway.redis {
+    let asked = gateway.answers.parts.get(|| Parts::ask(Arc::clone(gateway))).await;
+    let away = Parts { database: false, redis: gateway.redis.as_ref().map(|_| false) };
+    let Parts { database, redis } = asked.unwrap_or(away);
+    let limits = match redis {
         None => "local",
-        Some(redis) if redis.ping().await.is_ok() => "ok",
-        Some(_) => "unavailable",
+        Some(true) => "ok",
+        Some(false) => "unavailable",
     };
     let catalog = gateway.handles.catalog.current().is_ok();
     let audit = gateway.handles.audit.state();
@@ -74,7 +117,7 @@ pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
             models: view.models,
         })
         .collect();
-    let ready = serving && database && catalog && limits != "unavailable";
+    let ready = serving && database && catalog && limits != "unavailable" && !audit.is_refusing;
     Ready {
         ready,
         status: match (serving, ready) {
@@ -86,10 +129,14 @@ pub async fn ready(gateway: &Arc<Gateway>) -> Ready {
         limits,
         changes: if gateway.keyring.hears_changes() { "heard" } else { "deaf" },
         audit: AuditPart {
-            status: if audit.failing_since.is_some() { "failing" } else { "ok" },
-            waiting: audit.waiting,
+            status: match (audit.is_refusing, audit.failing_since) {
+                (true, _) => "refusing",
+                (false, Some(_)) => "failing",
+                (false, None) => "ok",
+            },
+            waiting: Some(audit.waiting),
         },
         catalog: if catalog { "ok" } else { "unavailable" },
-        upstreams,
+        upstreams: Some(upstreams),
     }
 }

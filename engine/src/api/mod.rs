@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use protocol::id::RequestId;
 use serde::Serialize;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     gateway::Gateway,
     http::{body::ReplyBody, refusal::Refusal, router::Endpoint},
     pipeline::{authorized::Ask, received::Received, routed::Here},
+    recent::Recent,
 };
 
 pub mod description;
@@ -34,6 +35,26 @@ const CORS_HEADERS: &str = "authorization, x-api-key, anthropic-version, anthrop
     x-stainless-read-timeout, x-stainless-retry-count, x-stainless-runtime, \
     x-stainless-runtime-version, x-stainless-timeout";
 
+/// What others outside the gateway answered lately: asked for at most once a second, whoever asks.
+pub(crate) struct Answers {
+    parts: Recent<health::Parts>,
+    loaded: Recent<server::Loaded>,
+    version: Recent<server::Version>,
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Questions run as `tasks`, and end when everything has `stopped`.
+    pub(crate) fn new(tasks: &TaskTracker, stopped: &CancellationToken) -> Self {
+        Self {
+            parts: Recent::new(tasks.clone(), stopped.clone()),
+            loaded: Recent::new(tasks.clone(), stopped.clone()),
+            version: Recent::new(tasks.clone(), stopped.clone()),
+        }
+    }
+}
+
 /// Answers what needs no key: `OPTIONS`, and how the gateway is.
 pub(crate) async fn open(
     received: &Received,
@@ -45,7 +66,7 @@ pub(crate) async fn open(
     match received.endpoint() {
         Endpoint::Live => Some(json(StatusCode::OK, &health::live())),
         Endpoint::Ready => {
-            let ready = health::ready(gateway).await;
+            let ready = health::ready(gateway).await.for_strangers();
             let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             Some(json(status, &ready))
         }
@@ -57,20 +78,19 @@ pub(crate) async fn open(
 pub(crate) async fn answer(
     here: Here,
     gateway: &Arc<Gateway>,
-    request: RequestId,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let Here { principal, ask } = here;
     match ask {
         Ask::Tags => Ok(whole(models::tags(&gateway.catalog(&principal)?))),
         Ask::OpenAiModels => Ok(whole(models::list(&gateway.catalog(&principal)?))),
         Ask::OpenAiModel(name) => Ok(whole(models::one(&gateway.catalog(&principal)?, &name)?)),
-        Ask::Ps => Ok(whole(server::ps(gateway, &principal, request).await?)),
+        Ask::Ps => Ok(whole(server::ps(gateway, &principal).await?)),
         Ask::Count(tokens) => {
             let mut response = whole(format!("{{\"input_tokens\":{tokens},\"estimated\":true}}"));
             response.headers_mut().insert("x-estimated", HeaderValue::from_static("true"));
             Ok(response)
         }
-        Ask::Version => Ok(whole(server::version(gateway, request).await?)),
+        Ask::Version => Ok(whole(server::version(gateway).await?)),
         Ask::Answered(reply) => Ok(whole(reply)),
         // Routed to an upstream before this is asked.
         Ask::Inference(_) => Err(Refusal::UpstreamReply),

@@ -92,7 +92,7 @@ struct LeverFlags {
     /// The largest `num_ctx`, or `none`; a larger one is held to it, and 0 forbids the option.
     #[arg(long, value_parser = limit, value_name = "N")]
     num_ctx_max: Option<Limit>,
-    /// Which options it may choose.
+    /// Which options it may choose, and whether it may use fields that the gateway does not know.
     #[arg(long, value_enum)]
     options: Option<OptionsWord>,
     /// Whether `/api/show` tells it prompts, templates and modelfiles.
@@ -102,7 +102,7 @@ struct LeverFlags {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum OptionsWord {
-    /// All, also those that a model is loaded with (num_gpu, num_thread, …).
+    /// All, also those that a model is loaded with (num_gpu, num_thread, …), and every field.
     All,
     /// Those of one request, and num_ctx.
     Safe,

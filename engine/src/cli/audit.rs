@@ -87,6 +87,8 @@ struct View {
     estimated: bool,
     first_byte_ms: Option<f64>,
     total_ms: f64,
+    /// How many requests alike the event stands for; the rest is told of the first of them.
+    requests: u32,
 }
 
 /// What ids are called.
@@ -210,6 +212,7 @@ impl Names {
             estimated: event.usage.estimated,
             first_byte_ms: event.first_byte.map(ms),
             total_ms: ms(event.total),
+            requests: event.requests,
         }
     }
 }
@@ -217,6 +220,15 @@ impl Names {
 // === impl View ===
 
 impl View {
+    /// How it ended, and how often where that was more than once.
+    fn ended(&self) -> String {
+        let ended = self.code.unwrap_or(self.outcome);
+        match self.requests {
+            1 => ended.to_owned(),
+            many => format!("{ended} x{many}"),
+        }
+    }
+
     fn line(&self) -> String {
         let mut cells = self.cells();
         let widths = [20, 12, 24, 18, 6, 15, 8, 8];
@@ -251,7 +263,7 @@ impl Row for View {
             or_dash(&self.model),
             self.route.to_owned(),
             self.status.to_string(),
-            self.code.unwrap_or(self.outcome).to_owned(),
+            self.ended(),
             format!("{about}{}", self.prompt_tokens),
             format!("{about}{}", self.completion_tokens),
             self.first_byte_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),

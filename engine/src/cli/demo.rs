@@ -86,6 +86,7 @@ async fn behind(directory: &Path) -> Result<Behind, Failure> {
         url: OLLAMA.to_owned(),
         kind: UpstreamKind::Ollama,
         slots: None,
+        keep_alive: true,
         created_at: Timestamp::now(),
     };
     let mut answers = upstream::ask(&asking, vec![local]).await?;

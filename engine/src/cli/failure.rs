@@ -50,7 +50,7 @@ impl Failure {
             Self::NotFound(..) | Self::Party(PartyError::NotFound(..)) => 3,
             Self::Config(_) => 5,
             Self::NotMigrated | Self::Build(BuildError::Storage(_) | BuildError::NotMigrated) => 6,
-            Self::Party(PartyError::NoBudget(..))
+            Self::Party(PartyError::NoBudget(..) | PartyError::Stale(..))
             | Self::Failed(_)
             | Self::Build(_)
             | Self::Output(_)
@@ -61,6 +61,7 @@ impl Failure {
 
 fn of_storage(error: &storage::Error) -> u8 {
     match error {
+        storage::Error::Stale(_) => 1,
         storage::Error::NotFound(_) => 3,
         storage::Error::Conflict(_) => 4,
         storage::Error::Url => 5,

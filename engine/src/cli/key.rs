@@ -21,7 +21,7 @@ use super::{
     output::{Out, Row, date},
 };
 use crate::config;
-use crate::party::{LimitsView, Party};
+use crate::party::{LimitsView, Party, PartyError};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -157,15 +157,21 @@ pub(super) async fn run(
         Command::Show { id } => Party::key(storage, &id).await?,
         Command::Set { id, name, models, inherit_models, expires, log_prompts, limits } => {
             let own = models.rule()?.map(Some);
-            let key = Party::key(storage, &id).await?;
-            let change = KeyChange {
-                name,
-                limits: limits.is_given().then(|| limits.over(key.limits)),
-                models: if inherit_models { Some(None) } else { own },
+            let change = |before: &Key| KeyChange {
+                name: name.clone(),
+                limits: limits.is_given().then(|| limits.over(before.limits)),
+                models: if inherit_models { Some(None) } else { own.clone() },
                 log_prompts,
                 expires_at: expires.map(Expiry::moment),
+                expected: None,
             };
-            set(storage, &key, change).await?
+            let key = Party::key(storage, &id).await?;
+            if change(&key) == KeyChange::default() {
+                let what = "say what to set: --name, --models, --allow-all-models, --inherit-models, \
+                            --expires, --log-prompts or a limit";
+                return Err(Failure::Usage(what.to_owned()));
+            }
+            Party::change_key(storage, key, change).await?
         }
         Command::Rotate { id, grace } => {
             let old = Party::key(storage, &id).await?;
@@ -193,15 +199,6 @@ async fn list(storage: &Storage, tenant: Option<&str>, out: &mut Out<'_>) -> Res
     Ok(out.rows(&views, "There are no keys yet: neuronetz key create --tenant NAME")?)
 }
 
-async fn set(storage: &Storage, key: &Key, change: KeyChange) -> Result<Key, Failure> {
-    if change == KeyChange::default() {
-        let what = "say what to set: --name, --models, --allow-all-models, --inherit-models, --expires, \
-                    --log-prompts or a limit";
-        return Err(Failure::Usage(what.to_owned()));
-    }
-    Ok(storage.keys.change(key.id, change).await?)
-}
-
 /// The new key is as the old one was, down to its end.
 async fn rotate(
     storage: &Storage,
@@ -226,7 +223,13 @@ async fn rotate(
             at: now,
         })
     })?;
-    let key = storage.keys.rotate(old.id, new, ends_at).await?;
+    // What the new key has was read of the old one.
+    let rotated = storage.keys.rotate(old.id, new, ends_at, Some(old.revision)).await;
+    let stale = |error| match error {
+        storage::Error::Stale(what) => PartyError::Stale(what, old.prefix),
+        error => error.into(),
+    };
+    let key = rotated.map_err(stale)?;
     Ok(show_once(out, View::new(key, &tenant), &secret)?)
 }
 

@@ -64,8 +64,7 @@ pub(super) async fn run(
         }
         Command::Set { whose, limits } => {
             let party = whose.party(storage).await?;
-            let limits = limits.over(*party.limits());
-            party.set(storage, limits).await?
+            party.set(storage, |before| limits.over(*before)).await?
         }
     };
     Ok(out.one(&View::of(&party))?)

@@ -33,8 +33,10 @@ struct View {
     at: Timestamp,
     expires_at: Timestamp,
     encrypted: bool,
-    /// The body as it came; null where it cannot be read with the configured key.
+    /// The body as it came, or its beginning; null where it cannot be read with the configured key.
     body: Option<String>,
+    /// The length of the whole body in bytes, where only its beginning is kept; else null.
+    cut_from: Option<u64>,
 }
 
 pub(super) async fn run(
@@ -70,13 +72,14 @@ impl View {
             at: prompt.at,
             expires_at: prompt.expires_at,
             encrypted: prompt.encrypted,
+            cut_from: prompt.cut_from,
             body: body.map(|body| String::from_utf8_lossy(&body).into_owned()),
         }
     }
 }
 
 impl Row for View {
-    const COLUMNS: &'static [&'static str] = &["AT", "REQUEST", "UNTIL", "BODY"];
+    const COLUMNS: &'static [&'static str] = &["AT", "REQUEST", "UNTIL", "KEPT", "BODY"];
 
     fn cells(&self) -> Vec<String> {
         let body = match &self.body {
@@ -88,6 +91,10 @@ impl Row for View {
                 .take(TEXT_LENGTH_MAX)
                 .collect(),
         };
-        vec![date(self.at), self.request.clone(), date(self.expires_at), body]
+        let kept = match self.cut_from {
+            None => "all".to_owned(),
+            Some(whole) => format!("the beginning of {whole} bytes"),
+        };
+        vec![date(self.at), self.request.clone(), date(self.expires_at), kept, body]
     }
 }

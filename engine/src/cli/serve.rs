@@ -11,13 +11,15 @@ use super::{failure::Failure, output::Out};
 use crate::{
     clock::SystemClock,
     config::Config,
+    descriptors,
     gateway::{self, Built, Ended, Outside},
     telemetry,
 };
 
 /// Runs the gateway until it is told to stop.
-pub(super) async fn run(config: Config, out: &mut Out<'_>) -> Result<(), Failure> {
+pub(super) async fn run(mut config: Config, out: &mut Out<'_>) -> Result<(), Failure> {
     telemetry::log(&config.log);
+    descriptors::raise(&mut config);
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let built = build(config).await?;
     let (data, admin) = (built.data_address()?, built.admin_address()?);

@@ -120,6 +120,7 @@ pub(super) async fn healthcheck(
         first_byte: ANSWER_TIMEOUT,
         origin: &origin,
         credential: None,
+        keep_alive: false,
     };
     let reply = client.call(&call).await.map_err(|error| failed(&error))?;
     if !reply.status.is_success() {

@@ -131,15 +131,16 @@ pub(super) async fn run(
                 return Err(Failure::Usage(what.to_owned()));
             }
             let tenant = Party::tenant(storage, &name).await?;
-            let change = TenantChange {
-                name: new_name.map(checked).transpose()?,
-                models,
-                limits: limits.is_given().then(|| limits.over(tenant.limits)),
-                policy: policy.is_given().then(|| policy.over(tenant.policy)),
-                audit_retention: audit_retention.map(|Retention(span)| span),
+            let new_name = new_name.map(checked).transpose()?;
+            let change = |before: &Tenant| TenantChange {
+                name: new_name.clone(),
+                models: models.clone(),
+                limits: limits.is_given().then(|| limits.over(before.limits)),
+                policy: policy.is_given().then(|| policy.over(before.policy)),
+                audit_retention: audit_retention.as_ref().map(|Retention(span)| *span),
                 ..TenantChange::default()
             };
-            storage.tenants.change(tenant.id, change).await?
+            Party::change_tenant(storage, tenant, change).await?
         }
         Command::Suspend { name } => change(storage, &name, suspended(true)).await?,
         Command::Resume { name } => change(storage, &name, suspended(false)).await?,

@@ -383,7 +383,7 @@ mod tests {
             }]
         }],
         "upstreams": [{
-            "name": "ollama", "up": true, "models": 3, "taken": 2, "slots": 4,
+            "name": "ollama", "up": true, "models": 3, "taken": 2, "slots": 4, "keep_alive": true,
             "waiting": { "ten_1": 5 }, "breaker": "open", "open_ms": 1500
         }],
         "audit": { "waiting": 1, "stored": 99, "failing": false },

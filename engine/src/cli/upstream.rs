@@ -39,14 +39,25 @@ pub(super) enum Command {
         /// How many requests it takes at once; more wait. Default: `upstream.slots`.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         slots: Option<u64>,
+        /// Each request has a connection of its own: for a server that is not trusted, which could push an
+        /// answer into a connection before the next request is sent through it.
+        #[arg(long)]
+        no_keep_alive: bool,
     },
     /// Changes a model server of the database.
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
         /// Its name.
         name: String,
         /// How many requests it takes at once, or `default`.
-        #[arg(long, value_parser = slots, value_name = "N")]
-        slots: Slots,
+        #[arg(long, value_parser = slots, value_name = "N", group = "change")]
+        slots: Option<Slots>,
+        /// Each request has a connection of its own.
+        #[arg(long, group = "change", conflicts_with = "keep_alive")]
+        no_keep_alive: bool,
+        /// Connections serve further requests.
+        #[arg(long, group = "change")]
+        keep_alive: bool,
     },
     /// Lists the model servers of the database and of the configuration.
     List,
@@ -81,6 +92,8 @@ struct View {
     kind: UpstreamKind,
     /// Requests at once; null: as the configuration says.
     slots: Option<u64>,
+    /// Whether its connections serve further requests after their first.
+    keep_alive: bool,
     /// Where it is written down: `database` or `configuration`.
     from: &'static str,
 }
@@ -102,7 +115,7 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
     match command {
-        Command::Add { name, url, kind, slots } => {
+        Command::Add { name, url, kind, slots, no_keep_alive } => {
             let kind = match kind {
                 Kind::Ollama => UpstreamKind::Ollama,
                 Kind::Openai => UpstreamKind::OpenAi,
@@ -113,12 +126,18 @@ pub(super) async fn run(
                 return Err(Failure::Usage(format!("{name:?} is no name of an upstream")));
             }
             let created_at = Timestamp::now();
-            let upstream = Upstream { name, url, kind, slots, created_at };
+            let keep_alive = !no_keep_alive;
+            let upstream = Upstream { name, url, kind, slots, keep_alive, created_at };
             storage.upstreams.add(upstream.clone()).await?;
             Ok(out.one(&View::new(upstream, "database"))?)
         }
-        Command::Set { name, slots: Slots(slots) } => {
-            storage.upstreams.set_slots(&name, slots).await?;
+        Command::Set { name, slots, no_keep_alive, keep_alive } => {
+            if let Some(Slots(slots)) = slots {
+                storage.upstreams.set_slots(&name, slots).await?;
+            }
+            if no_keep_alive || keep_alive {
+                storage.upstreams.set_keep_alive(&name, keep_alive).await?;
+            }
             let all = storage.upstreams.list().await?;
             let set = all.into_iter().find(|upstream| upstream.name == name);
             let set = set.ok_or(Failure::NotFound("upstream", name))?;
@@ -213,18 +232,20 @@ async fn check(
 
 impl View {
     fn new(upstream: Upstream, from: &'static str) -> Self {
-        let Upstream { name, url, kind, slots, .. } = upstream;
-        Self { name, url, kind, slots, from }
+        let Upstream { name, url, kind, slots, keep_alive, .. } = upstream;
+        Self { name, url, kind, slots, keep_alive, from }
     }
 }
 
 impl Row for View {
-    const COLUMNS: &'static [&'static str] = &["NAME", "URL", "KIND", "SLOTS", "FROM"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "URL", "KIND", "SLOTS", "KEEP-ALIVE", "FROM"];
 
     fn cells(&self) -> Vec<String> {
         let kind = self.kind.as_str().to_owned();
         let slots = self.slots.map_or_else(|| "default".to_owned(), |slots| slots.to_string());
-        vec![self.name.clone(), self.url.clone(), kind, slots, self.from.to_owned()]
+        let keep_alive = if self.keep_alive { "on" } else { "off" }.to_owned();
+        vec![self.name.clone(), self.url.clone(), kind, slots, keep_alive, self.from.to_owned()]
     }
 }
 

@@ -18,6 +18,11 @@ use super::{
 /// The shortest token that production takes for a secret.
 const TOKEN_LENGTH_MIN: usize = 32;
 
+/// The part of all connections that one address may have, where nothing else is configured, and what it may
+/// have at least.
+const ADDRESS_SHARE: usize = 4;
+const ADDRESS_LEAST: usize = 256;
+
 /// Passwords and tokens that everybody tries first.
 const WELL_KNOWN: [&str; 10] = [
     "admin",
@@ -57,6 +62,7 @@ impl Config {
             admin: Admin {
                 listen: values.address("admin.listen"),
                 token: values.secret("admin.token"),
+                hosts: values.hosts("admin.hosts"),
             },
             database: database(&mut values, &data_dir),
             redis: Redis {
@@ -107,18 +113,28 @@ fn server(values: &mut Values) -> Server {
         let both = "`server.tls_certificate` and `server.tls_key` go together: give both or none";
         values.mistakes.push(both.to_owned());
     }
+    let connections_max = values.number("server.connections_max");
+    let per_address = values.number_if_given("server.connections_per_address_max");
     Server {
         listen: values.address("server.listen"),
         tls: certificate.zip(key).map(|(certificate, key)| Tls { certificate, key }),
         threads: values.number("server.threads"),
-        connections_max: values.number("server.connections_max"),
+        connections_max,
+        connections_per_address_max: per_address
+            .unwrap_or_else(|| (connections_max / ADDRESS_SHARE).max(ADDRESS_LEAST)),
         header_bytes_max: values.number("server.header_bytes_max"),
         uri_bytes_max: values.number("server.uri_bytes_max"),
         body_bytes_max: values.number("server.body_bytes_max"),
         bodies_bytes_max: values.number("server.bodies_bytes_max"),
+        bodies_bytes_per_tenant_max: values.number("server.bodies_bytes_per_tenant_max"),
+        replies_bytes_max: values.number("server.replies_bytes_max"),
+        replies_bytes_per_tenant_max: values.number("server.replies_bytes_per_tenant_max"),
         header_timeout: values.duration("server.header_timeout"),
+        idle_timeout: values.duration("server.idle_timeout"),
+        write_timeout: values.duration("server.write_timeout"),
         body_gap_timeout: values.duration("server.body_gap_timeout"),
         body_timeout: values.duration("server.body_timeout"),
+        body_rate_min: values.number("server.body_rate_min"),
         drain_timeout: values.duration("server.drain_timeout"),
     }
 }
@@ -135,6 +151,8 @@ fn database(values: &mut Values, data_dir: &Path) -> Database {
         url,
         connections_max: values.number("database.connections_max"),
         acquire_timeout: values.duration("database.acquire_timeout"),
+        lookup_timeout: values.duration("database.lookup_timeout"),
+        batch_timeout: values.duration("database.batch_timeout"),
         migrate: values.switch("database.migrate"),
     }
 }
@@ -149,6 +167,7 @@ fn keys(values: &mut Values) -> Keys {
         cache_entries_max: values.number("keys.cache_entries_max"),
         verifications_max: values.number_if_given("keys.verifications_max").unwrap_or(processors),
         verification_timeout: values.duration("keys.verification_timeout"),
+        failures_per_minute: values.number("keys.failures_per_minute"),
     }
 }
 
@@ -211,6 +230,7 @@ fn prompts(values: &mut Values) -> Prompts {
         retention: values.duration("prompts.retention"),
         encryption_key,
         body_bytes_max: values.number("prompts.body_bytes_max"),
+        waiting_bytes_max: values.number("prompts.waiting_bytes_max"),
     }
 }
 
@@ -221,6 +241,7 @@ fn audit(values: &mut Values) -> Audit {
         batch_wait: values.duration("audit.batch_wait"),
         retention: values.duration_or_forever("audit.retention"),
         unauthenticated_per_second: values.number("audit.unauthenticated_per_second"),
+        unmetered_per_second: values.number("audit.unmetered_per_second"),
     }
 }
 
@@ -235,6 +256,10 @@ fn check(config: &Config, mistakes: &mut Vec<String>) {
     refuse(
         server.bodies_bytes_max < server.body_bytes_max,
         "`server.bodies_bytes_max` is below `server.body_bytes_max`: no body of that size could come in",
+    );
+    refuse(
+        config.prompts.waiting_bytes_max < config.prompts.body_bytes_max,
+        "`prompts.waiting_bytes_max` is below `prompts.body_bytes_max`: no request of that size could wait",
     );
     refuse(
         catalog.stale_after <= catalog.poll_interval,

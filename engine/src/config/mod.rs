@@ -76,13 +76,20 @@ pub struct Server {
     pub tls: Option<Tls>,
     pub threads: usize,
     pub connections_max: usize,
+    pub connections_per_address_max: usize,
     pub header_bytes_max: usize,
     pub uri_bytes_max: usize,
     pub body_bytes_max: usize,
     pub bodies_bytes_max: usize,
+    pub bodies_bytes_per_tenant_max: usize,
+    pub replies_bytes_max: usize,
+    pub replies_bytes_per_tenant_max: usize,
     pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub write_timeout: Duration,
     pub body_gap_timeout: Duration,
     pub body_timeout: Duration,
+    pub body_rate_min: usize,
     pub drain_timeout: Duration,
 }
 
@@ -99,6 +106,7 @@ pub struct Tls {
 pub struct Admin {
     pub listen: SocketAddr,
     pub token: Option<Secret>,
+    pub hosts: Vec<String>,
 }
 
 /// `[database]`
@@ -107,6 +115,8 @@ pub struct Database {
     pub url: Secret,
     pub connections_max: u32,
     pub acquire_timeout: Duration,
+    pub lookup_timeout: Duration,
+    pub batch_timeout: Duration,
     pub migrate: bool,
 }
 
@@ -128,6 +138,7 @@ pub struct Keys {
     pub cache_entries_max: usize,
     pub verifications_max: usize,
     pub verification_timeout: Duration,
+    pub failures_per_minute: u32,
 }
 
 /// What proves us to upstreams, by their names. Its `Debug` leaves all of it out.
@@ -152,7 +163,7 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is documented in the table of settings")]
 pub struct Upstream {
-    pub upstreams: Vec<(String, UpstreamKind, String)>,
+    pub upstreams: Vec<Configured>,
     /// What proves us to upstreams, by their names.
     pub keys: Credentials,
     pub connect_timeout: Duration,
@@ -170,6 +181,16 @@ pub struct Upstream {
     pub loading_comments_every: Option<Duration>,
     pub retries_percent: u32,
     pub retries_per_second: u32,
+}
+
+/// A model server of `upstream.upstreams`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as the database has them: storage::upstreams::Upstream")]
+pub struct Configured {
+    pub name: String,
+    pub kind: UpstreamKind,
+    pub url: String,
+    pub keep_alive: bool,
 }
 
 /// `[catalog]`
@@ -211,6 +232,7 @@ pub struct Audit {
     pub batch_wait: Duration,
     pub retention: Option<Duration>,
     pub unauthenticated_per_second: u32,
+    pub unmetered_per_second: u32,
 }
 
 /// `[prompts]`
@@ -219,6 +241,7 @@ pub struct Prompts {
     pub retention: Duration,
     pub encryption_key: Option<Zeroizing<[u8; 32]>>,
     pub body_bytes_max: usize,
+    pub waiting_bytes_max: usize,
 }
 
 /// `[metrics]`
@@ -235,6 +258,17 @@ pub struct Metrics {
 pub struct Log {
     pub level: &'static str,
     pub json: bool,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// How long a connection, or a stream of HTTP/2, may take nothing of what waits for it. It is more than
+    /// `write_timeout`: after that the answer itself ends, and says why.
+    #[must_use]
+    pub fn give_up_timeout(&self) -> Duration {
+        self.write_timeout + Duration::from_millis(500)
+    }
 }
 
 // === impl Keys ===
@@ -261,6 +295,10 @@ impl Database {
             url: Secret::new(self.url.expose().to_owned()),
             connections_max: self.connections_max,
             acquire_timeout: self.acquire_timeout,
+            deadlines: storage::Deadlines {
+                lookup: self.lookup_timeout,
+                batch: self.batch_timeout,
+            },
         }
     }
 }

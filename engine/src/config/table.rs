@@ -77,7 +77,9 @@ table! {
     server.threads, Kind::Number(0, 1_024), "0",
         "Threads that serve connections, each with its share of them; 0: one for each processor.";
     server.connections_max, Kind::Number(1, 1_000_000), "16384",
-        "Connections at once; more wait to be accepted.";
+        "Connections at once; more wait to be accepted. Fewer where the process may not open so many files, with two for each of them: the log says so.";
+    server.connections_per_address_max, Kind::Number(1, 1_000_000), "",
+        "Connections at once of one client: an IPv4 address, or a /64 of IPv6; more are closed at once. Behind a proxy all connections are its own. Default: a quarter of `connections_max`, at least 256.";
     server.header_bytes_max, Kind::Bytes(1_024, 1 << 20), "64KiB",
         "Header fields of a request together; more is refused with 431.";
     server.uri_bytes_max, Kind::Bytes(64, 1 << 16), "8KiB",
@@ -86,23 +88,41 @@ table! {
         "The body of a request; more is refused with 413.";
     server.bodies_bytes_max, Kind::Bytes(1, 1 << 42), "512MiB",
         "All bodies that are held at once; more is refused with 503 `overloaded`.";
+    server.bodies_bytes_per_tenant_max, Kind::Bytes(1, 1 << 42), "128MiB",
+        "Room for the bodies of one tenant's requests together. Bodies up to 16 KiB do not count.";
+    server.replies_bytes_max, Kind::Bytes(1, 1 << 42), "512MiB",
+        "Room for whole replies that are held until their clients have read them; one that finds none is refused.";
+    server.replies_bytes_per_tenant_max, Kind::Bytes(1, 1 << 42), "128MiB",
+        "Room for the whole replies of one tenant together. Replies up to 16 KiB do not count.";
     server.header_timeout, Kind::Duration(10, HOUR), "10s",
-        "How long the head of a request may take, and a connection may be idle.";
+        "How long each may take: a TLS handshake, the first request of a connection, the head of a request; and how long an HTTP/1.1 connection may be idle.";
+    server.idle_timeout, Kind::Duration(10, DAY), "2m",
+        "How long an HTTP/2 connection may have no request, whatever else it sends.";
+    server.write_timeout, Kind::Duration(10, HOUR), "30s",
+        "How long a client may take none of the bytes that wait for it; then its stream ends, and its connection is closed.";
     server.body_gap_timeout, Kind::Duration(10, HOUR), "15s",
         "How long the next part of a body may take.";
     server.body_timeout, Kind::Duration(10, DAY), "5m", "How long a whole body may take.";
+    server.body_rate_min, Kind::Bytes(0, 1 << 30), "4KiB",
+        "The least number of bytes per second of a body, once `body_gap_timeout` has gone by; 0: none.";
     server.drain_timeout, Kind::Duration(0, DAY), "30s",
         "How long streams may go on after the gateway was told to stop.";
     admin.listen, Kind::Address, "127.0.0.1:9090",
         "Where operators connect: metrics and health. Also `NEURONETZ_ADMIN_LISTEN`.";
     admin.token, Kind::Secret, "",
         "What operators present as `Authorization: Bearer …`. Needed in production where the listener is not on loopback.";
+    admin.hosts, Kind::Hosts, "",
+        "Names with a dot in them by which the admin listener may be asked (`Host`). Addresses, `localhost` and names without a dot always may: none of them can be made to point here by a stranger's name server.";
     database.url, Kind::Secret, "",
         "`sqlite:PATH` or `postgres://…`. Also `DATABASE_URL`. Default: `neuronetz.db` in the data directory.";
     database.connections_max, Kind::Number(1, 1_000), "8",
         "Connections at once (SQLite: readers; there is one writer).";
     database.acquire_timeout, Kind::Duration(10, HOUR), "2s",
         "How long a connection may be waited for.";
+    database.lookup_timeout, Kind::Duration(10, HOUR), "5s",
+        "How long a look-up or a small change may take, with the wait for a connection. Where it is not enough, the connection is closed and another one opened.";
+    database.batch_timeout, Kind::Duration(10, HOUR), "30s",
+        "The same for what is long: a batch of audit events or prompts, a report, retention. On Postgres the server ends a statement after this, too.";
     database.migrate, Kind::Switch, "true",
         "Bring the schema up to date at start. Otherwise `neuronetz migrate` does.";
     redis.url, Kind::Secret, "",
@@ -120,6 +140,8 @@ table! {
         "Hashes at once. Default: the number of processors, at least 2.";
     keys.verification_timeout, Kind::Duration(10, HOUR), "5s",
         "How long a caller waits for its turn to be verified.";
+    keys.failures_per_minute, Kind::Number(0, 1_000_000), "600",
+        "Wrong keys of one client address (IPv6: of one /64), loopback and private ones included. The first two seconds' worth is answered at once, the answer to what comes faster is held for up to a minute, and beyond that keys that are not cached are refused with 429 `too_many_failures`. Behind a proxy all clients have its address. 0: no limit.";
     upstream.keys, Kind::Secret, "",
         "What proves the gateway to upstreams that ask for it: `name=key`, several with commas or on lines of their own.";
     upstream.upstreams, Kind::Upstreams, "ollama=http://127.0.0.1:11434",
@@ -182,7 +204,7 @@ table! {
     limits.idle_after, Kind::Duration(1_000, DAY), "10m",
         "How long the limits of a tenant that asks for nothing are kept in memory.";
     audit.places_max, Kind::Number(1, 10_000_000), "65536",
-        "Requests under way and events that wait to be stored; beyond, 503 `audit_saturated`.";
+        "Requests under way and events that wait to be stored; beyond, 503 `audit_saturated`. One tenant holds at most twice as many as are free.";
     audit.batch_events_max, Kind::Number(1, 10_000), "4000",
         "Events stored together; no more than half of `audit.places_max`.";
     audit.batch_wait, Kind::Duration(1, 60_000), "200ms",
@@ -190,12 +212,16 @@ table! {
     audit.retention, Kind::DurationOrForever, "90d", "How long events are kept, or `forever`.";
     audit.unauthenticated_per_second, Kind::Number(0, 10_000), "10",
         "Refusals of requests without a valid key that are written down; all are counted.";
+    audit.unmetered_per_second, Kind::Number(0, 10_000), "10",
+        "Requests of one key that used no tokens (refusals, lists of models) and are events of their own, and five times as many at once; those beyond are counted in one event of their kind every 5 s.";
     prompts.retention, Kind::Duration(1_000, 366 * DAY), "24h",
         "How long the requests of keys that log their prompts are kept.";
     prompts.encryption_key, Kind::Secret, "",
         "32 random bytes as 64 hexadecimal digits: what is kept of prompts is encrypted with it (XChaCha20-Poly1305).";
     prompts.body_bytes_max, Kind::Bytes(1, 64 << 20), "256KiB",
-        "The longest request that is kept; of a longer one the beginning is.";
+        "The longest request that is kept; of a longer one the beginning is, with the length of the whole.";
+    prompts.waiting_bytes_max, Kind::Bytes(1, 1 << 40), "64MiB",
+        "All requests that wait to be kept, of one tenant at most a quarter; more are counted and not kept.";
     metrics.tenants_max, Kind::Number(0, 100_000), "100",
         "Tenants that metrics name; the rest are `other`.";
     metrics.models_max, Kind::Number(0, 100_000), "100", "Models that metrics name; the rest are `other`.";
@@ -255,7 +281,9 @@ impl Kind {
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => words.join(" or "),
             Self::Upstreams => {
-                "name=http://host:port or name=openai+http://host:port/v1, several with commas"
+                "name=http://host:port or name=openai+http://host:port/v1, several with commas; \
+                 name=no-keep-alive+http://host:port and name=openai+no-keep-alive+http://host:port/v1 \
+                 for a connection of its own for each call"
                     .to_owned()
             }
             Self::Hosts => {

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use protocol::route::UpstreamKind;
 
-use super::{Config, Environment, Mistakes, env};
+use super::{Config, Configured, Environment, Mistakes, env};
 
 fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, Mistakes> {
     let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -35,8 +35,36 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.database.url.expose(), "sqlite:/home/a/.local/share/neuronetz/neuronetz.db");
     assert_eq!(
         config.upstream.upstreams,
-        [("ollama".into(), UpstreamKind::Ollama, "http://127.0.0.1:11434".into())]
+        [Configured {
+            name: "ollama".into(),
+            kind: UpstreamKind::Ollama,
+            url: "http://127.0.0.1:11434".into(),
+            keep_alive: true
+        }]
     );
+}
+
+#[test]
+fn an_upstream_can_have_a_connection_for_each_call() {
+    let upstreams =
+        "a=no-keep-alive+http://a,b=openai+no-keep-alive+https://b/v1,c=openai+http://c";
+    let Ok(config) = load("", &[("NEURONETZ_UPSTREAMS", upstreams)]) else { panic!("refused") };
+    let read: Vec<_> = config
+        .upstream
+        .upstreams
+        .iter()
+        .map(|one| (one.url.as_str(), one.kind, one.keep_alive))
+        .collect();
+    assert_eq!(
+        read,
+        [
+            ("http://a", UpstreamKind::Ollama, false),
+            ("https://b/v1", UpstreamKind::OpenAi, false),
+            ("http://c", UpstreamKind::OpenAi, true),
+        ]
+    );
+    let wrong = "a=no-keep-alive+no-keep-alive+http://a";
+    assert!(one("", &[("NEURONETZ_UPSTREAMS", wrong)]).contains("no-keep-alive+http://host:port"));
 }
 
 #[test]

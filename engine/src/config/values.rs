@@ -11,6 +11,7 @@ use std::{
 use protocol::{route::UpstreamKind, secret::Secret};
 
 use super::{
+    Configured,
     env::Environment,
     table::{ALSO, Kind, OTHERS, SETTINGS, Setting},
 };
@@ -18,6 +19,8 @@ use crate::upstream::connect::Origin;
 
 /// What stands before the URL of an upstream that speaks OpenAI's dialect.
 const OPENAI_PREFIX: &str = "openai+";
+/// What stands before the URL, or behind the other prefix, where each call has a connection of its own.
+const NO_KEEP_ALIVE_PREFIX: &str = "no-keep-alive+";
 
 /// All that is wrong with a configuration, for people.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -261,7 +264,7 @@ impl Values {
         .unwrap_or_default()
     }
 
-    pub(super) fn upstreams(&mut self, name: &str) -> Vec<(String, UpstreamKind, String)> {
+    pub(super) fn upstreams(&mut self, name: &str) -> Vec<Configured> {
         self.parsed(name, |_, text| {
             let mut names = BTreeSet::new();
             text.split(',')
@@ -271,10 +274,17 @@ impl Values {
                         Some(url) => (UpstreamKind::OpenAi, url),
                         None => (UpstreamKind::Ollama, url),
                     };
+                    let (keep_alive, url) = match url.strip_prefix(NO_KEEP_ALIVE_PREFIX) {
+                        Some(url) => (false, url),
+                        None => (true, url),
+                    };
                     Origin::parse(url, kind).ok()?;
                     let fine = !name.is_empty()
                         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-                    (fine && names.insert(name)).then(|| (name.to_owned(), kind, url.to_owned()))
+                    (fine && names.insert(name)).then(|| {
+                        let (name, url) = (name.to_owned(), url.to_owned());
+                        Configured { name, kind, url, keep_alive }
+                    })
                 })
                 .collect()
         })

@@ -2,6 +2,7 @@
 //!
 //! Names are in [`protocol::telemetry`]. Label values are bounded: of tenants and models the first so
 //! many have series of their own ([`Series`]), the rest are words of enums.
+#![expect(clippy::disallowed_macros, reason = "metrics are counted and described here")]
 
 use std::time::Duration;
 
@@ -34,6 +35,25 @@ const SHORT_SECONDS: [f64; 13] = [
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// Our own crates: their lines are ours, and hold no secret. Those of others could.
 const OWN_CRATES: [&str; 5] = ["engine", "actors", "storage", "protocol", "identity"];
+
+/// Why the gateway closed a connection by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// Its client has all connections that one client may have.
+    Address,
+    /// No TLS in time.
+    TlsHandshake,
+    /// No whole head of a request in time.
+    FirstRequest,
+    /// No further request in time.
+    Idle,
+    /// It took nothing of what was to be written for too long.
+    WriteTimeout,
+    /// Too many frames without progress.
+    Flood,
+    /// The gateway drains.
+    Drain,
+}
 
 /// Metrics are counted elsewhere already, or their bounds are none.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +91,12 @@ pub fn install() -> Result<PrometheusHandle, NotInstalled> {
 }
 
 /// Gathers what threads have counted and folds it into the buckets of histograms, again and again until it is
-/// stopped: until then each value is kept by itself, and nobody need ever ask for the metrics.
+/// stopped: until then each value is kept by itself, and nobody need ever ask for the metrics. It also logs how
+/// often something happened that goes on.
 pub(crate) async fn fold(metrics: impl Fn(), stopped: CancellationToken) {
     while stopped.run_until_cancelled(sleep(FOLD_EVERY)).await.is_some() {
         metrics();
+        actors::quiet::tell();
     }
 }
 
@@ -83,7 +105,8 @@ pub fn log(settings: &config::Log) {
     let others = if settings.level == "error" { "error" } else { "warn" };
     let ours = OWN_CRATES.map(|name| format!(",{name}={}", settings.level)).concat();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{others}{ours}")))
+        // Where the database is slow, sqlx would warn of each statement.
+        .with_env_filter(EnvFilter::new(format!("{others},sqlx=error{ours}")))
         .with_writer(std::io::stderr);
     let _ = if settings.json {
         builder.json().finish().try_init()
@@ -99,6 +122,7 @@ pub(crate) fn publish(handles: &actors::Handles, series: &Series) {
     series.gather();
     // So that what is not there now is said, too.
     gauge!(names::STREAMS_OPEN).increment(0.0);
+    gauge!(names::CONNECTIONS_OPEN).increment(0.0);
     for (actor, count) in running(handles) {
         gauge!(names::ACTORS_RUNNING, "actor" => actor).set(count as f64);
     }
@@ -133,6 +157,12 @@ pub(crate) fn retried(upstream: &str) {
     counter!(names::RETRIES_TOTAL, "upstream" => upstream.to_owned()).increment(1);
 }
 
+/// A call of that upstream failed before there was anything for the client: a word for why.
+pub(crate) fn upstream_fault(upstream: &str, kind: &'static str) {
+    let upstream = upstream.to_owned();
+    counter!(names::UPSTREAM_FAULTS_TOTAL, "upstream" => upstream, "kind" => kind).increment(1);
+}
+
 /// A stream has begun (1) or ended (-1).
 pub(crate) fn streams_open(change: i8) {
     gauge!(names::STREAMS_OPEN).increment(f64::from(change));
@@ -143,15 +173,57 @@ pub(crate) fn cancelled(after: Duration) {
     histogram!(names::CANCEL_SECONDS).record(after);
 }
 
+/// A connection was opened (1) or closed (-1).
+pub(crate) fn connections_open(change: i8) {
+    gauge!(names::CONNECTIONS_OPEN).increment(f64::from(change));
+}
+
+/// The gateway closed a connection by itself.
+pub(crate) fn connection_closed(why: Closed) {
+    counter!(names::CONNECTIONS_CLOSED_TOTAL, "reason" => why.as_str()).increment(1);
+}
+
+/// A stream was given up, since its client took nothing of it for too long.
+pub(crate) fn stream_stalled() {
+    counter!(names::STREAMS_STALLED_TOTAL).increment(1);
+}
+
+/// A connection could not be accepted.
+pub(crate) fn accept_failed() {
+    counter!(names::ACCEPT_FAILURES_TOTAL).increment(1);
+}
+
 /// A key was compared with its stored hash.
 pub(crate) fn key_verified(right: bool) {
     let result = if right { "right" } else { "wrong" };
     counter!(names::KEY_VERIFICATIONS_TOTAL, "result" => result).increment(1);
 }
 
+/// A key was refused without a comparison.
+pub(crate) fn key_refused(why: &'static str) {
+    counter!(names::KEY_VERIFICATIONS_TOTAL, "result" => why).increment(1);
+}
+
 /// A request was refused because a check could not be made.
 pub(crate) fn failed_closed(code: Code) {
     counter!(names::FAIL_CLOSED_TOTAL, "reason" => code.as_str()).increment(1);
+}
+
+// === impl Closed ===
+
+impl Closed {
+    /// As the metrics call it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::TlsHandshake => "tls_handshake",
+            Self::FirstRequest => "first_request",
+            Self::Idle => "idle",
+            Self::WriteTimeout => "write_timeout",
+            Self::Flood => "flood",
+            Self::Drain => "drain",
+        }
+    }
 }
 
 #[cfg(test)]

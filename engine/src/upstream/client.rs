@@ -16,7 +16,7 @@ use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    connect::{ConnectError, Connector, NotAnOrigin, Origin},
+    connect::{ConnectError, Connector, NotAnOrigin, Origin, is_ours},
     connection::{Broken, Connection, Failed},
     pool::{Loan, Pool},
     reply::{Framing, Head, Taken},
@@ -48,6 +48,8 @@ pub struct Call<'a> {
     pub origin: &'a Arc<Origin>,
     /// What proves us to it.
     pub credential: Option<&'a Secret>,
+    /// Whether the connection may have served another call, and may serve the next one.
+    pub keep_alive: bool,
 }
 
 /// Why a call failed. Displays our own words and the cause for the log, never an upstream's text.
@@ -94,6 +96,9 @@ pub enum ReadError {
     /// Its next part did not come in time.
     #[error("the reply stalled")]
     Stalled,
+    /// All replies that are held, or this tenant's, are at their limit.
+    #[error("no room for the reply")]
+    NoRoom,
 }
 
 /// Calls upstreams.
@@ -162,7 +167,7 @@ impl Client {
         let deadline = Instant::now() + call.first_byte;
         let head = call.head();
         loop {
-            let kept = self.pool.take(call.origin);
+            let kept = if call.keep_alive { self.pool.take(call.origin) } else { None };
             let is_fresh = kept.is_none();
             let mut loan = match kept {
                 Some(loan) => loan,
@@ -171,7 +176,10 @@ impl Client {
             let exchange = loan.exchange(head.clone(), call.body.clone());
             match timeout_at(deadline, exchange).await {
                 Err(_) => return Err(CallError::FirstByteTimeout),
-                Ok(Ok(head)) => return Ok(Reply::new(head, loan)),
+                Ok(Ok(mut head)) => {
+                    head.keeps &= call.keep_alive;
+                    return Ok(Reply::new(head, loan));
+                }
                 Ok(Err(Failed { why, is_sent })) => {
                     loan.end(false);
                     if is_fresh || is_sent {
@@ -232,6 +240,20 @@ impl Client {
     }
 }
 
+// === impl CallError ===
+
+impl CallError {
+    /// Whether this process lacks what it needs, and the upstream has no part in it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_ours(),
+            Self::Broken(Broken::Io(error)) => is_ours(error),
+            Self::Broken(_) | Self::ConnectTimeout | Self::FirstByteTimeout => false,
+        }
+    }
+}
+
 // === impl Call ===
 
 impl Call<'_> {
@@ -250,6 +272,9 @@ impl Call<'_> {
             put(&["\r\nauthorization: Bearer ", credential.expose()]);
         }
         put(&["\r\naccept: application/json\r\nuser-agent: neuronetz\r\n"]);
+        if !self.keep_alive {
+            put(&["connection: close\r\n"]);
+        }
         if !self.body.is_empty() {
             let mut length = itoa::Buffer::new();
             let length = length.format(self.body.len());
@@ -273,6 +298,24 @@ impl Reply {
     /// # Errors
     /// [`ReadError`].
     pub async fn read(mut self, bytes_max: usize, gap: Duration) -> Result<Bytes, ReadError> {
+        let (bytes, _) = self
+            .read_until(bytes_max, gap, |length| {
+                if length > bytes_max { Err(ReadError::TooLarge) } else { Ok(false) }
+            })
+            .await?;
+        Ok(bytes)
+    }
+
+    /// Reads on until `is_enough` says so of the bytes that have come; says whether that is all of the body.
+    ///
+    /// # Errors
+    /// [`ReadError`], its own or that of `is_enough`.
+    pub(crate) async fn read_until(
+        &mut self,
+        bytes_max: usize,
+        gap: Duration,
+        mut is_enough: impl FnMut(usize) -> Result<bool, ReadError>,
+    ) -> Result<(Bytes, bool), ReadError> {
         let announced = usize::try_from(self.body.framing.announced()).unwrap_or(usize::MAX);
         if announced > bytes_max {
             return Err(ReadError::TooLarge);
@@ -281,12 +324,15 @@ impl Reply {
         loop {
             let next = std::future::poll_fn(|cx| self.body.poll_data(cx));
             match timeout(gap, next).await.map_err(|_| ReadError::Stalled)? {
-                None => return Ok(gathered.finish()),
+                None => return Ok((gathered.finish(), true)),
                 Some(Err(error)) => return Err(error.into()),
-                Some(Ok(data)) if gathered.len() + data.len() > bytes_max => {
-                    return Err(ReadError::TooLarge);
+                Some(Ok(data)) => {
+                    let is_enough = is_enough(gathered.len() + data.len())?;
+                    gathered.push(data);
+                    if is_enough {
+                        return Ok((gathered.finish(), false));
+                    }
                 }
-                Some(Ok(data)) => gathered.push(data),
             }
         }
     }

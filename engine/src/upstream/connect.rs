@@ -1,6 +1,6 @@
 //! A new connection to an upstream: TCP or TLS, `TCP_NODELAY`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use protocol::route::UpstreamKind;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
@@ -36,14 +36,17 @@ pub struct NotAnOrigin;
 pub enum ConnectError {
     /// TCP said no.
     #[error("cannot connect: {0}")]
-    Tcp(#[from] std::io::Error),
+    Tcp(#[from] io::Error),
     /// TLS said no.
     #[error("no TLS with that host: {0}")]
-    Tls(#[source] std::io::Error),
+    Tls(#[source] io::Error),
     /// The name cannot stand in a certificate.
     #[error("the host name cannot be verified")]
     Name,
 }
+
+/// ENFILE, EMFILE and ENOBUFS, for which the standard library has no words.
+const OWN_CODES: [i32; 3] = [23, 24, if cfg!(target_os = "linux") { 105 } else { 55 }];
 
 /// The bare connection.
 pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -90,6 +93,28 @@ impl Origin {
         }
         Ok(Self { tls, host, port, base: base.to_owned(), authority: name })
     }
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// Whether this process lacks what it needs, and the upstream has no part in it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Tcp(error) | Self::Tls(error) => is_ours(error),
+            Self::Name => false,
+        }
+    }
+}
+
+/// Whether this process lacks descriptors, local ports or memory (see connect(2) and socket(2)).
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    let is_own_kind = matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+    );
+    is_own_kind || error.raw_os_error().is_some_and(|code| OWN_CODES.contains(&code))
 }
 
 // === impl Connector ===
@@ -165,6 +190,19 @@ mod tests {
         assert_eq!(openai("http://a:8000"), origin(false, "a", 8000, "/v1"));
         assert_eq!(openai("https://a/openai/v1/"), origin(true, "a", 443, "/openai/v1"));
         assert_eq!(openai("https://a/v1?b"), Err(NotAnOrigin));
+    }
+
+    #[tokio::test]
+    async fn what_this_process_lacks_is_not_the_upstreams_fault() {
+        // EAGAIN, ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS on Linux.
+        for code in [11, 12, 23, 24, 99, 105] {
+            let error = ConnectError::Tcp(io::Error::from_raw_os_error(code));
+            assert!(error.is_ours(), "{error}");
+        }
+        let closed = Origin::parse("http://127.0.0.1:1", UpstreamKind::Ollama).unwrap();
+        let Err(refused) = Connector::new().unwrap().connect(&closed).await else { panic!("open") };
+        assert!(!refused.is_ours(), "{refused}");
+        assert!(!ConnectError::Name.is_ours());
     }
 
     #[test]

@@ -83,8 +83,14 @@ impl Connection {
                 matches!(tcp.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             Some(Either::Right(tls)) => {
+                let (tcp, session) = tls.get_mut();
+                // What was decrypted together with the end of the last reply is in no socket any more.
+                let has_more = !matches!(
+                    session.process_new_packets(),
+                    Ok(state) if state.plaintext_bytes_to_read() == 0
+                );
                 let mut cx = Context::from_waker(Waker::noop());
-                tls.get_ref().0.poll_read_ready(&mut cx).is_pending()
+                !has_more && tcp.poll_read_ready(&mut cx).is_pending()
             }
         }
     }
@@ -190,6 +196,8 @@ impl Exchange<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -250,6 +258,66 @@ mod tests {
         let (mut ours, mut theirs) = pair().await;
         theirs.write_all(b"x").await.unwrap();
         assert_eq!(poll_fn(|cx| ours.poll_fill(cx)).await.unwrap(), 1);
+        assert!(!ours.is_open());
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_itself_while_nothing_is_asked_is_noticed_before_the_next_call() {
+        let (mut ours, mut theirs) = pair().await;
+        assert!(ours.is_open());
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let Some(Either::Left(tcp)) = &ours.stream else { panic!("no TCP") };
+        tcp.readable().await.unwrap();
+        assert!(!ours.is_open());
+    }
+
+    /// Both ends of a TLS connection.
+    async fn tls_pair() -> (Connection, tokio_rustls::server::TlsStream<TcpStream>) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        // Nothing comes but what the test sends.
+        server.send_tls13_tickets = 0;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (theirs, _) = listener.accept().await.unwrap();
+        let (client, server) = (Arc::new(client), Arc::new(server));
+        let (ours, theirs) = tokio::join!(
+            tokio_rustls::TlsConnector::from(client).connect("a".try_into().unwrap(), ours),
+            tokio_rustls::TlsAcceptor::from(server).accept(theirs)
+        );
+        (Connection::new(Either::Right(Box::new(ours.unwrap()))), theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_decrypted_behind_the_end_of_a_reply_is_noticed_before_the_next_call() {
+        let (mut ours, mut theirs) = tls_pair().await;
+        assert!(ours.is_open());
+        // The longest record, and another one that is read from the socket together with its end.
+        theirs.write_all(&[b'x'; READ_BYTES]).await.unwrap();
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        theirs.flush().await.unwrap();
+        let mut read = 0;
+        while read < READ_BYTES {
+            read += poll_fn(|cx| ours.poll_fill(cx)).await.unwrap();
+        }
+        ours.buffer.advance(READ_BYTES);
         assert!(!ours.is_open());
     }
 

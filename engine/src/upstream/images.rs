@@ -5,7 +5,7 @@
 //! nothing of the client's is sent along; the size counts while it comes, and what came must be the image
 //! that it says it is.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -16,11 +16,10 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use protocol::route::UpstreamKind;
+use protocol::{id::TenantId, route::UpstreamKind};
 use tokio::{
     net::lookup_host,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -30,11 +29,23 @@ use super::{
 };
 use crate::{
     config::Images as Settings,
-    http::{arrival::Limits, gather::Gathered, refusal::ArrivalFault},
+    http::{
+        gather::Gathered,
+        room::{Held, NoRoom},
+    },
+    turns::{Turn, Turns},
 };
 
 /// Images that are fetched at once; more wait, within their time.
 const FETCHES_MAX: usize = 64;
+/// Images that are fetched at once for one tenant, so that its slow hosts leave turns to others.
+const FETCHES_PER_TENANT_MAX: usize = 16;
+/// Images of one tenant that wait for a turn; more are refused at once.
+const WAITING_PER_TENANT_MAX: usize = 256;
+/// How long the next part of an image may take, and how long its host may be slower than [`RATE_MIN`].
+const GAP_MAX: Duration = Duration::from_secs(3);
+/// The slowest host that is waited for, in bytes per second since the image began to come.
+const RATE_MIN: f64 = 4_096.0;
 /// The longest address.
 const URL_LENGTH_MAX: usize = 2_048;
 
@@ -54,7 +65,7 @@ pub struct Images {
     settings: Settings,
     connector: Connector,
     tasks: TaskTracker,
-    fetches: Semaphore,
+    turns: Turns<TenantId>,
 }
 
 /// An image that was fetched.
@@ -62,7 +73,7 @@ pub struct Image {
     /// The image as a `data:` URI in base64.
     pub uri: String,
     /// The room that it takes.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Held,
 }
 
 /// Why an image was not fetched. What is displayed may be told to the client: whether there is something
@@ -78,9 +89,12 @@ pub enum ImageFault {
     /// It was not there.
     #[error("The host of the image does not have it.")]
     Absent,
-    /// It took too long.
+    /// It took too long, or came too slowly.
     #[error("The image did not arrive in time.")]
     Slow,
+    /// The tenant has as many images waiting as may wait.
+    #[error("Too many images are being fetched for this tenant.")]
+    Crowded,
     /// It is larger than allowed.
     #[error("The image is larger than {0} bytes.")]
     TooLarge(usize),
@@ -88,8 +102,8 @@ pub enum ImageFault {
     #[error("What is at that address is no PNG, JPEG, WebP or GIF.")]
     Kind,
     /// All bodies together are at their limit.
-    #[error(transparent)]
-    Room(#[from] ArrivalFault),
+    #[error("There is no room for the image.")]
+    Room,
 }
 
 // === impl Images ===
@@ -101,7 +115,8 @@ impl Images {
     /// Where the TLS library refuses its own versions.
     pub fn new(settings: Settings, tasks: TaskTracker) -> Result<Self, rustls::Error> {
         let connector = Connector::new()?;
-        Ok(Self { settings, connector, tasks, fetches: Semaphore::new(FETCHES_MAX) })
+        let turns = Turns::new(FETCHES_MAX, FETCHES_PER_TENANT_MAX, WAITING_PER_TENANT_MAX);
+        Ok(Self { settings, connector, tasks, turns })
     }
 
     /// How many images of a request are fetched; none where the operator does not allow it.
@@ -110,15 +125,21 @@ impl Images {
         self.settings.fetch.then_some(self.settings.count_max)
     }
 
-    /// Fetches one image; the room that it takes is one of `bodies`.
+    /// Fetches one image for a tenant, in its turn; it takes that room. The wait for the turn counts towards the
+    /// time that the image may take.
     ///
     /// # Errors
     /// [`ImageFault`].
-    pub async fn fetch(&self, url: &str, bodies: &Limits) -> Result<Image, ImageFault> {
+    pub(crate) async fn fetch(
+        &self,
+        url: &str,
+        tenant: TenantId,
+        room: Held,
+    ) -> Result<Image, ImageFault> {
         let (origin, request) = self.request(url)?;
         let fetch = async {
-            let Ok(_turn) = self.fetches.acquire().await else { return Err(ImageFault::Slow) };
-            self.get(&origin, request, bodies).await
+            let turn = self.turns.take(tenant).await.map_err(|_| ImageFault::Crowded)?;
+            self.get(&origin, request, turn, room).await
         };
         let fetched = timeout(self.settings.timeout, fetch).await.unwrap_or(Err(ImageFault::Slow));
         if let Err(fault) = &fetched {
@@ -175,9 +196,13 @@ impl Images {
         &self,
         origin: &Origin,
         request: Request<Full<Bytes>>,
-        bodies: &Limits,
+        turn: Turn<TenantId>,
+        room: Held,
     ) -> Result<Image, ImageFault> {
-        let addresses = self.resolve(origin).await?;
+        let name = (origin.host.clone(), origin.port);
+        let asked = async { Ok(lookup_host(name).await?.collect()) };
+        let (found, _turn) = holding(&self.tasks, turn, asked).await?;
+        let addresses = self.usable(found.map_err(|_| ImageFault::Unreachable)?)?;
         let connected = Box::pin(self.connector.connect_to(origin, &addresses)).await;
         let stream = connected.map_err(|_: ConnectError| ImageFault::Unreachable)?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
@@ -185,15 +210,13 @@ impl Images {
         // Ends with the request; aborted with the fetch.
         let task = AbortOnDropHandle::new(self.tasks.spawn(connection));
         let response = sender.send_request(request).await.map_err(|_| ImageFault::Absent)?;
-        let image = self.read(response, bodies).await;
+        let image = self.read(response, room).await;
         drop(task);
         image
     }
 
-    /// The addresses of a host, looked up once: all of them are public, or none is used.
-    async fn resolve(&self, origin: &Origin) -> Result<Vec<SocketAddr>, ImageFault> {
-        let found = lookup_host((origin.host.as_str(), origin.port)).await;
-        let addresses: Vec<_> = found.map_err(|_| ImageFault::Unreachable)?.collect();
+    /// The addresses of a host: all of them are public, or none is used.
+    fn usable(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, ImageFault> {
         let is_fine = |address: &SocketAddr| self.settings.allow_private || is_public(address.ip());
         if addresses.is_empty() || !addresses.iter().all(is_fine) {
             return Err(ImageFault::Unreachable);
@@ -204,7 +227,7 @@ impl Images {
     async fn read(
         &self,
         response: Response<Incoming>,
-        bodies: &Limits,
+        mut room: Held,
     ) -> Result<Image, ImageFault> {
         // A redirect leads to an address that nobody has looked at.
         if response.status() != http::StatusCode::OK {
@@ -225,14 +248,19 @@ impl Images {
             return Err(ImageFault::TooLarge(bytes_max));
         }
         let mut gathered = Gathered::new(announced);
-        let mut room = None;
-        while let Some(frame) = body.frame().await {
+        let began = Instant::now();
+        loop {
+            let frame = timeout(GAP_MAX, body.frame()).await.map_err(|_| ImageFault::Slow)?;
+            let Some(frame) = frame else { break };
+            if is_trickle(gathered.len(), began.elapsed()) {
+                return Err(ImageFault::Slow);
+            }
             let Ok(data) = frame.map_err(|_| ImageFault::Absent)?.into_data() else { continue };
             let length = gathered.len() + data.len();
             if length > bytes_max {
                 return Err(ImageFault::TooLarge(bytes_max));
             }
-            bodies.make_room(&mut room, length.div_ceil(3) * 4)?;
+            room.resize(length.div_ceil(3) * 4).map_err(|NoRoom| ImageFault::Room)?;
             gathered.push(data);
         }
         let bytes = gathered.finish();
@@ -245,11 +273,29 @@ impl Images {
     }
 }
 
+/// Looks a name up, holding a turn until the resolver has answered, also where the caller leaves before. The
+/// resolver keeps a thread of the blocking pool for as long as it takes: who leaves must not be able to have
+/// more of these threads than turns.
+async fn holding(
+    tasks: &TaskTracker,
+    turn: Turn<TenantId>,
+    asked: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+) -> Result<(io::Result<Vec<SocketAddr>>, Turn<TenantId>), ImageFault> {
+    let asked = tasks.spawn(async move { (asked.await, turn) });
+    asked.await.map_err(|_| ImageFault::Unreachable)
+}
+
+/// Whether a host is too slow that has sent so many bytes in that time.
+fn is_trickle(bytes: usize, took: Duration) -> bool {
+    took > GAP_MAX && (bytes as f64) < RATE_MIN * took.as_secs_f64()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use tokio::{io::AsyncWriteExt, net::TcpStream};
 
     use super::*;
+    use crate::http::room::Room;
 
     fn images(allowed_hosts: &[&str]) -> Images {
         let settings = Settings {
@@ -263,8 +309,12 @@ mod tests {
         Images::new(settings, TaskTracker::new()).unwrap()
     }
 
-    fn bodies() -> Limits {
-        Limits::of_room(1 << 20)
+    fn tenant(number: u128) -> TenantId {
+        TenantId(uuid::Uuid::from_u128(number))
+    }
+
+    fn bodies() -> Held {
+        Room::new(1 << 20, 1 << 20).hold(tenant(0))
     }
 
     #[tokio::test]
@@ -292,12 +342,73 @@ mod tests {
             "10.0.0.1",
         ] {
             let url = format!("http://{host}:{port}/a.png");
-            let fault = images.fetch(&url, &bodies()).await.err().unwrap();
+            let fault = images.fetch(&url, tenant(1), bodies()).await.err().unwrap();
             assert!(matches!(fault, ImageFault::Unreachable), "{url}: {fault:?}");
         }
         // Nobody came.
         let came = timeout(Duration::ZERO, listener.accept()).await;
         assert!(came.is_err());
+    }
+
+    /// A host that sends the head of an image and then what `send` sends.
+    async fn host<F: Future<Output = ()> + Send>(
+        tasks: &TaskTracker,
+        send: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a.png", listener.local_addr().unwrap());
+        tasks.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 999\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            send(stream).await;
+        });
+        url
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_trickles_or_falls_silent_is_left_long_before_the_time_is_over() {
+        let mut images = images(&[]);
+        (images.settings.allow_private, images.settings.timeout) = (true, Duration::from_secs(900));
+        let trickles = |mut stream: TcpStream| async move {
+            while stream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(GAP_MAX / 2).await;
+            }
+        };
+        let silent = |stream: TcpStream| async move {
+            tokio::time::sleep(Duration::from_secs(900)).await;
+            drop(stream);
+        };
+        let tasks = TaskTracker::new();
+        for url in [host(&tasks, trickles).await, host(&tasks, silent).await] {
+            let began = Instant::now();
+            let fault = images.fetch(&url, tenant(1), bodies()).await.err().unwrap();
+            assert!(matches!(fault, ImageFault::Slow), "{fault:?}");
+            assert!(began.elapsed() < GAP_MAX * 2, "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_while_a_name_is_looked_up_keeps_its_turn_until_it_is() {
+        let (tasks, turns) = (TaskTracker::new(), Turns::new(2, 1, 1));
+        let turn = turns.take(tenant(1)).await.ok().unwrap();
+        let (answer, asked) = tokio::sync::oneshot::channel();
+        let resolver = async move { asked.await.map_err(io::Error::other) };
+        let left = timeout(Duration::ZERO, holding(&tasks, turn, resolver)).await;
+        assert!(left.is_err());
+        let mut next = Box::pin(turns.take(tenant(1)));
+        tokio::task::yield_now().await;
+        assert!(timeout(Duration::ZERO, &mut next).await.is_err(), "the resolver still works");
+        answer.send(Vec::new()).unwrap();
+        assert!(next.await.is_ok());
+    }
+
+    #[test]
+    fn who_is_fast_enough_is_waited_for() {
+        assert!(!is_trickle(0, GAP_MAX));
+        assert!(is_trickle(0, GAP_MAX + Duration::from_millis(1)));
+        assert!(is_trickle(4_096 * 9, Duration::from_secs(10)));
+        assert!(!is_trickle(4_096 * 10, Duration::from_secs(10)));
     }
 
     #[test]

@@ -70,10 +70,12 @@ impl Prober for Probe {
             request: request_id(),
             first_byte: ANSWER_TIMEOUT,
             origin: &origin,
+            keep_alive: upstream.keep_alive,
         };
         let reply = self.client.call(&call).await.map_err(|error| {
             tracing::debug!(upstream = %upstream.name, %error, "probe failed");
             match error {
+                error if error.is_ours() => ProbeError::Ours,
                 CallError::Connect(_) | CallError::Broken(_) => ProbeError::Unreachable,
                 CallError::ConnectTimeout | CallError::FirstByteTimeout => ProbeError::TimedOut,
             }
@@ -84,7 +86,8 @@ impl Prober for Probe {
         let body =
             reply.read(LIST_BYTES_MAX, ANSWER_TIMEOUT).await.map_err(|error| match error {
                 ReadError::Stalled => ProbeError::TimedOut,
-                ReadError::Broken(_) | ReadError::TooLarge => ProbeError::Unreadable,
+                ReadError::Broken(_) => ProbeError::Unreachable,
+                ReadError::TooLarge | ReadError::NoRoom => ProbeError::Unreadable,
             })?;
         if upstream.kind == UpstreamKind::OpenAi {
             let listed = model::parse(&body).map_err(|_| ProbeError::Unreadable)?;

@@ -190,6 +190,7 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
         | Code::KeyRevoked
         | Code::TenantSuspended
         | Code::TooManyAttempts
+        | Code::TooManyFailures
         | Code::IdentityUnavailable
         | Code::ShuttingDown
         | Code::Internal => !is_open,
@@ -218,25 +219,32 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
         Code::UpstreamUnavailable => {
             is_sent_on || matches!(route, Route::OllamaPs | Route::OllamaVersion)
         }
-        Code::ImageUnavailable
-        | Code::UpstreamRejected
-        | Code::RateLimitRequests
+        // A large body is let in before it is read.
+        Code::RateLimitRequests
         | Code::RateLimitTokens
         | Code::Concurrency
         | Code::BudgetExhausted
+        | Code::LimitsUnavailable => {
+            has_body || matches!(route, Route::OllamaPs | Route::OllamaVersion)
+        }
+        Code::ImageUnavailable
+        | Code::UpstreamRejected
         | Code::UpstreamFailed
-        | Code::LimitsUnavailable
         | Code::QueueTimeout
         | Code::QueueFull
         | Code::UpstreamTimeout => is_sent_on,
         // A model's id may be spelled so that it leads elsewhere.
         Code::NotFound => matches!(route, Route::OpenAiModel | Route::Blocked),
-        // Not of this path and method, or not of this listener.
+        // Not of this path and method, only inside of a stream, or not of this listener.
         Code::MethodNotAllowed
+        | Code::ReplyUnread
         | Code::OperatorUnproven
         | Code::ChangesForbidden
+        | Code::OriginNotAllowed
+        | Code::HostNotAllowed
         | Code::NoSuchObject
         | Code::AlreadyThere
+        | Code::ChangedMeanwhile
         | Code::InvalidSetting
         | Code::DatabaseUnavailable => false,
     }
