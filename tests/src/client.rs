@@ -213,6 +213,14 @@ impl Open {
         self.stream.write_all(bytes).await.unwrap_or_else(|e| panic!("{e}"));
     }
 
+    /// Sends more, unless the connection is closed.
+    ///
+    /// # Errors
+    /// Where it is.
+    pub async fn try_more(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// Reads until the reply holds a text so many times; returns all of it so far.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use storage::{
     audit::{AuditEvent, AuditQuery},
     keys::{Key, KeyChange, NewKey},
     limits::Limits,
-    scratch::{Scratch, ScratchRedis},
+    scratch::{Scratch, ScratchRedis, SlowWay},
     tenants::{NewTenant, Tenant, TenantChange},
     upstreams::{Upstream, UpstreamKind},
 };
@@ -44,6 +45,10 @@ pub struct Setup {
     pub env: Vec<(&'static str, String)>,
     /// On Postgres (of `TEST_POSTGRES_URL`) and not on SQLite.
     pub postgres: bool,
+    /// On Postgres, reached over a way that can be made silent.
+    pub slow_postgres: bool,
+    /// On SQLite in this directory; default: in one of its own.
+    pub directory: Option<PathBuf>,
     /// With a Redis of its own, so that replicas share their limits.
     pub redis: bool,
     /// Taken for a server of OpenAI's dialect, which the scripted Ollama speaks, too.
@@ -82,6 +87,8 @@ pub struct TestGateway {
     pub gateway: Arc<gateway::Gateway>,
     /// Its Redis, where it has one.
     pub redis: Option<ScratchRedis>,
+    /// The way to its Postgres, where it can be made silent.
+    pub way: Option<SlowWay>,
     env: Vec<(&'static str, String)>,
     running: Replica,
     _directory: tempfile::TempDir,
@@ -104,12 +111,21 @@ impl TestGateway {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let ollama =
             Scripted::start(setup.script, loopback).await.unwrap_or_else(|e| panic!("{e}"));
-        let scratch = if setup.postgres { Some(scratch().await) } else { None };
-        let file = || format!("sqlite:{}", directory.path().join("gateway.db").display());
+        let scratch =
+            if setup.postgres || setup.slow_postgres { Some(scratch().await) } else { None };
+        let place = setup.directory.as_deref().unwrap_or(directory.path());
+        let file = || format!("sqlite:{}", place.join("gateway.db").display());
         let url = scratch.as_ref().map_or_else(file, |scratch| scratch.url.clone());
+        let (way, gateways_url) = match &scratch {
+            Some(scratch) if setup.slow_postgres => {
+                let (way, url) = scratch.by_way().await;
+                (Some(way), url)
+            }
+            _ => (None, url.clone()),
+        };
         let dialect = if setup.openai { "openai+" } else { "" };
         let mut env = vec![
-            ("DATABASE_URL", url.clone()),
+            ("DATABASE_URL", gateways_url),
             ("NEURONETZ_LISTEN", loopback.to_string()),
             ("NEURONETZ_ADMIN_LISTEN", loopback.to_string()),
             ("NEURONETZ_UPSTREAMS", format!("ollama={dialect}http://{}", ollama.address())),
@@ -132,6 +148,7 @@ impl TestGateway {
             key: String::new(),
             gateway: Arc::clone(&running.gateway),
             redis,
+            way,
             env,
             running,
             _directory: directory,
@@ -250,6 +267,7 @@ impl TestGateway {
             url: format!("http://{address}"),
             kind: UpstreamKind::Ollama,
             slots: None,
+            keep_alive: true,
             created_at: Timestamp::now(),
         };
         self.storage.upstreams.add(upstream).await.unwrap_or_else(|e| panic!("{e}"));
@@ -289,13 +307,14 @@ impl TestGateway {
         found.map_or(0.0, |value| value.trim().parse().unwrap_or_else(|e| panic!("{value}: {e}")))
     }
 
-    /// The newest audit events of the tenant, once there are so many.
+    /// The newest audit events of the tenant, once they stand for so many requests.
     pub async fn audited(&self, count: usize) -> Vec<AuditEvent> {
         eventually(&format!("{count} audit events"), || async {
             let query =
                 AuditQuery { tenant: Some(self.tenant.id), limit: 10_000, ..AuditQuery::default() };
             let events = self.storage.audit.query(query).await.unwrap_or_default();
-            (events.len() >= count).then_some(events)
+            let requests: usize = events.iter().map(|event| event.requests as usize).sum();
+            (requests >= count).then_some(events)
         })
         .await
     }
@@ -398,6 +417,7 @@ async fn open(url: &str) -> Storage {
         url: Secret::new(url.to_owned()),
         connections_max: 4,
         acquire_timeout: Duration::from_secs(10),
+        deadlines: storage::Deadlines::default(),
     })
     .await
     .unwrap_or_else(|e| panic!("{e}"))

@@ -369,3 +369,24 @@ fn is_name(name: &str) -> bool {
     let begins = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
     name.starts_with(begins) && name.chars().all(|c| begins(c) || c.is_ascii_digit())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_who_change_limits_and_budget_at_once_lose_nothing() {
+    let gateway = guarded().await;
+    let (limits, budget) = ("/admin/v1/tenants/acme/limits", "/admin/v1/tenants/acme/budget");
+    for number in 1..=12_u64 {
+        let one = json!({ "rpm": number });
+        let two = json!({ "tokens": number });
+        let (one, two, three) = futures_util::future::join3(
+            put(&gateway, limits, Some(TOKEN), &one),
+            put(&gateway, budget, Some(TOKEN), &two),
+            put(&gateway, limits, Some(TOKEN), &one),
+        )
+        .await;
+        for reply in [one, two, three] {
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+        let now = get(gateway.admin, limits, Some(TOKEN)).await.json();
+        assert_eq!((&now["rpm"], &now["budget_tokens"]), (&json!(number), &json!(number)), "{now}");
+    }
+}

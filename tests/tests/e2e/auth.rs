@@ -27,15 +27,15 @@ on_both! {
     what_changes_while_a_body_arrives_counts,
 }
 
-/// Another secret behind the same public prefix, with a right checksum.
-fn with_prefix_of(key: &str) -> String {
+/// A random secret behind the same public prefix, with a right checksum.
+pub(crate) fn with_prefix_of(key: &str) -> String {
     const ALPHABET: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let digit = |c| u8::try_from(ALPHABET.find(c).unwrap()).unwrap();
     let prefix: Vec<u8> = key[3..15].chars().map(digit).collect();
     let mut draws = 0;
     let minted = mint(|buffer| {
         draws += 1;
-        buffer.fill(7);
+        getrandom::fill(buffer).unwrap();
         if draws == 1 {
             buffer[..prefix.len()].copy_from_slice(&prefix);
         }
@@ -174,7 +174,7 @@ async fn a_rotated_key_goes_on_for_its_grace(setup: Setup) {
         at: Timestamp::now(),
     };
     let end = Timestamp::now() + SignedDuration::from_secs(2);
-    gateway.storage.keys.rotate(old.id, new, end).await.unwrap();
+    gateway.storage.keys.rotate(old.id, new, end, None).await.unwrap();
     for key in [&old_text, minted.key.expose()] {
         assert_eq!(get(gateway.address, "/v1/models", Some(key)).await.status, 200);
     }

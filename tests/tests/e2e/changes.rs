@@ -69,7 +69,7 @@ async fn upstreams_come_and_go(setup: Setup) {
     assert_eq!(ask().await.code(), "model_not_found");
     gateway.add_upstream("second", second.address()).await;
     eventually("the new upstream", || async { (ask().await.status == 200).then_some(()) }).await;
-    let ready = get(gateway.address, "/readyz", None).await.json();
+    let ready = get(gateway.admin, "/readyz", None).await.json();
     assert_eq!(ready["upstreams"].as_array().unwrap().len(), 2);
     gateway.storage.upstreams.remove("second").await.unwrap();
     eventually("the end of the upstream", || async {

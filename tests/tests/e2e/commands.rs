@@ -152,6 +152,44 @@ fn a_tenant_and_its_keys_from_beginning_to_end() {
 }
 
 #[test]
+fn operators_who_change_different_settings_at_once_lose_nothing() {
+    let shell = Shell::new("http://127.0.0.1:9");
+    shell.text("tenant create acme --allow-all-models");
+    let made = shell.json("key create --tenant acme");
+    let id = made["id"].as_str().unwrap();
+    for number in 1..=4_u64 {
+        let commands = [
+            format!("tenant set acme --rpm {number}"),
+            format!("limits set --tenant acme --tpm {number}"),
+            format!("budget set --tenant acme --tokens {number}"),
+            format!("tenant set acme --weight {number}"),
+            format!("tenant set acme --num-ctx-max {number}"),
+            format!("key set {id} --rpm {number}"),
+            format!("limits set --key {id} --concurrency {number}"),
+        ];
+        let started = commands.map(|command| {
+            let mut command = shell.command(&command);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        });
+        for started in started {
+            let output = started.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let tenant = shell.json("tenant show acme");
+        let (limits, policy) = (&tenant["limits"], &tenant["policy"]);
+        assert_eq!((&limits["rpm"], &limits["tpm"]), (&json!(number), &json!(number)), "{tenant}");
+        assert_eq!(limits["budget_tokens"], json!(number), "{tenant}");
+        assert_eq!(
+            (&policy["weight"], &policy["num_ctx_max"]),
+            (&json!(number), &json!(number)),
+            "{tenant}"
+        );
+        let limits = &shell.json(&format!("key show {id}"))["limits"];
+        assert_eq!((&limits["rpm"], &limits["concurrency"]), (&json!(number), &json!(number)));
+    }
+}
+
+#[test]
 fn exit_codes_mean_something() {
     let shell = Shell::new("http://127.0.0.1:9");
     shell.text("tenant create acme");
@@ -221,6 +259,17 @@ async fn models_upstreams_audit_and_usage_are_read() {
     let url = format!("http://{}", gateway.ollama.address());
     let added = shell.json(&format!("upstream add vllm {url} --kind openai --slots 3"));
     assert_eq!((&added["kind"], &added["slots"]), (&json!("openai"), &json!(3)));
+    assert_eq!(added["keep_alive"], json!(true));
+    let set = shell.json("upstream set vllm --no-keep-alive");
+    assert_eq!((&set["keep_alive"], &set["slots"]), (&json!(false), &json!(3)));
+    let set = shell.json("upstream set vllm --keep-alive --slots default");
+    assert_eq!((&set["keep_alive"], &set["slots"]), (&json!(true), &json!(null)));
+    assert_eq!(shell.code("upstream set vllm").0, 2);
+    assert_eq!(shell.code("upstream set vllm --keep-alive --no-keep-alive").0, 2);
+    let added = shell.json(&format!("upstream add guest {url} --no-keep-alive"));
+    assert_eq!(added["keep_alive"], json!(false));
+    assert!(shell.text("upstream check guest").contains("up"));
+    shell.text("upstream remove guest");
     let list = shell.json("upstream list");
     let kind = |one: &Value| (one["name"].clone(), one["kind"].clone());
     let kinds: Vec<_> = list.as_array().unwrap().iter().map(kind).collect();

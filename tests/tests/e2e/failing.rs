@@ -191,7 +191,7 @@ async fn an_upstream_that_is_down_is_503_and_another_one_takes_over() {
     .unwrap();
     gateway.add_upstream("second", second.address()).await;
     eventually("both upstreams", || async {
-        let ready = tests::get(gateway.address, "/readyz", None).await.json();
+        let ready = tests::get(gateway.admin, "/readyz", None).await.json();
         let up =
             ready["upstreams"].as_array()?.iter().filter(|part| part["status"] == "up").count();
         (up == 2).then_some(())

@@ -1,11 +1,16 @@
 //! Images that a request names by their address.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use identity::policy::Policy;
 use serde_json::{Value, json};
 use storage::limits::Limits;
-use tests::{Setup, TestGateway, post};
+use tests::{Setup, TestGateway, patience::eventually, post};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -297,6 +302,35 @@ async fn a_fetched_image_takes_room_among_the_bodies() {
     let reply = ask("/endless.png").await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "overloaded"));
     assert_eq!(ask("/a.png").await.status, 200, "the room is given back");
+}
+
+#[tokio::test]
+async fn a_tenant_whose_hosts_hang_leaves_turns_to_others() {
+    let web = Web::start().await;
+    let gateway = TestGateway::with(fetching(false, &[("NEURONETZ_IMAGES_TIMEOUT", "60s")])).await;
+    let hangs = about(&web.url("/slow.png"));
+    let mut slow = FuturesUnordered::new();
+    for _ in 0..80 {
+        slow.push(post(gateway.address, CHAT, Some(&gateway.key), &hangs));
+    }
+    // The first part of an image is waited for, and nobody else of that tenant has come to the host.
+    let shares = eventually("the share of a tenant", || async {
+        (web.heads().len() >= 16).then(|| web.heads().len())
+    });
+    let share = tokio::select! {
+        share = shares => share,
+        Some(reply) = slow.next() => panic!("{}", reply.text()),
+    };
+    assert!(share < 64, "{share}");
+    let other = gateway.another_tenant("other", Limits::default(), Policy::default()).await;
+    let key = gateway.key_of(other.id).await;
+    let body = about(&web.url("/a.png"));
+    let began = Instant::now();
+    tokio::select! {
+        reply = post(gateway.address, CHAT, Some(&key), &body) => assert_eq!(reply.status, 200),
+        () = async { while slow.next().await.is_some() {} } => panic!("it waited for the others"),
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

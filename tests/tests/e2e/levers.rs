@@ -86,7 +86,7 @@ async fn who_may_not_unload_a_model_leaves_it_to_others(setup: Setup) {
         ("\"24h\"", "\"1800s\""),
     ] {
         let asked = |value: &str| {
-            format!(r#"{{"model":"llama3.2", "prompt":"hi","keep_alive": {value} ,"x":1.50}}"#)
+            format!(r#"{{"model":"llama3.2", "prompt":"hi","keep_alive": {value} ,"seed":1.50}}"#)
         };
         let reply = raw(&gateway, "/api/generate", key, &asked(said)).await;
         assert_eq!(reply.status, 200, "{said}: {}", reply.text());

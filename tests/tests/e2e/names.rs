@@ -66,11 +66,12 @@ async fn add(gateway: &TestGateway, name: &str, script: Script) -> Scripted {
         url: format!("http://{}", server.address()),
         kind: UpstreamKind::OpenAi,
         slots: None,
+        keep_alive: true,
         created_at: Timestamp::now(),
     };
     gateway.storage.upstreams.add(upstream).await.unwrap();
     eventually("the upstream", || async {
-        let ready = get(gateway.address, "/readyz", None).await.json();
+        let ready = get(gateway.admin, "/readyz", None).await.json();
         let is_up = |one: &Value| one["name"] == name && one["status"] == "up";
         ready["upstreams"].as_array()?.iter().any(is_up).then_some(())
     })

@@ -1,8 +1,10 @@
 //! Requests that are right, in Ollama's dialect.
 
-use protocol::{outcome::Outcome, route::Route};
+use identity::policy::Policy;
+use protocol::{levers::Levers, outcome::Outcome, route::Route};
 use serde_json::{Value, json};
-use tests::{Setup, TestGateway, get, post};
+use storage::limits::Limits;
+use tests::{Setup, TestGateway, get, patience::eventually, post};
 
 use crate::{chat, on_both, whole_chat, with};
 
@@ -98,6 +100,10 @@ async fn what_generate_is_asked_passes_byte_for_byte() {
         ..Default::default()
     };
     let gateway = TestGateway::with(Setup { script, ..Setup::default() }).await;
+    // A template, and fields that nobody knows, pass for who may use all.
+    let policy = Policy { levers: Levers::OPEN, ..Policy::default() };
+    let tenant = gateway.another_tenant("trusted", Limits::default(), policy).await;
+    let key = gateway.key_of(tenant.id).await;
     for rest in [
         r#""options":{"temperature":1.50,"top_p":1e0,"repeat_penalty":1.10E+0,"seed":9007199254740993}"#,
         r#""raw":true , "x_unknown":{"b":1e2,"a":[2.0,-0.0]}"#,
@@ -118,7 +124,7 @@ async fn what_generate_is_asked_passes_byte_for_byte() {
                 assert_eq!(reply.status, 200, "{rest}: {}", reply.text());
                 reply.text()
             };
-            let through = sent(gateway.address, Some(gateway.key.as_str())).await;
+            let through = sent(gateway.address, Some(key.as_str())).await;
             let seen = gateway.ollama.requests().pop().unwrap();
             assert_eq!(seen.body, body.as_bytes(), "the body was changed");
             assert_eq!(
@@ -145,10 +151,15 @@ async fn embeddings_of_both_kinds_are_counted() {
 }
 
 #[tokio::test]
-async fn thinking_tools_and_unknown_fields_pass() {
+async fn thinking_and_tools_pass_and_unknown_fields_of_who_may_use_all() {
     let gateway = TestGateway::start().await;
+    let policy = Policy { levers: Levers::OPEN, ..Policy::default() };
+    let tenant = gateway.another_tenant("trusted", Limits::default(), policy).await;
+    let trusted = gateway.key_of(tenant.id).await;
     let body = with(with(chat("hi"), "model", json!("qwen3:8b")), "x_unknown", json!({ "a": [1] }));
     let reply = post(gateway.address, "/api/chat", Some(&gateway.key), &body).await;
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    let reply = post(gateway.address, "/api/chat", Some(&trusted), &body).await;
     assert!(lines(&reply.text()).iter().any(|line| line["message"]["thinking"].is_string()));
     let sent = gateway.ollama.requests().pop().unwrap();
     assert_eq!(sent.body, body.to_string().as_bytes(), "the body was changed");
@@ -167,7 +178,10 @@ async fn a_model_is_loaded_and_shows_in_ps() {
     let body = json!({ "model": "llama3.2" });
     let reply = post(gateway.address, "/api/generate", Some(&gateway.key), &body).await;
     assert_eq!(reply.json()["done_reason"], json!("load"));
-    assert_eq!(loaded().await["models"][0]["name"], json!("llama3.2:latest"));
+    eventually("a list that is newer than a second", || async {
+        (loaded().await["models"][0]["name"] == "llama3.2:latest").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn health_has_its_aliases_and_needs_no_key() {
         let reply = get(gateway.address, path, None).await;
         assert_eq!((reply.status.as_u16(), &reply.json()["status"]), (200, &json!("ok")), "{path}");
     }
-    let ready = get(gateway.address, "/readyz", None).await;
+    let ready = get(gateway.admin, "/readyz", None).await;
     assert_eq!(ready.status, 200, "{}", ready.text());
     let ready = ready.json();
     for (part, state) in [("database", "ok"), ("catalog", "ok"), ("status", "ok")] {

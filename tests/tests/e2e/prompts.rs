@@ -18,6 +18,7 @@ const PATH: &str = "/v1/chat/completions";
 const WORDS: &str = "the eagle lands at midnight";
 
 on_both! {
+    a_long_prompt_is_cut_and_says_so,
     prompts_are_kept_of_keys_that_ask_for_it_and_go_in_time,
     a_tenants_own_retention_is_kept,
 }
@@ -69,6 +70,29 @@ async fn sweeper(gateway: &TestGateway, clock: &Arc<Moved>) -> actors::System {
     })
     .await
     .unwrap()
+}
+
+async fn a_long_prompt_is_cut_and_says_so(setup: Setup) {
+    let env = vec![("NEURONETZ_PROMPTS_BODY_BYTES_MAX", "64B".to_owned())];
+    let gateway = TestGateway::with(Setup { env, ..setup }).await;
+    let (key, text) = gateway.key(None).await;
+    let change = KeyChange { log_prompts: Some(true), ..KeyChange::default() };
+    gateway.storage.keys.change(key.id, change).await.unwrap();
+    let body = whole_chat(&WORDS.repeat(100));
+    let kept = eventually("the prompt", || async {
+        let reply = post(gateway.address, PATH, Some(&text), &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        gateway.storage.prompts.list(key.id, 1).await.unwrap().pop()
+    })
+    .await;
+    let whole = body.to_string();
+    assert_eq!(kept.body, whole.as_bytes()[..64]);
+    assert_eq!(kept.cut_from, Some(whole.len() as u64));
+    let mut command = Command::new(tests::binary("neuronetz"));
+    command.args(["prompt", "show", &key.id.to_string()]).env_clear();
+    let shown = command.envs(gateway.env().to_vec()).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(&format!("the beginning of {} bytes", whole.len())), "{shown}");
 }
 
 async fn prompts_are_kept_of_keys_that_ask_for_it_and_go_in_time(setup: Setup) {
