@@ -85,6 +85,7 @@ pub fn ask(tenant: TenantId) -> Ask {
         prompt_max: 20,
         completion_max: 80,
         learns: None,
+        replaces: None,
     }
 }
 
@@ -105,6 +106,7 @@ pub fn event(request: RequestId, tenant: TenantId, at: Timestamp) -> AuditEvent 
         usage: Usage { prompt: 5, completion: 100, estimated: false },
         first_byte: Some(Duration::from_millis(3)),
         total: Duration::from_millis(900),
+        requests: 1,
     }
 }
 
@@ -114,6 +116,7 @@ fn upstream(number: usize) -> Upstream {
         url: format!("http://127.0.0.1:{}", 11_434 + number),
         kind: UpstreamKind::Ollama,
         slots: None,
+        keep_alive: true,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

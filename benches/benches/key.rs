@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured says so by a panic")]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, net::IpAddr, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::{clock::SystemClock, config, keyring::Keyring};
@@ -24,7 +24,9 @@ const SALT: [u8; 16] = [1; 16];
 /// A database with one key in it.
 async fn database(url: String) -> (Storage, Secret) {
     let acquire_timeout = Duration::from_secs(20);
-    let config = storage::Config { url: Secret::new(url), connections_max: 4, acquire_timeout };
+    let deadlines = storage::Deadlines::default();
+    let url = Secret::new(url);
+    let config = storage::Config { url, connections_max: 4, acquire_timeout, deadlines };
     let storage = storage::open(config).await.unwrap();
     storage.database.migrate().await.unwrap();
     let tenant = NewTenant {
@@ -62,11 +64,9 @@ fn keyring(storage: Storage) -> Keyring {
         cache_entries_max: 100,
         verifications_max: 1,
         verification_timeout: Duration::from_secs(20),
+        failures_per_minute: 0,
     };
-    let keyring =
-        Keyring::new(storage, Arc::new(SystemClock), &settings, [5; 32], TaskTracker::new());
-    keyring.set_hears_changes(true);
-    keyring
+    Keyring::new(storage, Arc::new(SystemClock), &settings, [5; 32], TaskTracker::new())
 }
 
 fn keys(criterion: &mut Criterion) {
@@ -75,6 +75,8 @@ fn keys(criterion: &mut Criterion) {
     let url = format!("sqlite:{}", directory.path().join("keys.db").display());
     let (storage, key) = runtime.block_on(database(url));
     let keyring = keyring(storage.clone());
+    let _hearing = keyring.hear_changes();
+    let here = IpAddr::from([127, 0, 0, 1]);
     let text = key.expose();
 
     let mut group = criterion.benchmark_group("key check");
@@ -84,7 +86,8 @@ fn keys(criterion: &mut Criterion) {
     });
     group.bench_function("a key that is in the cache is proven", |bencher| {
         bencher.to_async(&runtime).iter(async || {
-            keyring.authenticate(PresentedKey::parse(black_box(text)).unwrap()).await.unwrap()
+            let presented = PresentedKey::parse(black_box(text)).unwrap();
+            keyring.authenticate(presented, here).await.unwrap()
         });
     });
     group.bench_function("naive: its record is read from SQLite each time", |bencher| {

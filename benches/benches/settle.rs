@@ -29,7 +29,9 @@ fn happened() -> AuditEvent {
 
 async fn database(url: String) -> Storage {
     let acquire_timeout = Duration::from_secs(20);
-    let config = storage::Config { url: Secret::new(url), connections_max: 4, acquire_timeout };
+    let deadlines = storage::Deadlines::default();
+    let url = Secret::new(url);
+    let config = storage::Config { url, connections_max: 4, acquire_timeout, deadlines };
     let storage = storage::open(config).await.unwrap();
     storage.database.migrate().await.unwrap();
     storage
@@ -39,7 +41,7 @@ async fn database(url: String) -> Storage {
 async fn settle(handles: &Handles) {
     let admitted = join_all((0..AT_ONCE).map(|_| handles.admission.admit(ask(TENANT)))).await;
     for permit in admitted {
-        let place = handles.audit.reserve().unwrap();
+        let place = handles.audit.reserve(TENANT).unwrap();
         permit.unwrap().settle(50);
         place.record(happened());
     }

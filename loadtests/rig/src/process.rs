@@ -141,18 +141,22 @@ impl Process {
         }
     }
 
-    /// Asks it to end by that signal, and waits until it has; what does not hear is killed.
-    pub async fn end(&mut self, signal: Signal) {
+    /// Asks it to end by that signal, and waits until it has; what does not hear is killed. Whether it ended
+    /// by itself, and well.
+    pub async fn end(&mut self, signal: Signal) -> bool {
         self.signal(signal);
-        self.ended().await;
+        self.ended().await
     }
 
-    /// Waits until it ends of itself, with nothing more to be told; what does not is killed.
-    pub async fn ended(&mut self) {
+    /// Waits until it ends of itself, with nothing more to be told; what does not is killed. Whether it ended
+    /// by itself, and well.
+    pub async fn ended(&mut self) -> bool {
         drop(self.input.take());
-        if timeout(self.patience.end, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
+        if let Ok(status) = timeout(self.patience.end, self.child.wait()).await {
+            return status.is_ok_and(|status| status.success());
         }
+        let _ = self.child.kill().await;
+        false
     }
 }
 

@@ -12,7 +12,12 @@ use identity::{
 };
 use jiff::Timestamp;
 use protocol::{id::TenantId, secret::Secret};
-use storage::{Storage, keys::NewKey, tenants::NewTenant};
+use storage::{
+    Storage,
+    keys::NewKey,
+    tenants::NewTenant,
+    upstreams::{Upstream, UpstreamKind},
+};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Keys that are hashed at once.
@@ -40,6 +45,7 @@ impl Seeding {
             url: Secret::new(url.to_owned()),
             connections_max: 2,
             acquire_timeout: Duration::from_secs(10),
+            deadlines: storage::Deadlines::default(),
         };
         let storage = storage::open(config).await.map_err(|error| failed(&error))?;
         storage.database.migrate().await.map_err(|error| failed(&error))?;
@@ -60,6 +66,22 @@ impl Seeding {
             at: Timestamp::now(),
         };
         Ok(self.storage.tenants.create(new).await.map_err(|error| failed(&error))?.id)
+    }
+
+    /// Adds a model server of that name and dialect, with so many slots; none: as many as come.
+    ///
+    /// # Errors
+    /// Where it cannot be stored.
+    pub async fn upstream(
+        &self,
+        name: &str,
+        url: &str,
+        kind: UpstreamKind,
+        slots: Option<u64>,
+    ) -> Result<(), String> {
+        let (name, url, created_at) = (name.to_owned(), url.to_owned(), Timestamp::now());
+        let upstream = Upstream { name, url, kind, slots, keep_alive: true, created_at };
+        self.storage.upstreams.add(upstream).await.map_err(|error| failed(&error))
     }
 
     /// Makes so many keys of that name, which have these limits; the tenants take turns, also in what is

@@ -62,8 +62,20 @@ pub(crate) struct Gateway {
 impl Ollama {
     /// Starts one; port 0 takes a free one.
     pub(crate) async fn start(programs: &Programs, listen: SocketAddr) -> Result<Self, String> {
+        Self::start_with(programs, listen, None).await
+    }
+
+    /// Starts one that does what that file says.
+    pub(crate) async fn start_with(
+        programs: &Programs,
+        listen: SocketAddr,
+        script: Option<&Path>,
+    ) -> Result<Self, String> {
         let mut command = Command::new(&programs.ollama);
         command.arg("--listen").arg(listen.to_string());
+        if let Some(script) = script {
+            command.arg("--script").arg(script);
+        }
         let mut process = Process::start("ollama", &mut command, &programs.scratch, PATIENCE)?;
         let line = process.line().await?;
         let address = line.strip_prefix("http://").and_then(|address| address.parse().ok());
@@ -119,9 +131,9 @@ impl Gateway {
         Ok(http::get(self.admin, "/metrics", ANSWER_MAX).await?.1)
     }
 
-    /// Lets it end.
-    pub(crate) async fn end(mut self) {
-        self.process.end(Signal::TERM).await;
+    /// Lets it end; whether it did so by itself, and well.
+    pub(crate) async fn end(mut self) -> bool {
+        self.process.end(Signal::TERM).await
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Ask {
     pub(crate) think: Option<bool>,
     /// Chunks that the answer may have.
     pub(crate) limit: Option<usize>,
+    /// The same, as llama.cpp also calls it in OpenAI's dialect.
+    pub(crate) n_predict: Option<usize>,
     /// Nothing was said: the model is only to come or go.
     pub(crate) lifecycle: Option<Lifecycle>,
 }

@@ -22,6 +22,8 @@ pub(crate) struct Directives {
     pub(crate) pace: Option<Duration>,
     /// The wait before the first byte.
     pub(crate) first_byte: Option<Duration>,
+    /// Says all it has to say, whatever limit of tokens the client sets.
+    pub(crate) unbound: bool,
     /// HTTP chunks of so many bytes, wherever the lines end.
     pub(crate) split: Option<usize>,
     /// Lines end in CR LF.
@@ -76,6 +78,7 @@ impl Directives {
         let count = || argument.trim().parse::<usize>().ok();
         match verb {
             "hang-head" => self.hang_head = true,
+            "unbound" => self.unbound = true,
             "crlf" => self.crlf = true,
             "blank" => self.blank = true,
             "no-newline" => self.no_newline = true,

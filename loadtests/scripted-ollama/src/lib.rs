@@ -43,4 +43,4 @@ pub mod state;
 pub use failure::MARKER;
 pub use script::{Model, Script, ScriptError};
 pub use server::Scripted;
-pub use state::{Produced, Seen};
+pub use state::{OfModel, Produced, Seen};

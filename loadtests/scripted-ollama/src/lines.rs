@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::directives::{Directives, Fault};
 use crate::shape::Shape;
-use crate::state::State;
+use crate::state::{OfModel, State};
 
 /// The lines of one answer. Dropped before its end, it counts as abandoned.
 pub(crate) struct Lines {
@@ -26,6 +26,8 @@ pub(crate) struct Lines {
     /// Set when the connection is to end with a reset.
     reset: Arc<AtomicBool>,
     next: usize,
+    /// Pieces that were said.
+    said: u64,
     /// What is ready to go, in HTTP chunks.
     ready: VecDeque<Bytes>,
     then: Then,
@@ -64,6 +66,7 @@ impl Lines {
             timer: Box::pin(tokio::time::sleep(pace)),
             reset,
             next: 0,
+            said: 0,
             ready: VecDeque::new(),
             then: Then::More,
             flush: false,
@@ -114,6 +117,7 @@ impl Lines {
             let mut line = BytesMut::with_capacity(192);
             self.shape.piece(self.next, &self.state.clock, &mut line);
             self.next += 1;
+            self.said += 1;
             self.state.count(|produced| produced.pieces += 1);
             self.push(line, true);
         } else {
@@ -182,6 +186,10 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         let abandoned = self.next != usize::MAX;
+        let plan = self.shape.plan();
+        let left_pieces = if abandoned { self.said } else { 0 };
+        let (pieces, prompt_tokens) = (self.said, plan.prompt_tokens);
+        self.state.said(&plan.model, OfModel { answers: 1, prompt_tokens, pieces, left_pieces });
         self.state.count(|produced| {
             produced.open -= 1;
             produced.abandoned += u64::from(abandoned);

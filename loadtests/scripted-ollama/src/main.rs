@@ -47,7 +47,10 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let _ = writeln!(std::io::stdout(), "http://{}", server.address());
     let _ = tokio::signal::ctrl_c().await;
     server.stop().await;
-    let said = serde_json::to_string(&server.produced()).map_err(|error| error.to_string())?;
+    let fault = |error: serde_json::Error| error.to_string();
+    let mut said = serde_json::to_value(server.produced()).map_err(fault)?;
+    said["models"] = serde_json::to_value(server.models()).map_err(fault)?;
+    said["paths"] = serde_json::to_value(server.paths()).map_err(fault)?;
     let _ = writeln!(std::io::stdout(), "{said}");
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Plan {
             _ => content.ranges.len(),
         };
         let all = thinking.ranges.len() + content_count + calls.len();
-        let limit = ask.limit.unwrap_or(usize::MAX);
+        let limit = ask.limit.filter(|_| !words.unbound).unwrap_or(usize::MAX);
         Self {
             surface: ask.surface,
             model: ask.model.clone(),

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 
 use crate::ask::{self, Ask};
 use crate::catalog;
@@ -18,7 +20,7 @@ use crate::lines::Lines;
 use crate::plan::Plan;
 use crate::reply::{self, Reply};
 use crate::shape::{self, Shape};
-use crate::state::{Seen, State};
+use crate::state::{OfModel, Seen, State};
 
 /// Answers a request. `reset` is the connection's: set, it ends with a TCP reset.
 pub(crate) async fn answer(
@@ -71,6 +73,7 @@ pub(crate) async fn answer(
 
 fn saw(state: &State, parts: &Parts, path: &str, body: &Bytes) {
     state.count(|produced| produced.requests += 1);
+    state.came_by(path);
     state.saw(Seen {
         method: parts.method.to_string(),
         path: path.to_owned(),
@@ -105,7 +108,10 @@ async fn say(
     reset: &Arc<AtomicBool>,
     ask: Result<Ask, Failure>,
 ) -> Result<Reply, Failure> {
-    let ask = ask?;
+    let mut ask = ask?;
+    if state.script.n_predict {
+        ask.limit = ask.n_predict.or(ask.limit);
+    }
     let mut words = script_words(state);
     words.read(&ask.last);
     let Some((model, canonical)) = catalog::find(state, &ask.model) else {
@@ -131,12 +137,37 @@ async fn say(
     }
     let count = shape.plan().count();
     let pace = words.pace.unwrap_or(state.script.pace);
+    let mut making =
+        Making { state, plan: shape.plan(), pace, begun: Instant::now(), is_done: false };
     tokio::time::sleep(pace.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))).await;
+    making.is_done = true;
+    drop(making);
     state.count(|produced| {
         produced.pieces += count as u64;
         produced.prompt_tokens += shape.plan().prompt_tokens;
     });
     Ok(reply::json(shape.whole(&state.clock).freeze()))
+}
+
+/// A whole answer that is being made. Dropped before its end, it has made what its pace allows until then.
+struct Making<'a> {
+    state: &'a State,
+    plan: &'a Plan,
+    pace: Duration,
+    begun: Instant,
+    is_done: bool,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let count = self.plan.count() as u64;
+        let made = self.begun.elapsed().as_millis() / self.pace.as_millis().max(1);
+        let so_far = u64::try_from(made).unwrap_or(u64::MAX).min(count);
+        let (pieces, left_pieces) = if self.is_done { (count, 0) } else { (so_far, so_far) };
+        let prompt_tokens = self.plan.prompt_tokens;
+        let said = OfModel { answers: 1, prompt_tokens, pieces, left_pieces };
+        self.state.said(&self.plan.model, said);
+    }
 }
 
 async fn embedding(
@@ -154,7 +185,7 @@ async fn before(state: &State, words: &Directives, is_cold: bool) -> Result<(), 
     if words.hang_head {
         std::future::pending::<()>().await;
     }
-    let cold = if is_cold { state.script.cold_load } else { std::time::Duration::ZERO };
+    let cold = if is_cold { state.script.cold_load } else { Duration::ZERO };
     let wait = cold + words.first_byte.unwrap_or(state.script.first_byte);
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;

@@ -37,6 +37,8 @@ pub struct Script {
     pub gather: bool,
     /// Magic words that hold for every request, `[[status 500]]` and the like.
     pub behave: String,
+    /// `n_predict` goes before `max_tokens` in OpenAI's dialect, as it does with llama.cpp.
+    pub n_predict: bool,
     /// What callers must present as a bearer token, as servers of OpenAI's dialect may ask; absent: nothing.
     pub api_key: Option<String>,
     /// Requests that the log keeps, the oldest going first; 0 keeps none.
@@ -133,6 +135,7 @@ impl Default for Script {
             chunks: None,
             gather: false,
             behave: String::new(),
+            n_predict: false,
             api_key: None,
             log_requests: LOG_DEFAULT,
             fixed_time: None,

@@ -1,5 +1,6 @@
 //! The listener, and the door to a server that runs.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::script::Script;
 use crate::socket;
-use crate::state::{Produced, Seen, State};
+use crate::state::{OfModel, Produced, Seen, State};
 
 /// A scripted Ollama that runs. Dropped, it stops at once.
 pub struct Scripted {
@@ -56,6 +57,18 @@ impl Scripted {
         *self.state.produced().borrow()
     }
 
+    /// What each model has said, by its name as it was asked for. Answers count when they are over.
+    #[must_use]
+    pub fn models(&self) -> BTreeMap<String, OfModel> {
+        self.state.models()
+    }
+
+    /// Requests by path.
+    #[must_use]
+    pub fn paths(&self) -> BTreeMap<String, u64> {
+        self.state.paths()
+    }
+
     /// Waits until what it has done is as wanted.
     pub async fn until(&self, mut wanted: impl FnMut(&Produced) -> bool) -> Produced {
         let mut produced = self.state.produced();
@@ -98,6 +111,8 @@ async fn accept(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -181,6 +196,43 @@ mod tests {
         drop(stream);
         let done = server.until(|done| done.open == 0).await;
         assert_eq!((done.abandoned, done.completed), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_a_model_has_made_is_counted_also_where_the_client_left() {
+        let server = started().await;
+        post(&server, "/api/chat", &chat("hello there")).await;
+        for stream in ["true", "false"] {
+            let body = chat("[[chunks 100000]] [[pace 1]]")
+                .replace("}]}", &format!("}}],\"stream\":{stream}}}"));
+            let request =
+                format!("POST /api/chat HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let mut client = TcpStream::connect(server.address()).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            let requests = if stream == "true" { 2 } else { 3 };
+            server.until(|done| done.requests == requests).await;
+            // Time is what a whole answer is made in.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(client);
+        }
+        server.until(|done| done.connections == 0).await;
+        let made = server.models()["llama3.2"];
+        assert_eq!((made.answers, made.prompt_tokens), (3, 2 + 4 + 4));
+        assert!(made.left_pieces >= 20, "{made:?}");
+        assert_eq!(made.pieces, 7 + made.left_pieces);
+        assert_eq!(server.paths()["/api/chat"], 3);
+    }
+
+    #[tokio::test]
+    async fn what_llama_cpp_calls_the_most_goes_first_where_the_script_says_so() {
+        let script = Script { n_predict: true, ..Script::default() };
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let llama = Scripted::start(script, loopback).await.unwrap();
+        let body = chat("[[chunks 50]]").replace("}]}", "}],\"max_tokens\":5,\"n_predict\":30}");
+        for (server, pieces) in [(started().await, 5), (llama, 30)] {
+            post(&server, "/v1/chat/completions", &body).await;
+            assert_eq!(server.produced().pieces, pieces);
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! What the server has seen and done, and waiting for either.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -46,6 +46,22 @@ pub struct Produced {
     pub connections: u64,
 }
 
+/// What one model has said, whoever still listened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct OfModel {
+    /// Answers that were begun.
+    pub answers: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Pieces of them: of a whole answer whose client left, as many as its pace had made until then.
+    pub pieces: u64,
+    /// Those of the pieces whose client left before the end of the answer.
+    pub left_pieces: u64,
+}
+
+/// Paths that are counted apart; more are not.
+const PATHS_MAX: usize = 64;
+
 /// The state of one server.
 pub(crate) struct State {
     pub(crate) script: Script,
@@ -61,6 +77,10 @@ struct Inner {
     loaded: HashSet<String>,
     /// Canonical names of the models that are installed no longer.
     deleted: HashSet<String>,
+    /// What each model has said, by its name as it was asked for.
+    models: BTreeMap<String, OfModel>,
+    /// Requests by path.
+    paths: BTreeMap<String, u64>,
 }
 
 // === impl State ===
@@ -88,6 +108,34 @@ impl State {
             }
             log.push_back(seen);
         }
+    }
+
+    /// Counts a request of that path.
+    pub(crate) fn came_by(&self, path: &str) {
+        let paths = &mut self.inner().paths;
+        if let Some(count) = paths.get_mut(path) {
+            *count += 1;
+        } else if paths.len() < PATHS_MAX {
+            paths.insert(path.to_owned(), 1);
+        }
+    }
+
+    /// Counts what a model has said.
+    pub(crate) fn said(&self, model: &str, said: OfModel) {
+        let models = &mut self.inner().models;
+        let of = models.entry(model.to_owned()).or_default();
+        of.answers += said.answers;
+        of.prompt_tokens += said.prompt_tokens;
+        of.pieces += said.pieces;
+        of.left_pieces += said.left_pieces;
+    }
+
+    pub(crate) fn models(&self) -> BTreeMap<String, OfModel> {
+        self.inner().models.clone()
+    }
+
+    pub(crate) fn paths(&self) -> BTreeMap<String, u64> {
+        self.inner().paths.clone()
     }
 
     pub(crate) fn log(&self) -> Vec<Seen> {

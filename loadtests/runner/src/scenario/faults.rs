@@ -70,7 +70,9 @@ impl Victims {
             }
             FaultKind::RedisKilled => {
                 match &mut self.second {
-                    Some(second) => second.end(Signal::KILL).await,
+                    Some(second) => {
+                        second.end(Signal::KILL).await;
+                    }
                     None => self.tell_redis(Signal::KILL)?,
                 }
                 sleep(how_long).await;

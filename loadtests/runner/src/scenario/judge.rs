@@ -152,7 +152,7 @@ fn within(metrics: &str) -> f64 {
 
 /// The sum of all lines of that name, with whatever other labels they have. The name may hold labels, as
 /// Prometheus shows them; then there is one.
-pub(super) fn sum(metrics: &str, name: &str) -> f64 {
+pub(crate) fn sum(metrics: &str, name: &str) -> f64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let is_it = rest.starts_with(' ') || rest.starts_with('{');

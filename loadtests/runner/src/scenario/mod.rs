@@ -4,7 +4,7 @@
 
 mod config;
 mod faults;
-mod judge;
+pub(crate) mod judge;
 mod outcomes;
 
 use std::{

@@ -10,9 +10,7 @@
 //!
 //! Judged is that it ends where it began: no descriptor and no actor more, and no memory beyond a margin.
 
-mod chart;
 mod report;
-mod sampling;
 mod users;
 
 use std::{
@@ -29,11 +27,11 @@ use rig::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    sampling::{Look, Samples, look},
     started::{Gateway, Ollama, Programs, sqlite},
     table::{Verdict, step},
 };
 use report::Report;
-use sampling::{Look, Samples, look};
 use users::{Crowd, Tally};
 
 /// Whom the gateway knows.
@@ -122,7 +120,8 @@ fn settings(database: &str, ollama: &Ollama) -> BTreeMap<String, String> {
 async fn soak(options: &Options, gateway: &Gateway, crowd: &Arc<Crowd>) -> Result<Report, String> {
     let seconds = Duration::from_secs(options.seconds);
     let started = look(gateway).await?;
-    let samples = Samples::begin(gateway, crowd, seconds);
+    let counted = Arc::clone(crowd);
+    let samples = Samples::begin(gateway, seconds, move || counted.answered());
 
     step("warming up");
     crowd.each_key_once().await;

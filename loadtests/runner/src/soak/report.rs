@@ -5,14 +5,14 @@ use std::{fmt::Write, fs, path::Path};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{
-    chart,
-    sampling::{Look, Sample},
-    users::Tally,
-};
+use super::users::Tally;
 use rig::out::say;
 
-use crate::table::Verdict;
+use crate::{
+    chart::{self, Panel},
+    sampling::{Look, Sample},
+    table::Verdict,
+};
 
 /// What memory may be more at the end than where it began, in KiB and as a share. The allocator keeps
 /// what the load once needed at the same time, SQLite's readers fill their page caches (2 MiB each, of
@@ -111,9 +111,32 @@ impl Report {
             fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
         };
         fs::create_dir_all(directory).map_err(|error| error.to_string())?;
-        put("svg", chart::draw(self)?)?;
+        put("svg", self.picture()?)?;
         put("json", self.json(verdict)?)?;
         put("md", self.text(verdict, &date))
+    }
+
+    /// Memory, descriptors and actors over time.
+    fn picture(&self) -> Result<String, String> {
+        let began = &self.began;
+        let points = |value: fn(&Look) -> f64| {
+            self.samples.iter().map(|it| (it.at, value(&it.look))).collect::<Vec<_>>()
+        };
+        let memory: fn(&Look) -> f64 = |look| look.held.rss_kib as f64 / 1024.0;
+        let panels = [
+            Panel { title: "resident memory, MiB", points: points(memory), began: memory(began) },
+            Panel {
+                title: "open descriptors",
+                points: points(|look| look.held.descriptors as f64),
+                began: began.held.descriptors as f64,
+            },
+            Panel {
+                title: "actors",
+                points: points(|look| look.actors as f64),
+                began: self.started.actors as f64,
+            },
+        ];
+        chart::draw(&panels, self.load, "shaded: the load; orange: where it began")
     }
 
     /// A sample a line, so that two runs can be compared.

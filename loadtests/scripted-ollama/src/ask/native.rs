@@ -64,7 +64,10 @@ pub(crate) fn generate(body: &str) -> Result<Ask, Failure> {
     let request = Object::from_body("GenerateRequest", body)?;
     let mut ask = common(&request, Surface::Generate)?;
     ask.last = request.string("prompt")?;
-    ask.prompt_tokens = words(&ask.last) + words(&request.string("system")?);
+    // A template's own words are part of the prompt, and so is the context, as Ollama counts them.
+    let template = words(&request.string("template")?);
+    let context = request.list("context")?.len() as u64;
+    ask.prompt_tokens = words(&ask.last) + words(&request.string("system")?) + template + context;
     ask.lifecycle = lifecycle(&request, ask.last.is_empty());
     Ok(ask)
 }
@@ -81,6 +84,7 @@ fn common(request: &Object<'_>, surface: Surface) -> Result<Ask, Failure> {
         format: request.get("format").map_or(Ok(None), format)?,
         think: request.get("think").map(think).transpose()?,
         limit: options(request)?,
+        n_predict: None,
         lifecycle: None,
     })
 }

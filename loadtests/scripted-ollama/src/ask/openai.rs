@@ -61,6 +61,7 @@ fn common(request: &Object<'_>, surface: Surface) -> Result<Ask, Failure> {
         format: None,
         think: None,
         limit: limit(request.integer("max_tokens")?),
+        n_predict: limit(request.integer("n_predict").ok().flatten()),
         lifecycle: None,
     })
 }

@@ -13,7 +13,6 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::users::Crowd;
 use crate::{
     proc::{Held, held},
     started::{ANSWER_MAX, Gateway},
@@ -71,24 +70,29 @@ async fn look_at(pid: u32, admin: std::net::SocketAddr) -> Result<Look, String> 
 // === impl Samples ===
 
 impl Samples {
-    /// Begins to take them, as often as a soak of so many seconds needs it.
-    pub(crate) fn begin(gateway: &Gateway, crowd: &Arc<Crowd>, seconds: Duration) -> Self {
+    /// Begins to take them, as often as a picture of so many seconds needs it. `answered_so_far` says how many
+    /// requests were answered so far.
+    pub(crate) fn begin(
+        gateway: &Gateway,
+        seconds: Duration,
+        answered_so_far: impl Fn() -> u64 + Send + 'static,
+    ) -> Self {
         let begun = Instant::now();
         let taken = Arc::new(Mutex::new(Vec::new()));
         let enough = CancellationToken::new();
         let every = (seconds / SAMPLES).max(Duration::from_secs(1));
         let (pid, admin) = (gateway.process.pid(), gateway.admin);
-        let (crowd, samples, stop) = (Arc::clone(crowd), Arc::clone(&taken), enough.clone());
+        let (samples, stop) = (Arc::clone(&taken), enough.clone());
         let task = TaskTracker::new().spawn(async move {
             let mut ticks = interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            let (mut answered, mut last) = (crowd.answered(), begun);
+            let (mut answered, mut last) = (answered_so_far(), begun);
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
                     () = stop.cancelled() => return,
                 }
-                let (so_far, now) = (crowd.answered(), Instant::now());
+                let (so_far, now) = (answered_so_far(), Instant::now());
                 let passed = (now - last).as_secs_f64().max(1e-3);
                 let per_second = (so_far - answered) as f64 / passed;
                 (answered, last) = (so_far, now);

@@ -1,4 +1,4 @@
-//! The picture: memory, descriptors and actors over time, a panel each.
+//! A picture of what was measured over time, a panel for each measure.
 
 use plotters::{
     backend::SVGBackend,
@@ -8,8 +8,6 @@ use plotters::{
     element::{PathElement, Rectangle},
     style::{Color, IntoFont, RGBColor, WHITE},
 };
-
-use super::{report::Report, sampling::Sample};
 
 const WIDTH: u32 = 960;
 const PANEL: u32 = 210;
@@ -21,26 +19,23 @@ const BEGAN: RGBColor = RGBColor(226, 132, 38);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A panel: its title, what it shows of a sample, where that began.
-type Panel = (&'static str, fn(&Sample) -> f64, f64);
+/// One measure over time.
+pub(crate) struct Panel {
+    /// What is measured, with its unit.
+    pub(crate) title: &'static str,
+    /// Seconds and values.
+    pub(crate) points: Vec<(f64, f64)>,
+    /// The value that it is compared with, as a line of its own.
+    pub(crate) began: f64,
+}
 
-/// The picture as SVG.
-pub(super) fn draw(report: &Report) -> Result<String, String> {
-    let began = &report.began;
-    let panels: [Panel; 3] = [
-        (
-            "resident memory, MiB",
-            |it| it.look.held.rss_kib as f64 / 1024.0,
-            mib(began.held.rss_kib),
-        ),
-        ("open descriptors", |it| it.look.held.descriptors as f64, began.held.descriptors as f64),
-        ("actors", |it| it.look.actors as f64, report.started.actors as f64),
-    ];
+/// The picture as SVG. `load` is shaded: when it began and ended, in seconds.
+pub(crate) fn draw(panels: &[Panel], load: (f64, f64), captions: &str) -> Result<String, String> {
     let mut text = String::new();
     {
         let backend = SVGBackend::with_string(&mut text, (WIDTH, PANEL * panels.len() as u32));
         let area = backend.into_drawing_area();
-        let drawn = draw_all(&area, report, &panels);
+        let drawn = draw_all(&area, panels, load, captions);
         drawn
             .and_then(|()| area.present().map_err(fault))
             .map_err(|e| format!("the picture: {e}"))?;
@@ -48,23 +43,30 @@ pub(super) fn draw(report: &Report) -> Result<String, String> {
     Ok(text)
 }
 
-fn draw_all(area: &Area<'_>, report: &Report, panels: &[Panel]) -> Result<(), String> {
+fn draw_all(
+    area: &Area<'_>,
+    panels: &[Panel],
+    load: (f64, f64),
+    captions: &str,
+) -> Result<(), String> {
     area.fill(&WHITE).map_err(fault)?;
     for (area, panel) in area.split_evenly((panels.len(), 1)).iter().zip(panels) {
-        draw_panel(area, report, *panel)?;
+        draw_panel(area, panel, load, captions)?;
     }
     Ok(())
 }
 
 fn draw_panel(
     area: &Area<'_>,
-    report: &Report,
-    (title, value, began): Panel,
+    panel: &Panel,
+    load: (f64, f64),
+    captions: &str,
 ) -> Result<(), String> {
     let minutes = |seconds: f64| seconds / 60.0;
-    let end = report.samples.last().map_or(1.0, |sample| minutes(sample.at)).max(0.1);
-    let most = report.samples.iter().map(value).fold(began, f64::max).max(1.0) * 1.1;
-    let caption = format!("{title} (shaded: the load; orange: where it began)");
+    let (title, began) = (panel.title, panel.began);
+    let end = panel.points.last().map_or(1.0, |(at, _)| minutes(*at)).max(0.1);
+    let most = panel.points.iter().map(|(_, value)| *value).fold(began, f64::max).max(1.0) * 1.1;
+    let caption = format!("{title} ({captions})");
     let mut chart = ChartBuilder::on(area)
         .caption(caption, ("sans-serif", 16).into_font().color(&INK))
         .margin(8)
@@ -72,10 +74,7 @@ fn draw_panel(
         .y_label_area_size(52)
         .build_cartesian_2d(0.0..end, 0.0..most)
         .map_err(fault)?;
-    let load = Rectangle::new(
-        [(minutes(report.load.0), 0.0), (minutes(report.load.1), most)],
-        SHADE.filled(),
-    );
+    let load = Rectangle::new([(minutes(load.0), 0.0), (minutes(load.1), most)], SHADE.filled());
     chart.draw_series(std::iter::once(load)).map_err(fault)?;
     chart
         .configure_mesh()
@@ -92,14 +91,10 @@ fn draw_panel(
         .map_err(fault)?;
     let start = PathElement::new(vec![(0.0, began), (end, began)], BEGAN.stroke_width(1));
     chart.draw_series(std::iter::once(start)).map_err(fault)?;
-    let points = report.samples.iter().map(|it| (minutes(it.at), value(it))).collect::<Vec<_>>();
+    let points = panel.points.iter().map(|(at, value)| (minutes(*at), *value)).collect::<Vec<_>>();
     let line = PathElement::new(points, LINE.stroke_width(2));
     chart.draw_series(std::iter::once(line)).map_err(fault)?;
     Ok(())
-}
-
-fn mib(kib: u64) -> f64 {
-    kib as f64 / 1024.0
 }
 
 fn fault(error: impl std::fmt::Display) -> String {
