@@ -32,6 +32,9 @@ impl Heavy {
 /// Does work on that body: here and now where it is short, else when its tenant's turn comes. Work that
 /// has begun goes on where the caller leaves, and keeps its turn.
 ///
+/// The caller holds the body until the work is done: the allocator gives a large block back to the system at once
+/// only where the thread that took it lets go of it.
+///
 /// # Errors
 /// Where too much of this tenant waits already.
 pub(super) async fn work<T: Send + 'static>(
@@ -42,8 +45,6 @@ pub(super) async fn work<T: Send + 'static>(
     if body.len() <= LIGHT_BYTES_MAX {
         return Ok(work());
     }
-    // The allocator gives a large block back to the system at once only where the thread that took it lets go of it.
-    let _body = body.clone();
     let turn = gateway.heavy.0.take(tenant).await;
     let turn = turn.map_err(|_| Refusal::NoRoom("too many large bodies of this tenant wait"))?;
     let working = tokio::task::spawn_blocking(move || {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use super::StreamFault;
-use crate::usage::Usage;
+use crate::{ollama::stream::Passed, usage::Usage};
 
 /// How much of the beginning and of the end is kept, in bytes: the counts stand in one of them.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -27,21 +27,6 @@ pub struct LongReply {
     length: u64,
     /// Whether replies on that route are made of tokens.
     generates: bool,
-}
-
-/// What became of some bytes.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// Bytes for the client.
-    pub bytes: Bytes,
-    /// Why nothing may follow them.
-    pub fault: Option<StreamFault>,
-}
-
-impl From<Passed> for (Bytes, Option<StreamFault>) {
-    fn from(passed: Passed) -> Self {
-        (passed.bytes, passed.fault)
-    }
 }
 
 // === impl LongReply ===

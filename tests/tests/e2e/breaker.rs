@@ -12,14 +12,14 @@ use futures_util::future::join_all;
 use identity::policy::Policy;
 use serde_json::json;
 use storage::limits::Limits;
-use tests::{Open, Reply, TestGateway, get, patience::eventually, post};
+use tests::{Open, Reply, TestGateway, patience::eventually, post};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::{settings, whole_chat, with};
+use crate::{routing::knows, settings, whole_chat, with};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -124,15 +124,6 @@ async fn what_a_request_may_have_provoked_is_tried_on_one_more_upstream_only() {
         assert_eq!(reply.status.as_u16() / 100, 5, "{how}");
         assert_eq!(asked() - before, calls, "{how}");
     }
-}
-
-async fn knows(gateway: &TestGateway, count: usize) {
-    eventually("the upstreams", || async {
-        let ready = get(gateway.admin, "/readyz", None).await.json();
-        let up = ready["upstreams"].as_array()?.iter().filter(|one| one["status"] == "up").count();
-        (up == count).then_some(())
-    })
-    .await;
 }
 
 /// A server with one model that answers as it is told.

@@ -31,7 +31,7 @@ fn chats(ollama: &Scripted) -> usize {
 }
 
 /// Waits until the gateway knows so many upstreams that answer.
-async fn knows(gateway: &TestGateway, count: usize) {
+pub(crate) async fn knows(gateway: &TestGateway, count: usize) {
     eventually("the upstreams", || async {
         let ready = get(gateway.admin, "/readyz", None).await.json();
         let up = ready["upstreams"].as_array()?.iter().filter(|one| one["status"] == "up").count();
