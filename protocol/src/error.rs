@@ -106,7 +106,16 @@ catalogue! {
         "Send the image itself, as a `data:` URI or in base64.";
     UpstreamRejected = "upstream_rejected", 400, Client, "invalid_request_error", false,
         "The model server does not accept this request for this model.",
-        "Ask for less, or another model: it may not see, think, call tools or embed, or the prompt is too long for it.";
+        "Ask for less, or another model; operators look into the log of the model server.";
+    ContextLengthExceeded = "context_length_exceeded", 400, Client, "invalid_request_error", false,
+        "The request exceeds the context length of this model.",
+        "Send a shorter prompt, ask for fewer tokens, or take a model with a larger context.";
+    CapabilityMissing = "capability_missing", 400, Client, "invalid_request_error", false,
+        "This model does not support what the request asks for.",
+        "Leave out what `param` names, or ask another model; operators look at how the model server was started.";
+    ContentFilter = "content_filter", 400, Client, "invalid_request_error", false,
+        "The filter of the model server did not let the request pass.",
+        "Change the prompt, or ask another model.";
     MissingApiKey = "missing_api_key", 401, Client, "invalid_request_error", false,
         "No API key was given. Send it as `Authorization: Bearer nz_…`.",
         "Send the key as `Authorization: Bearer nz_…`, or as `x-api-key`.";
@@ -200,6 +209,9 @@ catalogue! {
     BudgetExhausted = "budget_exhausted", 429, Client, "insufficient_quota", false,
         "The budget of tokens is used up.",
         "Wait for the next period (`x-budget-reset`), or ask the operator.";
+    UpstreamRateLimited = "upstream_rate_limited", 429, Upstream, "rate_limit_error", true,
+        "The model server limits how often it is asked, and the limit is reached.",
+        "Wait for `retry-after`; operators raise the limit there, or add another model server.";
     HeadersTooLarge = "headers_too_large", 431, Client, "invalid_request_error", false,
         "The header fields are larger than the gateway accepts.",
         "Send fewer, or shorter, header fields.";
@@ -212,6 +224,15 @@ catalogue! {
     UpstreamUnavailable = "upstream_unavailable", 503, Upstream, "server_error", true,
         "No model server can be reached for that model.",
         "Try again; operators: `neuronetz upstream check`.";
+    UpstreamOverloaded = "upstream_overloaded", 503, Upstream, "server_error", true,
+        "The model server has too much to do.",
+        "Wait for `retry-after`; operators add another model server, or give this one fewer slots.";
+    UpstreamOutOfMemory = "upstream_out_of_memory", 503, Upstream, "server_error", false,
+        "The model server has too little memory for this model or request.",
+        "Ask a smaller model, or with a smaller context; operators make room on the model server.";
+    ModelLoading = "model_loading", 503, Upstream, "server_error", true,
+        "The model is being loaded.",
+        "Wait for `retry-after`.";
     DatabaseUnavailable = "database_unavailable", 503, Gateway, "server_error", true,
         "The database cannot be used right now.",
         "On the admin listener: try again; look after the database.";
@@ -269,7 +290,7 @@ const REFERENCE_HEAD: &str = "\
 Every refusal has one of these codes. On `/v1` it stands in `error.code`, beside the message, OpenAI's
 `type` and the field that is meant (`param`); on `/v1/messages` in Anthropic's shape, with the code beside
 its `type`; on `/api` only the message is told, as Ollama's clients want it; on the admin listener the code
-stands beside it. Every answer has an
+stands beside it. Where no `param` can stand, the message begins with the field that is meant. Every answer has an
 `x-request-id`, by which the operator finds it in the log and in the audit. No word of a model server ever
 stands in one.
 
@@ -308,7 +329,9 @@ mod tests {
     #[test]
     fn a_server_error_is_never_the_clients_fault() {
         for code in Code::ALL {
-            assert_eq!(code.status() >= 500, code.side() != Side::Client, "{code}");
+            // The model server's limits are not those of the client.
+            let is_ours = code.status() >= 500 || *code == Code::UpstreamRateLimited;
+            assert_eq!(is_ours, code.side() != Side::Client, "{code}");
         }
     }
 }

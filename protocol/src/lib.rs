@@ -8,6 +8,7 @@
 //! | [`usage`] | prompt and completion tokens |
 //! | [`outcome`] | how a request ended |
 //! | [`route`] | the inference and read routes, by name |
+//! | [`cause`] | why a model server refuses, in the forms of all of them |
 //! | [`error`] | the catalogue of refusals: code, status, meaning |
 //! | [`telemetry`] | the names of metrics and their labels |
 //! | [`ndjson`] | lines out of chunks |
@@ -28,6 +29,7 @@
 mod anthropic;
 mod body;
 pub mod caps;
+pub mod cause;
 pub mod error;
 #[cfg(test)]
 mod golden;

@@ -68,3 +68,31 @@ pub enum Dialect {
     /// The rest of `/v1/…`, and everything else: errors are `{"error":{"message","type","param","code"}}`.
     OpenAi,
 }
+
+// === impl Route ===
+
+impl Route {
+    /// In which dialect its errors are told.
+    #[must_use]
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OllamaTags
+            | Self::OllamaShow
+            | Self::OllamaPs
+            | Self::OllamaVersion
+            | Self::Blocked => Dialect::Ollama,
+            Self::AnthropicMessages | Self::AnthropicCount => Dialect::Anthropic,
+            Self::OpenAiChat
+            | Self::OpenAiCompletions
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiResponses
+            | Self::OpenAiModels
+            | Self::OpenAiModel
+            | Self::Unknown => Dialect::OpenAi,
+        }
+    }
+}

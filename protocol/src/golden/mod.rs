@@ -187,7 +187,7 @@ fn stream<'a>(pair: &Pair, parts: impl IntoIterator<Item = &'a [u8]>) -> Streame
     }
     if fault.is_some() {
         let code = Code::UpstreamFailed;
-        text.extend_from_slice(&translation.fail(code, code.message()));
+        text.extend_from_slice(&translation.fail(code, code.message(), None));
     }
     let text = String::from_utf8(text).unwrap();
     Streamed { text, fault, produced: translation.produced() }

@@ -131,7 +131,7 @@ impl NativeStream {
                 let fault = if !(line.starts_with(b"{") && line.ends_with(b"}")) {
                     Some(StreamFault::NotJson)
                 } else if suspect && tail(line).error {
-                    Some(StreamFault::UpstreamError)
+                    Some(StreamFault::told(line))
                 } else {
                     None
                 };

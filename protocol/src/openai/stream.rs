@@ -201,7 +201,7 @@ impl PassedStream {
         }
         let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
         if chunk.error.is_some() || chunk.is_none() || read.kind == "error" {
-            return Err(StreamFault::UpstreamError);
+            return Err(StreamFault::told(&read.data));
         }
         if self.head.is_null() {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();

@@ -49,6 +49,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 
 use crate::{
+    cause::Cause,
     error::Code,
     ndjson::TooLong,
     openai::error::{anthropic_error, ollama_error, openai_error},
@@ -86,25 +87,26 @@ pub enum Reply {
 
 /// What tells a client, as the first event of its stream, that there will be no reply.
 #[must_use]
-pub fn failure(reply: &Reply, code: Code, message: &str) -> Bytes {
+pub fn failure(reply: &Reply, code: Code, message: &str, param: Option<&str>) -> Bytes {
     let mut out = BytesMut::new();
     match reply {
         Reply::Message => {
-            sse::named_event("error", anthropic_error(code, message, None).as_bytes(), &mut out);
+            let event = anthropic_error(code, message, param, None);
+            sse::named_event("error", event.as_bytes(), &mut out);
         }
         Reply::Response(_) => {
             let event = json!({
-                "type": "error", "code": code.as_str(), "message": message, "param": null,
+                "type": "error", "code": code.as_str(), "message": message, "param": param,
                 "sequence_number": 0,
             });
             sse::named_event("error", event.to_string().as_bytes(), &mut out);
         }
         Reply::Native(_) => {
-            out.extend_from_slice(ollama_error(message).as_bytes());
+            out.extend_from_slice(ollama_error(message, param).as_bytes());
             out.extend_from_slice(b"\n");
         }
         Reply::Chat { .. } | Reply::Completion { .. } | Reply::Embedding { .. } => {
-            sse::event(openai_error(code, message, None).as_bytes(), &mut out);
+            sse::event(openai_error(code, message, param).as_bytes(), &mut out);
         }
     }
     out.freeze()
@@ -138,12 +140,22 @@ pub enum StreamFault {
     /// A line says that the model server failed.
     #[error("the model server reported an error")]
     UpstreamError,
+    /// A line says so, and why.
+    #[error("the model server reported: {0}")]
+    Caused(Cause),
     /// The stream ended without saying that it is done.
     #[error("the stream broke off")]
     BrokenOff,
     /// A line is longer than the limit.
     #[error("a line is longer than the limit")]
     TooLong,
+}
+
+impl StreamFault {
+    /// What a line or an event tells that is an error.
+    pub(crate) fn told(error: &[u8]) -> Self {
+        Cause::read(None, error).map_or(Self::UpstreamError, Self::Caused)
+    }
 }
 
 impl From<TooLong> for StreamFault {

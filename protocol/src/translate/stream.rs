@@ -113,7 +113,7 @@ impl Translation {
     }
 
     /// What tells a client that the stream is not whole: an end alone would pass for a success.
-    pub fn fail(&mut self, code: Code, message: &str) -> Bytes {
+    pub fn fail(&mut self, code: Code, message: &str, param: Option<&str>) -> Bytes {
         let reply = match &mut self.writer {
             Writer::Response(stream) => {
                 let mut out = BytesMut::new();
@@ -124,7 +124,7 @@ impl Translation {
             Writer::Message(_) => &Reply::Message,
             Writer::Native(_) => &Reply::Native(Route::OllamaChat),
         };
-        failure(reply, code, message)
+        failure(reply, code, message, param)
     }
 
     /// Whether the client reads server-sent events.
@@ -203,7 +203,7 @@ impl Translation {
     fn read_line(&mut self, text: &[u8]) -> Result<(), StreamFault> {
         let line = Line::read(text).ok_or(StreamFault::NotJson)?;
         if line.error.is_some() {
-            return Err(StreamFault::UpstreamError);
+            return Err(StreamFault::told(text));
         }
         let Source::Ollama { calls, .. } = &mut self.source else { return Ok(()) };
         let piece = line.piece(*calls).ok_or(StreamFault::NotJson)?;
@@ -222,7 +222,7 @@ impl Translation {
         }
         let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
         if chunk.error.is_some() || chunk.is_none() {
-            return Err(StreamFault::UpstreamError);
+            return Err(StreamFault::told(text));
         }
         let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;
         *usage = chunk.usage().or(*usage);
