@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::{authorize::Denied, limits::LimitPeriod, presented::NotPresented};
 use protocol::{
+    cause::Cause,
     error::{Code, Side},
     id::RequestId,
     ollama::request::BodyError,
-    route::Dialect,
+    route::{Dialect, Route},
     translate::{Reply, failure},
 };
 
@@ -32,6 +33,9 @@ use crate::{
 
 /// What a client is asked to wait before it tries again, where nothing more exact is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The same while a model is being loaded.
+const LOADING_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The SDKs wait for a minute and no longer; told of more, some try again at once.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -90,6 +94,9 @@ pub enum Refusal {
     /// There is no room for the reply, or for the work on a large body.
     #[error("there is no room: {0}")]
     NoRoom(&'static str),
+    /// The upstream said why it does not do it.
+    #[error("the upstream said why: {}", .0.cause)]
+    Caused(Caused),
     /// The upstream answered with a fault.
     #[error("the upstream answered with status {0}")]
     UpstreamStatus(u16),
@@ -102,6 +109,23 @@ impl From<NotNow> for Refusal {
     fn from(not_now: NotNow) -> Self {
         Self::Queue(not_now)
     }
+}
+
+impl From<Caused> for Refusal {
+    fn from(caused: Caused) -> Self {
+        Self::Caused(caused)
+    }
+}
+
+/// Why an upstream does not do it.
+#[derive(Clone, Copy, Debug)]
+pub struct Caused {
+    /// The reason.
+    pub cause: Cause,
+    /// The route of the request: its dialect decides the words.
+    pub route: Route,
+    /// When the upstream wants to be asked again, if it says so.
+    pub wait: Option<Duration>,
 }
 
 /// What is wrong with a request's head.
@@ -208,6 +232,7 @@ impl Refusal {
             Self::Call(CallError::Broken(_))
             | Self::Read(ReadError::Broken(_) | ReadError::TooLarge)
             | Self::UpstreamReply => Code::UpstreamFailed,
+            Self::Caused(Caused { cause, .. }) => cause.code(),
             Self::UpstreamStatus(status) => upstream_status(*status),
             Self::Read(ReadError::NoRoom) | Self::NoRoom(_) => Code::Overloaded,
         }
@@ -254,6 +279,9 @@ impl Refusal {
             Self::Admission(tenant::Denied::Limit(refused)) => {
                 Told { code, message: limited(refused).into(), param: None }
             }
+            Self::Caused(Caused { cause, route, .. }) => {
+                Told { code, message: cause.message(*route), param: cause.param(*route) }
+            }
             Self::Denied(_) | Self::UpstreamStatus(404) => {
                 Told { code, message: code.message().into(), param: Some("model") }
             }
@@ -277,6 +305,14 @@ impl Refusal {
                 Wait::Forever => never_retry(headers),
             }
         }
+        if let Self::Caused(Caused { cause, wait, .. }) = self {
+            match wait {
+                _ if !code.retryable() => never_retry(headers),
+                Some(wait) => retry_after((*wait).max(RETRY_AFTER), headers),
+                None if *cause == Cause::Loading => retry_after(LOADING_RETRY_AFTER, headers),
+                None => {}
+            }
+        }
         if let Self::NoneOpen(NoneOpen { after: Some(after) }) = self {
             retry_after(*after, headers);
         }
@@ -292,8 +328,8 @@ impl Refusal {
 
 /// The same as the last event of a stream that had begun already.
 pub(crate) fn event(refusal: &Refusal, reply: &Reply) -> Bytes {
-    let Told { code, message, .. } = refusal.told();
-    failure(reply, code, &message)
+    let Told { code, message, param } = refusal.told();
+    failure(reply, code, &message, param)
 }
 
 /// What the status of an upstream's answer means here. Its 401 and 403 are between it and us: a
@@ -302,7 +338,7 @@ fn upstream_status(status: u16) -> Code {
     match status {
         404 => Code::ModelNotFound,
         400 | 405..=407 | 409..=428 => Code::UpstreamRejected,
-        429 | 503 => Code::UpstreamUnavailable,
+        503 => Code::UpstreamUnavailable,
         408 | 504 => Code::UpstreamTimeout,
         _ => Code::UpstreamFailed,
     }
@@ -375,10 +411,10 @@ fn text(
     (dialect, request): (Dialect, RequestId),
 ) -> String {
     match dialect {
-        Dialect::Ollama => protocol::openai::error::ollama_error(message),
+        Dialect::Ollama => protocol::openai::error::ollama_error(message, param),
         Dialect::OpenAi => protocol::openai::error::openai_error(code, message, param),
         Dialect::Anthropic => {
-            protocol::openai::error::anthropic_error(code, message, Some(request))
+            protocol::openai::error::anthropic_error(code, message, param, Some(request))
         }
     }
 }

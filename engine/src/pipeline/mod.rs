@@ -32,6 +32,7 @@ use crate::{
 pub mod admitted;
 pub mod authenticated;
 pub mod authorized;
+mod faults;
 mod fitting;
 pub(crate) mod heavy;
 mod images;

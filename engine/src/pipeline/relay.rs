@@ -12,6 +12,7 @@ use std::{
 use actors::{rules::breaker::Ended, upstream::Turn};
 use bytes::{Bytes, BytesMut};
 use protocol::{
+    cause::Cause,
     error::Code,
     ollama::stream::NativeStream,
     openai::stream::PassedStream,
@@ -45,6 +46,7 @@ pub(super) struct Flow {
     /// The upstream's half; `None` once it is over.
     source: Option<ReplyStream>,
     form: Relayed,
+    route: Route,
     /// What the prompt is taken for, in tokens, until the upstream says.
     prompt: u64,
     /// The most tokens that the reply may have, as far as the request or a budget bounds them.
@@ -98,18 +100,21 @@ pub(super) enum End {
     /// There was no more for it.
     Stopped(Usage),
     Broken(Outcome, Code),
+    /// The upstream said why it does not go on.
+    Refused(Cause),
 }
 
 // === impl Flow ===
 
 impl Flow {
     pub(super) fn new(begun: Begun, gateway: &Arc<Gateway>, record: &mut Record) -> Self {
-        let Begun { source, form, prompt, tokens_max, room, turn, cut } = begun;
+        let Begun { source, form, route, prompt, tokens_max, room, turn, cut } = begun;
         telemetry::streams_open(1);
         let every = gateway.upstream.loading_comments_every.filter(|_| form.is_sse());
         Self {
             source: Some(source),
             form,
+            route,
             prompt,
             tokens_max,
             meter: record.take_meter().map(Meter::new),
@@ -174,6 +179,9 @@ impl Flow {
                 }
             };
             if let Some(fault) = fault {
+                if let StreamFault::Caused(cause) = fault {
+                    return Poll::Ready(self.refused(cause, bytes));
+                }
                 actors::quiet!(warn, "the upstream's stream failed", ""; ?fault);
                 let (outcome, code) = (Outcome::UpstreamFailed, Code::UpstreamFailed);
                 // What is untranslatable to us is no sign that the server is sick.
@@ -262,7 +270,21 @@ impl Flow {
         }
         match &self.form {
             Relayed::Long(_) => Next::Aborted,
-            _ => Next::Bytes(self.form.fail(code)),
+            _ => Next::Bytes(self.form.fail(code, code.message(), None)),
+        }
+    }
+
+    /// Ends the stream with a frame that says why: the upstream did. `bytes` came before.
+    fn refused(&mut self, cause: Cause, bytes: Bytes) -> Next {
+        self.source = None;
+        self.end = Some(End::Refused(cause));
+        if !cause.is_of_request() {
+            self.turn.ended(Ended::Suspected);
+        }
+        let (message, param) = (cause.message(self.route), cause.param(self.route));
+        match &self.form {
+            Relayed::Long(_) => Next::Aborted,
+            _ => Next::Bytes(joined(bytes, &self.form.fail(cause.code(), &message, param))),
         }
     }
 
@@ -273,6 +295,11 @@ impl Flow {
         let said = self.form.usage();
         let usage = or_estimate(said, self.prompt, || self.form.produced());
         match self.end {
+            Some(End::Refused(cause)) => {
+                // What was refused before anything was made of it cost nothing.
+                let nothing = Usage { estimated: true, ..Usage::default() };
+                record.caused(cause, if self.form.produced() == 0 { nothing } else { usage });
+            }
             Some(End::Broken(outcome, code)) => record.break_off(outcome, Some(code), usage),
             Some(End::Complete) => {
                 record.complete(usage);
@@ -341,12 +368,11 @@ impl Relayed {
     }
 
     /// What tells the client that the stream is not whole.
-    fn fail(&mut self, code: Code) -> Bytes {
-        let message = code.message();
+    fn fail(&mut self, code: Code, message: &str, param: Option<&str>) -> Bytes {
         match self {
-            Self::Native(_) => failure(&Reply::Native(Route::OllamaChat), code, message),
-            Self::Passed(_) => failure(&Reply::Chat { include_usage: false }, code, message),
-            Self::Translated(translation) => translation.fail(code, message),
+            Self::Native(_) => failure(&Reply::Native(Route::OllamaChat), code, message, param),
+            Self::Passed(_) => failure(&Reply::Chat { include_usage: false }, code, message, param),
+            Self::Translated(translation) => translation.fail(code, message, param),
             Self::Long(_) => Bytes::new(),
         }
     }

@@ -15,13 +15,19 @@ use actors::{
 use bytes::Bytes;
 use http::Method;
 use identity::principal::Principal;
-use protocol::{id::RequestId, route::UpstreamKind, translate::long::LongReply};
+use protocol::{
+    cause::Cause,
+    id::RequestId,
+    route::{Route, UpstreamKind},
+    translate::long::LongReply,
+};
 use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
 use super::{
     authorized::{Ask, Inference, Written},
+    faults::{self, Again, Fault},
     heavy, images,
     passage::{Passage, Step},
     streaming::{Part, Reading, Streaming, Whole},
@@ -29,7 +35,10 @@ use super::{
 use crate::{
     cuts::Cut,
     gateway::Gateway,
-    http::{refusal::Refusal, room::NoRoom},
+    http::{
+        refusal::{Caused, Refusal},
+        room::NoRoom,
+    },
     keyring,
     phase::Phase,
     telemetry,
@@ -84,16 +93,6 @@ enum Taken {
 struct Failed {
     why: Refusal,
     again: Again,
-}
-
-/// Whether another upstream may do better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    No,
-    /// Perhaps: the request itself may have provoked the fault. It is tried on one more upstream, and not
-    /// on all of them.
-    Once,
-    Yes,
 }
 
 // === impl Here ===
@@ -261,7 +260,12 @@ impl Trip {
             Ok(Asked::Whole(whole)) => Ok(Taken::Whole(whole)),
             Ok(Asked::Long(part)) => Ok(Taken::Long(Box::new(part), turn)),
             Err(Fault { why, kind, ended, again }) => {
-                telemetry::upstream_fault(&upstream.name, kind);
+                match &why {
+                    Refusal::Caused(Caused { cause, .. }) => {
+                        telemetry::caused(&upstream.name, &self.principal.tenant_name, *cause);
+                    }
+                    _ => telemetry::upstream_fault(&upstream.name, kind),
+                }
                 turn.ended(ended);
                 Err(Failed { why, again })
             }
@@ -292,14 +296,11 @@ impl Trip {
             origin: &origin,
             keep_alive: upstream.keep_alive,
         };
-        let reply = self.send(&call).await.map_err(call_fault)?;
-        let status = reply.status.as_u16();
+        let reply = self.send(&call).await.map_err(faults::call)?;
         if !reply.status.is_success() {
             // It says itself that it does nothing for it.
             self.passage.note(|passed| passed.sent_at = None);
-            // Its words are read, so that the connection can serve on, and forgotten.
-            let _ = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await;
-            return Err(status_fault(status));
+            return Err(self.refused(inference.route, reply).await);
         }
         turn.begun();
         gateway.client.warmed(&upstream.name, &model.name);
@@ -307,6 +308,18 @@ impl Trip {
             return Ok(Asked::Stream(reply));
         }
         self.whole(inference, upstream.kind, reply).await
+    }
+
+    /// Reads a refusal, also so that the connection can serve on. Its words are looked through for a cause, and
+    /// forgotten.
+    async fn refused(&self, route: Route, reply: Reply) -> Fault {
+        let status = reply.status.as_u16();
+        let wait = reply.retry_after.map(|after| after.wait(self.gateway.clock.now()));
+        let words = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await.unwrap_or_default();
+        match Cause::read(Some(status), &words) {
+            Some(cause) => faults::cause(cause, route, wait),
+            None => faults::status(status),
+        }
     }
 
     /// Reads a reply that is no stream. A long one in the client's own dialect is not held: its rest is relayed as
@@ -342,7 +355,7 @@ impl Trip {
                     Again::No,
                 ));
             };
-            let (more, is_all) = read.map_err(read_fault)?;
+            let (more, is_all) = read.map_err(faults::read)?;
             bytes = if bytes.is_empty() { more } else { [bytes, more].concat().into() };
             if is_all {
                 break;
@@ -356,9 +369,12 @@ impl Trip {
         let work = move || reading.read(&read, room);
         let whole = heavy::work(gateway, (tenant, &bytes), work).await;
         let whole = whole.and_then(|whole| whole);
-        // What is untranslatable to us is no sign that the server is sick.
-        let untranslatable = |why| Fault::new(why, "untranslatable", Ended::Well, Again::No);
-        Ok(Asked::Whole(whole.map_err(untranslatable)?))
+        whole.map(Asked::Whole).map_err(|why| match (&why, Cause::read(None, &bytes)) {
+            // Some servers tell of an error with the status of a success.
+            (Refusal::UpstreamReply, Some(cause)) => faults::cause(cause, inference.route, None),
+            // What is untranslatable to us is no sign that the server is sick.
+            _ => Fault::new(why, "untranslatable", Ended::Well, Again::No),
+        })
     }
 
     /// Sends it, and takes note of that unless there was no connection to send it through. Whoever is
@@ -386,63 +402,6 @@ enum Asked {
     Whole(Whole),
     Long(Part),
     Stream(Reply),
-}
-
-/// Why a call failed.
-struct Fault {
-    why: Refusal,
-    /// The word for it in metrics.
-    kind: &'static str,
-    /// Whether that is the upstream's fault.
-    ended: Ended,
-    again: Again,
-}
-
-impl Fault {
-    fn new(why: impl Into<Refusal>, kind: &'static str, ended: Ended, again: Again) -> Self {
-        Self { why: why.into(), kind, ended, again }
-    }
-
-    /// There is nothing that could be sent to this upstream.
-    fn unsent(why: Refusal) -> Self {
-        Self::new(why, "unsent", Ended::Unknown, Again::Yes)
-    }
-}
-
-fn call_fault(error: CallError) -> Fault {
-    let (kind, ended, again) = match &error {
-        error if error.is_ours() => ("own_shortage", Ended::Unknown, Again::Yes),
-        CallError::Connect(_) | CallError::ConnectTimeout => {
-            ("unconnected", Ended::Unconnected, Again::Yes)
-        }
-        // The request may have brought down what served it.
-        CallError::Broken(_) => ("broken", Ended::Suspected, Again::Once),
-        // Whoever waited for that long is not made to wait for as long again.
-        CallError::FirstByteTimeout => ("first_byte_timeout", Ended::Suspected, Again::No),
-    };
-    Fault::new(error, kind, ended, again)
-}
-
-fn status_fault(status: u16) -> Fault {
-    let (kind, ended, again) = match status {
-        502..=504 => ("unavailable", Ended::Suspected, Again::Yes),
-        // Model servers answer so to requests that they cannot serve, too.
-        500..=599 => ("internal_error", Ended::Suspected, Again::Once),
-        // It is busy, or no longer has the model.
-        404 | 429 => ("not_now", Ended::Well, Again::Yes),
-        _ => ("refused", Ended::Well, Again::No),
-    };
-    Fault::new(Refusal::UpstreamStatus(status), kind, ended, again)
-}
-
-fn read_fault(error: ReadError) -> Fault {
-    let (kind, ended, again) = match &error {
-        ReadError::Broken(_) => ("broken", Ended::Suspected, Again::Once),
-        ReadError::Stalled => ("stalled", Ended::Suspected, Again::No),
-        ReadError::TooLarge => ("too_large", Ended::Well, Again::No),
-        ReadError::NoRoom => ("no_room", Ended::Well, Again::No),
-    };
-    Fault::new(error, kind, ended, again)
 }
 
 /// How long the first byte may take: a model that answered lately is loaded, another one may have

@@ -13,6 +13,7 @@ use actors::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use identity::principal::Principal;
 use protocol::{
+    cause::Cause,
     error::{Code, Side},
     id::{RequestId, TenantId},
     name::ModelName,
@@ -27,7 +28,7 @@ use super::passage::Passage;
 use crate::{
     gateway::Gateway,
     http::{body::ReplyBody, limits, refusal::Refusal},
-    telemetry::{Ended, NOBODY},
+    telemetry::{self, Ended, NOBODY},
 };
 
 /// What is known of a request, growing as it goes. Settles when it is dropped.
@@ -309,6 +310,23 @@ impl Record {
         self.event.outcome = outcome;
         self.event.code = code;
         self.event.usage = usage;
+    }
+
+    /// The upstream said within the reply why it does not go on.
+    pub fn caused(&mut self, cause: Cause, usage: Usage) {
+        let code = cause.code();
+        let outcome = match code.side() {
+            Side::Client => Outcome::Refused,
+            Side::Gateway | Side::Upstream => Outcome::UpstreamFailed,
+        };
+        let upstream = self
+            .passage
+            .as_ref()
+            .and_then(|passage| passage.read(|passed| passed.upstream.clone()));
+        if let (Some(upstream), Some(principal)) = (&upstream, &self.principal) {
+            telemetry::caused(upstream, &principal.tenant_name, cause);
+        }
+        self.break_off(outcome, Some(code), usage);
     }
 
     /// Where the time went, in milliseconds (W3C Server Timing).

@@ -73,6 +73,7 @@ pub(super) struct Reading {
 pub(super) struct Begun {
     pub(super) source: ReplyStream,
     pub(super) form: Relayed,
+    pub(super) route: Route,
     pub(super) prompt: u64,
     /// The most tokens that its reply may have, where anything bounds them.
     pub(super) tokens_max: Option<u64>,
@@ -97,7 +98,7 @@ impl Streaming {
     ) -> Result<Self, Refusal> {
         let prompt = inference.prompt_estimate();
         let tokens_max = inference.enforced_max();
-        let Inference { reply, asked, .. } = inference;
+        let Inference { route, reply, asked, .. } = inference;
         let form = if !passes(&reply, from) {
             let translation = Translation::new(from, reply, meta(asked), prompt);
             Relayed::Translated(Box::new(translation.ok_or(Refusal::UpstreamReply)?))
@@ -110,6 +111,7 @@ impl Streaming {
         Ok(Self(Kind::Relayed(Box::new(Begun {
             source,
             form,
+            route,
             prompt,
             tokens_max,
             room,
@@ -127,8 +129,17 @@ impl Streaming {
     ) -> Self {
         let form = Relayed::Long(Box::new(LongReply::new(bytes, generates(inference.route))));
         let prompt = inference.prompt_estimate();
-        let (tokens_max, room) = (None, Some(room));
-        Self(Kind::Relayed(Box::new(Begun { source, form, prompt, tokens_max, room, turn, cut })))
+        let (route, tokens_max, room) = (inference.route, None, Some(room));
+        Self(Kind::Relayed(Box::new(Begun {
+            source,
+            form,
+            route,
+            prompt,
+            tokens_max,
+            room,
+            turn,
+            cut,
+        })))
     }
 
     /// A whole reply that was read.

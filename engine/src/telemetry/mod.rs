@@ -9,7 +9,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use protocol::{
-    error::Code,
+    cause::Cause,
+    error::{Code, Side},
     telemetry::{self as names, Kind, METRICS, Metric},
 };
 use tokio::time::sleep;
@@ -161,6 +162,17 @@ pub(crate) fn retried(upstream: &str) {
 pub(crate) fn upstream_fault(upstream: &str, kind: &'static str) {
     let upstream = upstream.to_owned();
     counter!(names::UPSTREAM_FAULTS_TOTAL, "upstream" => upstream, "kind" => kind).increment(1);
+}
+
+/// That upstream says why it does not do what the tenant asked.
+pub(crate) fn caused(upstream: &str, tenant: &str, cause: Cause) {
+    upstream_fault(upstream, cause.code().as_str());
+    match cause.code().side() {
+        Side::Client => tracing::debug!(%upstream, %tenant, %cause, "a model server refused"),
+        Side::Gateway | Side::Upstream => {
+            actors::quiet!(warn, "a model server cannot serve", upstream; %upstream, %tenant, %cause);
+        }
+    }
 }
 
 /// A stream has begun (1) or ended (-1).

@@ -20,6 +20,7 @@ use super::{
     connection::{Broken, Connection, Failed},
     pool::{Loan, Pool},
     reply::{Framing, Head, Taken},
+    retry_after::RetryAfter,
 };
 use crate::{
     config::{Credentials, Upstream as Settings},
@@ -73,6 +74,8 @@ pub enum CallError {
 pub struct Reply {
     /// Status.
     pub status: StatusCode,
+    /// When a refusal says that it may be asked again.
+    pub retry_after: Option<RetryAfter>,
     /// The body.
     pub body: ReplyStream,
 }
@@ -289,8 +292,8 @@ impl Call<'_> {
 
 impl Reply {
     fn new(head: Head, loan: Loan) -> Self {
-        let Head { status, framing, keeps } = head;
-        Self { status, body: ReplyStream { framing, keeps, loan: Some(loan) } }
+        let Head { status, framing, keeps, retry_after } = head;
+        Self { status, retry_after, body: ReplyStream { framing, keeps, loan: Some(loan) } }
     }
 
     /// Reads the whole body, of at most `bytes_max`, each part within `gap`.

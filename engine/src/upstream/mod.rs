@@ -9,6 +9,7 @@
 //! | [`connect`] | a new connection: TCP or TLS, `TCP_NODELAY` |
 //! | [`connection`] | one call on it: the request goes out, the reply comes in |
 //! | [`reply`] | the reply on the wire: its head, and where its body ends; pure |
+//! | [`retry_after`] | how long an upstream asks us to stay away; pure |
 //! | [`probe`] | the question which models a server has |
 
 pub mod address;
@@ -19,3 +20,4 @@ pub mod images;
 mod pool;
 pub mod probe;
 pub mod reply;
+pub mod retry_after;

@@ -9,6 +9,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use memchr::memchr;
 
+use super::retry_after::RetryAfter;
+
 /// The longest head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most header fields.
@@ -19,12 +21,14 @@ const SIZE_LINE_MAX: usize = 1024;
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 /// What a head says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) framing: Framing,
     /// Whether the connection serves on after the body.
     pub(super) keeps: bool,
+    /// When a refusal says that it may be asked again.
+    pub(super) retry_after: Option<RetryAfter>,
 }
 
 /// What is left of a body.
@@ -117,7 +121,7 @@ impl Head {
         mut keeps: bool,
         fields: &[httparse::Header<'_>],
     ) -> Result<Self, Malformed> {
-        let (mut length, mut coding) = (None, None);
+        let (mut length, mut coding, mut retry_after) = (None, None, None);
         for httparse::Header { name, value } in fields {
             if name.eq_ignore_ascii_case("content-length") {
                 let said = whole_number(value).ok_or(Malformed::Length)?;
@@ -134,6 +138,8 @@ impl Head {
                     words.any(|one| one.eq_ignore_ascii_case(word.as_bytes()))
                 };
                 keeps = (keeps || says("keep-alive")) && !says("close");
+            } else if !status.is_success() && name.eq_ignore_ascii_case("retry-after") {
+                retry_after = RetryAfter::read(value);
             }
         }
         let has_body = !status.is_informational()
@@ -151,7 +157,7 @@ impl Head {
             (None, None) => Framing::UntilClose,
         };
         let keeps = keeps && framing != Framing::UntilClose;
-        Ok(Self { status, framing, keeps })
+        Ok(Self { status, framing, keeps, retry_after })
     }
 }
 
@@ -324,6 +330,15 @@ mod tests {
         ] {
             assert_eq!(whole(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn a_refusal_may_say_when_it_may_be_asked_again() {
+        let told = |text: &str| head(&format!("{text}\r\n\r\n")).unwrap().unwrap().retry_after;
+        let head = "HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0";
+        assert_eq!(told(head), RetryAfter::read(b"7"));
+        assert_eq!(told(&head.replace("429", "200")), None);
+        assert_eq!(told(&head.replace('7', "soon")), None);
     }
 
     #[test]

@@ -5,11 +5,17 @@
 
 use std::time::Duration;
 
+use crate::refusals::Refusal;
+
 /// What a prompt asked for beside its answer. Where nothing was asked, the script decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Directives {
     /// Refuse with this status, before the first byte.
     pub(crate) status: Option<u16>,
+    /// Refuse as a real server does that has this reason: before the first byte or, with an error line, there.
+    pub(crate) refusal: Option<Refusal>,
+    /// A refusal says that it may be asked again after so many seconds.
+    pub(crate) retry_after: Option<usize>,
     /// Refuse with this status and a page of HTML.
     pub(crate) html: Option<u16>,
     /// Never answer.
@@ -84,6 +90,10 @@ impl Directives {
             "no-newline" => self.no_newline = true,
             "no-counts" => self.no_counts = true,
             "text" => self.text = Some(argument.to_owned()),
+            "refuse" => match Refusal::parse(argument) {
+                Some(refusal) => self.refusal = Some(refusal),
+                None => return false,
+            },
             _ => match count() {
                 Some(count) => return self.apply_count(verb, count),
                 None => return false,
@@ -97,6 +107,7 @@ impl Directives {
         let status = || u16::try_from(count).ok().filter(|status| (400..600).contains(status));
         match verb {
             "status" => self.status = status(),
+            "retry-after" => self.retry_after = Some(count),
             "html" => self.html = status(),
             "error-line" => self.fault = Some((Fault::ErrorLine, count)),
             "hang" => self.fault = Some((Fault::Hang, count)),

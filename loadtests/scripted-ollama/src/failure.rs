@@ -2,10 +2,11 @@
 //!
 //! Every text holds [`MARKER`], so that a test can search every byte that a client received for it.
 
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::go;
+use crate::refusals::Refusal;
 use crate::reply::{self, Reply};
 
 /// Stands in every text of an error: all of them belong to the model server alone.
@@ -17,6 +18,8 @@ pub(crate) struct Failure {
     status: StatusCode,
     text: String,
     is_page: bool,
+    refusal: Option<Refusal>,
+    retry_after: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +46,13 @@ struct OpenAiError<'a> {
 impl Failure {
     /// A refusal in the server's own words, marked.
     pub(crate) fn new(status: StatusCode, text: &str) -> Self {
-        Self { status, text: format!("{text} {MARKER}"), is_page: false }
+        Self {
+            status,
+            text: format!("{text} {MARKER}"),
+            is_page: false,
+            refusal: None,
+            retry_after: None,
+        }
     }
 
     /// What is wrong with the request, marked.
@@ -56,10 +65,20 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
+    /// A refusal as real servers word it.
+    pub(crate) fn refusal(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::bad_request("") }
+    }
+
+    /// The same, with a `Retry-After` of so many seconds where one is given.
+    pub(crate) fn retry_after(self, seconds: Option<usize>) -> Self {
+        Self { retry_after: seconds, ..self }
+    }
+
     /// A refusal that is a page of HTML, as a proxy in front would send it.
     pub(crate) fn page(status: StatusCode) -> Self {
         let text = format!("<html><h1>{} {MARKER}</h1></html>", status.as_u16());
-        Self { status, text, is_page: true }
+        Self { status, text, is_page: true, refusal: None, retry_after: None }
     }
 
     /// What the refusal says.
@@ -70,12 +89,19 @@ impl Failure {
 
     /// The refusal as an answer, in the shape of the surface that was asked.
     pub(crate) fn into_reply(self, is_openai: bool) -> Reply {
-        if self.is_page {
-            return reply::html(self.status, self.text);
+        let Self { mut status, mut text, is_page, refusal, retry_after } = self;
+        if is_page {
+            return reply::html(status, text);
         }
-        let body =
-            if is_openai { openai_body(&self.text, self.status) } else { native_body(&self.text) };
-        reply::json_status(self.status, body.freeze())
+        if let Some((code, says)) = refusal.map(|refusal| refusal.says(is_openai)) {
+            (status, text) = (StatusCode::from_u16(code).unwrap_or(status), says);
+        }
+        let body = if is_openai { openai_body(&text, status) } else { native_body(&text) };
+        let mut reply = reply::json_status(status, body.freeze());
+        if let Some(seconds) = retry_after {
+            reply.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        reply
     }
 }
 

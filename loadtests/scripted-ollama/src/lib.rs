@@ -31,6 +31,7 @@ mod lines;
 mod name;
 mod object;
 mod plan;
+mod refusals;
 mod reply;
 mod routes;
 mod schema;

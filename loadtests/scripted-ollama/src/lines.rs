@@ -135,7 +135,7 @@ impl Lines {
     fn fail(&mut self, fault: Fault) {
         self.then = match fault {
             Fault::ErrorLine => {
-                let line = self.shape.error();
+                let line = self.shape.error(self.words.refusal);
                 self.push(line, true);
                 Then::End
             }

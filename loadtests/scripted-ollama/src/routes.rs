@@ -194,8 +194,10 @@ async fn before(state: &State, words: &Directives, is_cold: bool) -> Result<(), 
     if let Some(code) = words.html {
         return Err(Failure::page(status(code)));
     }
-    match words.status {
-        Some(code) => Err(Failure::new(status(code), "the script says so")),
-        None => Ok(()),
-    }
+    let refused = match (words.status, words.refusal, words.fault) {
+        (Some(code), ..) => Failure::new(status(code), "the script says so"),
+        (None, Some(refusal), None) => Failure::refusal(refusal),
+        _ => return Ok(()),
+    };
+    Err(refused.retry_after(words.retry_after))
 }

@@ -9,6 +9,7 @@ use crate::clock::{self, Clock};
 use crate::failure;
 use crate::go;
 use crate::plan::{Call, Piece, Plan};
+use crate::refusals::Refusal;
 
 /// Nanoseconds that the first token takes, and each after it, as the last line tells.
 const LOAD_NS: u64 = 1_000_000;
@@ -100,7 +101,11 @@ impl Shape {
 
     /// The line that tells of an error mid-stream. Ollama's own front loses the text: what it sends
     /// is an empty delta with no model.
-    pub(crate) fn error(&self) -> BytesMut {
+    pub(crate) fn error(&self, refusal: Option<Refusal>) -> BytesMut {
+        if let Some(refusal) = refusal {
+            let (status, text) = refusal.says(self.is_openai());
+            return self.told(status, &text);
+        }
         if self.is_openai() {
             let empty = json!({ "id": "", "object": "chat.completion.chunk", "model": "",
                 "choices": [{ "index": 0, "delta": {}, "finish_reason": null }] });
@@ -109,6 +114,16 @@ impl Shape {
             return line;
         }
         failure::native_body(&format!("the model stopped: {}", failure::MARKER))
+    }
+
+    /// The line that tells why a request is refused, as the servers word it that are not Ollama's front.
+    fn told(&self, status: u16, text: &str) -> BytesMut {
+        if !self.is_openai() {
+            return failure::native_body(text);
+        }
+        let mut line = BytesMut::from("data: ");
+        go::write(&mut line, &json!({ "error": { "message": text, "type": "x", "code": status } }));
+        line
     }
 
     /// The whole answer, not streamed.

@@ -22,7 +22,7 @@ async fn an_upstreams_refusal_is_told_in_our_words() {
         ("[[status 401]]", 502, "upstream_failed"),
         ("[[status 403]]", 502, "upstream_failed"),
         ("[[status 404]]", 404, "model_not_found"),
-        ("[[status 429]]", 503, "upstream_unavailable"),
+        ("[[status 429]]", 429, "upstream_rate_limited"),
         ("[[status 500]]", 502, "upstream_failed"),
         ("[[status 503]]", 503, "upstream_unavailable"),
         ("[[html 502]]", 502, "upstream_failed"),

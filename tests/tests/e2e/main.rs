@@ -6,6 +6,7 @@
 //! | `admin` | what operators see and change |
 //! | `asked` | what others outside are asked, however often the gateway is |
 //! | `auth` | who is calling |
+//! | `causes` | why model servers refuse, as clients are told |
 //! | `breaker` | upstreams that are left alone, and whose faults count |
 //! | `blocked` | paths that are blocked, however they are spelled |
 //! | `bodies` | bodies that are large or slow |
@@ -53,6 +54,7 @@ mod bodies;
 mod breaker;
 mod budgets;
 mod bulk;
+mod causes;
 mod changes;
 mod cluster;
 mod commands;

@@ -229,6 +229,13 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
         }
         Code::ImageUnavailable
         | Code::UpstreamRejected
+        | Code::ContextLengthExceeded
+        | Code::CapabilityMissing
+        | Code::ContentFilter
+        | Code::UpstreamRateLimited
+        | Code::UpstreamOverloaded
+        | Code::UpstreamOutOfMemory
+        | Code::ModelLoading
         | Code::UpstreamFailed
         | Code::QueueTimeout
         | Code::QueueFull
