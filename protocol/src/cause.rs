@@ -72,7 +72,8 @@ struct Words {
 }
 
 const REFUSALS: &[u16] = &[400, 404, 415, 422, 500, 501];
-const FAILURES: &[u16] = &[500, 502, 503, 504, 507];
+// LM Studio refuses with 400 or 404 what does not fit.
+const FAILURES: &[u16] = &[400, 404, 500, 502, 503, 504, 507];
 const PAUSES: &[u16] = &[500, 503];
 
 /// The words in `type` and `code`. Unlike a sentence they are the server's alone.
@@ -190,6 +191,7 @@ const SENTENCES: &[Words] = &[
             "out of memory",
             "out of device memory",
             "insufficient memory",
+            "insufficient system resources",
             "not enough memory",
             "cudamalloc failed",
             "hipmalloc failed",

@@ -124,7 +124,7 @@ async fn get(gateway: &Gateway, upstream: &Upstream, path: &'static str) -> Opti
         };
         let reply = gateway.client.call(&call).await?;
         if !reply.status.is_success() {
-            return Err(Refusal::UpstreamStatus(reply.status.as_u16()));
+            return Err(Refusal::UpstreamStatus(reply.status.as_u16(), None));
         }
         Ok(reply.read(ANSWER_BYTES_MAX, ANSWER_TIMEOUT).await?)
     };

@@ -97,9 +97,9 @@ pub enum Refusal {
     /// The upstream said why it does not do it.
     #[error("the upstream said why: {}", .0.cause)]
     Caused(Caused),
-    /// The upstream answered with a fault.
+    /// The upstream answered with a fault, and perhaps with when it wants to be asked again.
     #[error("the upstream answered with status {0}")]
-    UpstreamStatus(u16),
+    UpstreamStatus(u16, Option<Duration>),
     /// The upstream answered with something that is no reply.
     #[error("the upstream's reply cannot be understood")]
     UpstreamReply,
@@ -233,7 +233,7 @@ impl Refusal {
             | Self::Read(ReadError::Broken(_) | ReadError::TooLarge)
             | Self::UpstreamReply => Code::UpstreamFailed,
             Self::Caused(Caused { cause, .. }) => cause.code(),
-            Self::UpstreamStatus(status) => upstream_status(*status),
+            Self::UpstreamStatus(status, _) => upstream_status(*status),
             Self::Read(ReadError::NoRoom) | Self::NoRoom(_) => Code::Overloaded,
         }
     }
@@ -282,7 +282,7 @@ impl Refusal {
             Self::Caused(Caused { cause, route, .. }) => {
                 Told { code, message: cause.message(*route), param: cause.param(*route) }
             }
-            Self::Denied(_) | Self::UpstreamStatus(404) => {
+            Self::Denied(_) | Self::UpstreamStatus(404, _) => {
                 Told { code, message: code.message().into(), param: Some("model") }
             }
             _ => Told { code, message: code.message().into(), param: None },
@@ -313,8 +313,10 @@ impl Refusal {
                 None => {}
             }
         }
-        if let Self::NoneOpen(NoneOpen { after: Some(after) }) = self {
-            retry_after(*after, headers);
+        if let Self::NoneOpen(NoneOpen { after: Some(after) })
+        | Self::UpstreamStatus(503, Some(after)) = self
+        {
+            retry_after((*after).max(RETRY_AFTER), headers);
         }
         if let Self::Head(HeadFault::Method(allowed)) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));

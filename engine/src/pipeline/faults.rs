@@ -72,8 +72,8 @@ pub(super) fn call(error: CallError) -> Fault {
     Fault::new(error, kind, ended, again)
 }
 
-/// It answered with a status that is no success, and did not say why.
-pub(super) fn status(status: u16) -> Fault {
+/// It answered with a status that is no success, and did not say why. `wait`: when it wants to be asked again.
+pub(super) fn status(status: u16, wait: Option<Duration>) -> Fault {
     let (kind, ended, again) = match status {
         502..=504 => ("unavailable", Ended::Suspected, Again::Yes),
         // Model servers answer so to requests that they cannot serve, too.
@@ -82,10 +82,10 @@ pub(super) fn status(status: u16) -> Fault {
         404 => ("not_now", Ended::Well, Again::Yes),
         _ => ("refused", Ended::Well, Again::No),
     };
-    Fault::new(Refusal::UpstreamStatus(status), kind, ended, again)
+    Fault::new(Refusal::UpstreamStatus(status, wait), kind, ended, again)
 }
 
-/// It said why. `wait`: when it wants to be asked again.
+/// It said why. `wait`: as [`status`].
 pub(super) fn cause(cause: Cause, route: Route, wait: Option<Duration>) -> Fault {
     let (ended, again) = match cause {
         Cause::Context(_) | Cause::Lacks(_) | Cause::Filtered => (Ended::Well, Again::No),

@@ -318,7 +318,7 @@ impl Trip {
         let words = reply.read(REFUSAL_BYTES_MAX, REFUSAL_TIME).await.unwrap_or_default();
         match Cause::read(Some(status), &words) {
             Some(cause) => faults::cause(cause, route, wait),
-            None => faults::status(status),
+            None => faults::status(status, wait),
         }
     }
 

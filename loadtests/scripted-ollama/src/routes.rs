@@ -127,6 +127,12 @@ async fn say(
         return Ok(reply::json(body.freeze()));
     }
     before(state, &words, state.load(&canonical)).await?;
+    // What a line of a stream says is, whole, an error with the status of a success.
+    if let (false, Some(refusal), Some(_)) = (ask.stream, words.refusal, words.fault) {
+        let mut reply = Failure::refusal(refusal).into_reply(ask.surface.is_openai());
+        *reply.status_mut() = StatusCode::OK;
+        return Ok(reply);
+    }
     let plan = Plan::new(&ask, model, &words, &state.script);
     let id = state.produced().borrow().requests;
     let shape = Shape::new(plan, &state.clock, id, !words.no_counts);

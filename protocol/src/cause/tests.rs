@@ -22,141 +22,137 @@ fn sentence(status: u16, text: &str) -> Option<Cause> {
     Cause::read(Some(status), body.to_string().as_bytes())
 }
 
+/// Status, sentence, and the tokens of prompt and completion and the size of the context; 0: it does not say.
+const FORMS: &[(u16, &str, [u64; 3])] = &[
+    // vLLM, by age.
+    (
+        400,
+        "This model's maximum context length is 8192 tokens. However, you requested 9100 tokens (5000 in the \
+             messages, 4100 in the completion). Please reduce the length of the messages or completion.",
+        [5000, 4100, 8192],
+    ),
+    (
+        400,
+        "This model's maximum context length is 8192 tokens. However, your request has 9001 input tokens. Please \
+             reduce the length of the input messages.",
+        [9001, 0, 8192],
+    ),
+    (
+        400,
+        "'max_tokens' or 'max_completion_tokens' is too large: 4000. This model's maximum context length is 4096 \
+             tokens and your request has 1297 input tokens (4000 > 4096 - 1297).",
+        [1297, 4000, 4096],
+    ),
+    (
+        400,
+        "This model's maximum context length is 8192 tokens. However, you requested 1000 output tokens and your \
+             prompt contains at least 7500 input tokens, for a total of at least 8500 tokens.",
+        [7500, 1000, 8192],
+    ),
+    (
+        400,
+        "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+        [9000, 0, 8192],
+    ),
+    // llama.cpp, by age.
+    (400, "the request exceeds the available context size, try increasing it", [0, 0, 0]),
+    (
+        500,
+        "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
+        [9000, 0, 8192],
+    ),
+    (
+        500,
+        "input (600 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
+        [600, 0, 512],
+    ),
+    (500, "Context size has been exceeded.", [0, 0, 0]),
+    (400, "Requested tokens (5000) exceed context window of 4096", [5000, 0, 4096]),
+    // SGLang.
+    (
+        400,
+        "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        [9000, 0, 8192],
+    ),
+    (
+        400,
+        "Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total \
+             of 71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion.",
+        [7897, 64000, 64000],
+    ),
+    // TGI.
+    (
+        422,
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1800 `inputs` tokens \
+             and 500 `max_new_tokens`",
+        [1800, 500, 2048],
+    ),
+    (
+        422,
+        "Input validation error: `inputs` must have less than 1024 tokens. Given: 1100",
+        [1100, 0, 1024],
+    ),
+    // LM Studio.
+    (
+        400,
+        "Trying to keep the first 9000 tokens when context the overflows. However, the model is loaded with \
+             context length of only 8192 tokens",
+        [9000, 0, 8192],
+    ),
+    (
+        400,
+        "The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 5161>= \
+             n_ctx: 4096).",
+        [5161, 0, 4096],
+    ),
+    // OpenAI and those who sell it on.
+    (
+        400,
+        "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.",
+        [5000, 0, 4097],
+    ),
+    (
+        400,
+        "This endpoint's maximum context length is 32768 tokens. However, you requested about 50000 tokens (30000 \
+             of text input, 20000 in the output).",
+        [30000, 20000, 32768],
+    ),
+    (400, "Your input exceeds the context window of this model.", [0, 0, 0]),
+    // Mistral, Gemini, xAI, Kimi.
+    (
+        400,
+        "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+        [40000, 0, 32768],
+    ),
+    (
+        400,
+        "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)",
+        [1_196_265, 0, 1_048_575],
+    ),
+    (
+        400,
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens",
+        [537_812, 0, 131_072],
+    ),
+    (
+        400,
+        "Your request exceeded model token limit: 262144 (requested: 291351)",
+        [291_351, 0, 262_144],
+    ),
+    // Anthropic.
+    (400, "prompt is too long: 213462 tokens > 200000 maximum", [213_462, 0, 200_000]),
+    (
+        400,
+        "input length and `max_tokens` exceed context limit: 180000 + 64000 > 200000, decrease one",
+        [180_000, 64_000, 200_000],
+    ),
+];
+
 #[test]
 fn each_servers_way_to_say_that_the_context_is_too_small_is_known_with_its_numbers() {
-    for (status, text, wanted) in [
-        // vLLM, by age.
-        (
-            400,
-            "This model's maximum context length is 8192 tokens. However, you requested 9100 tokens (5000 in the \
-             messages, 4100 in the completion). Please reduce the length of the messages or completion.",
-            overflow(5000, 4100, 8192),
-        ),
-        (
-            400,
-            "This model's maximum context length is 8192 tokens. However, your request has 9001 input tokens. Please \
-             reduce the length of the input messages.",
-            overflow(9001, None, 8192),
-        ),
-        (
-            400,
-            "'max_tokens' or 'max_completion_tokens' is too large: 4000. This model's maximum context length is 4096 \
-             tokens and your request has 1297 input tokens (4000 > 4096 - 1297).",
-            overflow(1297, 4000, 4096),
-        ),
-        (
-            400,
-            "This model's maximum context length is 8192 tokens. However, you requested 1000 output tokens and your \
-             prompt contains at least 7500 input tokens, for a total of at least 8500 tokens.",
-            overflow(7500, 1000, 8192),
-        ),
-        (
-            400,
-            "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
-            overflow(9000, None, 8192),
-        ),
-        // llama.cpp, by age.
-        (
-            400,
-            "the request exceeds the available context size, try increasing it",
-            overflow(None, None, None),
-        ),
-        (
-            500,
-            "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
-            overflow(9000, None, 8192),
-        ),
-        (
-            500,
-            "input (600 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
-            overflow(600, None, 512),
-        ),
-        (500, "Context size has been exceeded.", overflow(None, None, None)),
-        (400, "Requested tokens (5000) exceed context window of 4096", overflow(5000, None, 4096)),
-        // SGLang.
-        (
-            400,
-            "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
-            overflow(9000, None, 8192),
-        ),
-        (
-            400,
-            "Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total \
-             of 71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion.",
-            overflow(7897, 64000, 64000),
-        ),
-        // TGI.
-        (
-            422,
-            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1800 `inputs` tokens \
-             and 500 `max_new_tokens`",
-            overflow(1800, 500, 2048),
-        ),
-        (
-            422,
-            "Input validation error: `inputs` must have less than 1024 tokens. Given: 1100",
-            overflow(1100, None, 1024),
-        ),
-        // LM Studio.
-        (
-            400,
-            "Trying to keep the first 9000 tokens when context the overflows. However, the model is loaded with \
-             context length of only 8192 tokens",
-            overflow(9000, None, 8192),
-        ),
-        (
-            400,
-            "The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 5161>= \
-             n_ctx: 4096).",
-            overflow(5161, None, 4096),
-        ),
-        // OpenAI and those who sell it on.
-        (
-            400,
-            "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.",
-            overflow(5000, None, 4097),
-        ),
-        (
-            400,
-            "This endpoint's maximum context length is 32768 tokens. However, you requested about 50000 tokens (30000 \
-             of text input, 20000 in the output).",
-            overflow(30000, 20000, 32768),
-        ),
-        (400, "Your input exceeds the context window of this model.", overflow(None, None, None)),
-        // Mistral, Gemini, xAI, Kimi.
-        (
-            400,
-            "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
-            overflow(40000, None, 32768),
-        ),
-        (
-            400,
-            "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)",
-            overflow(1_196_265, None, 1_048_575),
-        ),
-        (
-            400,
-            "This model's maximum prompt length is 131072 but the request contains 537812 tokens",
-            overflow(537_812, None, 131_072),
-        ),
-        (
-            400,
-            "Your request exceeded model token limit: 262144 (requested: 291351)",
-            overflow(291_351, None, 262_144),
-        ),
-        // Anthropic.
-        (
-            400,
-            "prompt is too long: 213462 tokens > 200000 maximum",
-            overflow(213_462, None, 200_000),
-        ),
-        (
-            400,
-            "input length and `max_tokens` exceed context limit: 180000 + 64000 > 200000, decrease one",
-            overflow(180_000, 64_000, 200_000),
-        ),
-    ] {
-        assert_eq!(sentence(status, text), wanted, "{text}");
+    for (status, text, numbers) in FORMS {
+        let [prompt, completion, most] = numbers.map(|number| (number > 0).then_some(number));
+        assert_eq!(sentence(*status, text), overflow(prompt, completion, most), "{text}");
     }
 }
 
@@ -268,6 +264,11 @@ fn a_server_that_has_no_time_or_no_memory_is_known() {
         ),
         (500, "CUDA out of memory. Tried to allocate 2.00 GiB", Cause::OutOfMemory),
         (500, "llama runner process has terminated: signal: killed", Cause::OutOfMemory),
+        (
+            404,
+            "Failed to load model \"x\". Error: Model loading was stopped due to insufficient system resources.",
+            Cause::OutOfMemory,
+        ),
     ] {
         assert_eq!(sentence(status, text), Some(wanted), "{status} {text}");
     }
@@ -295,7 +296,7 @@ fn what_is_not_said_or_is_not_the_servers_own_word_is_no_cause() {
         (404, "model 'x' not found"),
         // A sentence is believed only with a status that goes with it.
         (503, "This model's maximum context length is 8192 tokens"),
-        (400, "out of memory"),
+        (401, "out of memory"),
         (401, "does not support tools"),
         // What was sent, repeated behind the reason.
         (

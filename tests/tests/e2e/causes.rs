@@ -98,10 +98,10 @@ async fn a_prompt_that_is_too_long_is_told_in_the_words_that_each_dialects_clien
             assert_eq!(event.code, Some(Code::ContextLengthExceeded));
             assert_eq!(event.usage.total(), 0);
         }
-        let counted =
-            "gateway_upstream_faults_total{upstream=\"ollama\",kind=\"context_length_exceeded\"}";
-        assert_eq!(gateway.metric(counted).await, 12.0);
     }
+    let counted =
+        "gateway_upstream_faults_total{upstream=\"ollama\",kind=\"context_length_exceeded\"}";
+    assert_eq!(gateway(true).await.metric(counted).await, 24.0);
 }
 
 #[tokio::test]
@@ -137,6 +137,32 @@ async fn within_a_stream_the_cause_is_told_too_and_what_was_not_made_is_not_char
         }
         assert_eq!(charged, PATHS.len());
     }
+}
+
+#[tokio::test]
+async fn an_error_with_the_status_of_a_success_is_a_refusal() {
+    for kind in [false, true] {
+        let gateway = gateway(kind).await;
+        for path in PATHS {
+            let words = "[[refuse context]] [[error-line 0]]";
+            let reply = ask(&gateway, path, words, false).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+            assert!(told(&reply).0.contains("8192"), "{path}: {}", reply.text());
+        }
+        let events = gateway.audited(PATHS.len()).await;
+        assert!(events.iter().all(|event| event.code == Some(Code::ContextLengthExceeded)));
+    }
+}
+
+#[tokio::test]
+async fn the_wait_of_an_unexplained_503_is_told_too() {
+    let gateway = gateway(false).await;
+    let reply = ask(&gateway, CHAT, "[[status 503]] [[retry-after 9]]", false).await;
+    assert_eq!((reply.status.as_u16(), reply.code()), (503, "upstream_unavailable".to_owned()));
+    assert_eq!(reply.header("retry-after"), "9");
+    // Of a fault it says nothing.
+    let reply = ask(&gateway, CHAT, "[[status 500]] [[retry-after 9]]", false).await;
+    assert_eq!(reply.header("retry-after"), "");
 }
 
 #[tokio::test]
@@ -280,16 +306,17 @@ async fn refusals_and_busy_servers_open_no_breaker() {
 
 #[tokio::test]
 async fn a_dialect_without_param_names_the_place_in_its_message() {
-    let gateway = TestGateway::start().await;
+    let gateway = gateway(true).await;
     for (path, field, value, place) in [
         (MESSAGES, "messages", json!([{ "role": "user", "content": 7 }]), "messages[0].content"),
-        (MESSAGES, "temperature", json!("warm"), "temperature"),
-        (NATIVE, "messages", json!([{ "role": "user", "content": 7 }]), "messages[0].content"),
-        (NATIVE, "tools", json!([7]), "tools[0]"),
+        (MESSAGES, "tools", json!([{ "type": "bash_20250124", "name": "bash" }]), "tools[0].type"),
+        (MESSAGES, "mcp_servers", json!([{ "type": "url", "url": "https://a" }]), "mcp_servers"),
+        (NATIVE, "messages", json!([7]), "messages[0]"),
+        (NATIVE, "options", json!({ "num_gpu": 1 }), "options.num_gpu"),
     ] {
         let asked = with(body(path, "hi", false), field, value);
         let reply = post(gateway.address, path, Some(&gateway.key), &asked).await;
-        assert_eq!(reply.status, 400, "{path} {field}: {}", reply.text());
+        assert!(reply.status.is_client_error(), "{path} {field}: {}", reply.text());
         let (message, ..) = told(&reply);
         assert!(message.contains(place), "{path} {field}: {message}");
     }

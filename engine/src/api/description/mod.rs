@@ -181,6 +181,7 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
     let route = endpoint.route();
     let is_open = matches!(endpoint, Endpoint::Live | Endpoint::Ready);
     let has_body = shape(route).is_some_and(|shape| shape.request.is_some());
+    let is_of_server = matches!(route, Route::OllamaPs | Route::OllamaVersion);
     let is_sent_on = has_body && route != Route::AnthropicCount;
     match code {
         Code::MalformedRequest | Code::UriTooLong | Code::HeadersTooLarge => true,
@@ -208,25 +209,17 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
         Code::ModelNotAllowed | Code::ModelNotFound | Code::CloudModelBlocked => {
             has_body || route == Route::OpenAiModel
         }
-        Code::OptionNotAllowed => matches!(
-            route,
-            Route::OllamaChat
-                | Route::OllamaGenerate
-                | Route::OllamaEmbed
-                | Route::OllamaEmbeddings
-        ),
-        Code::CatalogUnavailable | Code::AuditSaturated => !is_open && route != Route::Blocked,
-        Code::UpstreamUnavailable => {
-            is_sent_on || matches!(route, Route::OllamaPs | Route::OllamaVersion)
+        Code::OptionNotAllowed => {
+            is_sent_on && route.dialect() == Dialect::Ollama && route != Route::OllamaShow
         }
+        Code::CatalogUnavailable | Code::AuditSaturated => !is_open && route != Route::Blocked,
+        Code::UpstreamUnavailable => is_sent_on || is_of_server,
         // A large body is let in before it is read.
         Code::RateLimitRequests
         | Code::RateLimitTokens
         | Code::Concurrency
         | Code::BudgetExhausted
-        | Code::LimitsUnavailable => {
-            has_body || matches!(route, Route::OllamaPs | Route::OllamaVersion)
-        }
+        | Code::LimitsUnavailable => has_body || is_of_server,
         Code::ImageUnavailable
         | Code::UpstreamRejected
         | Code::ContextLengthExceeded
