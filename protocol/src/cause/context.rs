@@ -1,6 +1,6 @@
 //! That a request has more tokens than the model's context, in all forms that servers say it and clients read it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use super::said::{Said, tokens};
 use crate::{error::Code, route::Dialect};
@@ -108,17 +108,17 @@ const TOTAL_AFTER: &[&str] = &["you requested a total of ", "you requested "];
 
 /// The least room for a reply, in tokens, with which a client is told to ask for fewer: with less, only a shorter
 /// prompt helps. Claude Code asks again for what is left but 1,000, and gives up where that is below 3,000.
-const ROOM_MIN: u64 = 4_000;
+const ROOM_MIN: u32 = 4_000;
 
 /// How many tokens there were, and how many there may be. None where the server does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Overflow {
     /// Tokens of the prompt.
-    pub prompt: Option<u64>,
+    pub prompt: Option<NonZeroU32>,
     /// Tokens that were asked for, where they count.
-    pub completion: Option<u64>,
+    pub completion: Option<NonZeroU32>,
     /// The size of the context.
-    pub most: Option<u64>,
+    pub most: Option<NonZeroU32>,
 }
 
 // === impl Overflow ===
@@ -133,7 +133,7 @@ impl Overflow {
         let before = |words: &[&str]| words.iter().find_map(|words| said.number_before(words));
         // Anthropic's own form, which others repeat: A + B > C.
         if let Some(limits) = said.text.split_once("exceed context limit: ").map(|(_, rest)| rest) {
-            let numbers: Vec<u64> = limits
+            let numbers: Vec<NonZeroU32> = limits
                 .split(|one: char| !one.is_ascii_digit())
                 .filter_map(tokens)
                 .take(3)
@@ -148,7 +148,10 @@ impl Overflow {
             }
         }
         let completion = before(COMPLETION_BEFORE).or_else(|| after(COMPLETION_AFTER));
-        let total = || Some(after(TOTAL_AFTER)?.saturating_sub(completion.unwrap_or(0)));
+        let total = || {
+            let completion = completion.map_or(0, NonZeroU32::get);
+            NonZeroU32::new(after(TOTAL_AFTER)?.get().saturating_sub(completion))
+        };
         let prompt = said.prompt.or_else(|| before(PROMPT_BEFORE));
         let prompt = prompt.or_else(|| after(PROMPT_AFTER)).or_else(total);
         let most = said.most.or_else(|| after(MOST_AFTER)).or_else(|| before(MOST_BEFORE));
@@ -162,7 +165,7 @@ impl Overflow {
             // SGLang refuses what is as long as the context, too.
             (Some(prompt), _, Some(most)) if prompt >= most => Self { completion: None, ..self },
             (Some(prompt), Some(completion), Some(most))
-                if prompt.saturating_add(completion) >= most =>
+                if prompt.saturating_add(completion.get()) >= most =>
             {
                 self
             }
@@ -210,7 +213,7 @@ impl Overflow {
         let Self { prompt, completion, most } = self;
         match (prompt, completion, most) {
             (Some(prompt), Some(completion), Some(most))
-                if most.saturating_sub(prompt) >= ROOM_MIN =>
+                if most.get().saturating_sub(prompt.get()) >= ROOM_MIN =>
             {
                 format!(
                     "input length and `max_tokens` exceed context limit: {prompt} + {completion} > {most}, decrease \
@@ -219,7 +222,7 @@ impl Overflow {
                 .into()
             }
             (Some(prompt), completion, Some(most)) => {
-                let all = prompt.saturating_add(completion.unwrap_or(0));
+                let all = prompt.saturating_add(completion.map_or(0, NonZeroU32::get));
                 format!("prompt is too long: {all} tokens > {most} maximum").into()
             }
             (_, _, Some(most)) => {

@@ -1,5 +1,7 @@
 //! What an error of a model server says, as far as its reason is looked for.
 
+use std::num::NonZeroU32;
+
 use memchr::memmem;
 use serde_json::Value;
 
@@ -10,7 +12,7 @@ const TEXT_BYTES_MAX: usize = 2 * 1024;
 /// The longest `type` or `code` that is one, in bytes.
 const KIND_BYTES_MAX: usize = 64;
 /// The largest number of tokens that is believed.
-const TOKENS_MAX: u64 = 1_000_000_000;
+const TOKENS_MAX: u32 = 1_000_000_000;
 /// From here on a sentence repeats what the server was sent: llama.cpp (`; messages = …`), pydantic (`'input': …`).
 const ECHOES: [&str; 3] = ["; messages =", "'input':", "input_value="];
 
@@ -24,8 +26,8 @@ pub(super) struct Said {
     /// A `code` that is an HTTP status.
     pub(super) status: Option<u16>,
     /// `n_prompt_tokens` and `n_ctx` (llama.cpp).
-    pub(super) prompt: Option<u64>,
-    pub(super) most: Option<u64>,
+    pub(super) prompt: Option<NonZeroU32>,
+    pub(super) most: Option<NonZeroU32>,
 }
 
 // === impl Said ===
@@ -60,7 +62,7 @@ impl Said {
     }
 
     /// The number directly after those words, or after "about" or "at least" behind them.
-    pub(super) fn number_after(&self, words: &str) -> Option<u64> {
+    pub(super) fn number_after(&self, words: &str) -> Option<NonZeroU32> {
         let at = memmem::find(self.text.as_bytes(), words.as_bytes())? + words.len();
         let rest = &self.text[at..];
         let rest = ["about ", "at least ", "only "]
@@ -72,7 +74,7 @@ impl Said {
     }
 
     /// The number directly before those words.
-    pub(super) fn number_before(&self, words: &str) -> Option<u64> {
+    pub(super) fn number_before(&self, words: &str) -> Option<NonZeroU32> {
         let end = memmem::find(self.text.as_bytes(), words.as_bytes())?;
         let length = self.text[..end].bytes().rev().take_while(u8::is_ascii_digit).count();
         tokens(&self.text[end - length..end])
@@ -98,7 +100,7 @@ impl Said {
                 _ => {}
             }
         }
-        let count = |name: &str| error.get(name)?.as_u64().filter(is_believed);
+        let count = |name: &str| tokens(&error.get(name)?.as_u64()?.to_string());
         (self.prompt, self.most) = (count("n_prompt_tokens"), count("n_ctx"));
     }
 
@@ -113,11 +115,7 @@ fn is_error(outer: &Value) -> bool {
     ["object", "type"].iter().any(|name| outer.get(*name).is_some_and(|value| value == "error"))
 }
 
-pub(super) fn tokens(digits: &str) -> Option<u64> {
-    // Empty is no number, and one that is too long does not fit.
-    digits.parse().ok().filter(is_believed)
-}
-
-fn is_believed(tokens: &u64) -> bool {
-    (1..=TOKENS_MAX).contains(tokens)
+/// A number of tokens. None where it is none, or too large to be believed.
+pub(super) fn tokens(digits: &str) -> Option<NonZeroU32> {
+    digits.parse().ok().filter(|tokens: &NonZeroU32| tokens.get() <= TOKENS_MAX)
 }

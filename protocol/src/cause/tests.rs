@@ -1,14 +1,17 @@
+use std::num::NonZeroU32;
+
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 
 fn overflow(
-    prompt: impl Into<Option<u64>>,
-    completion: impl Into<Option<u64>>,
-    most: impl Into<Option<u64>>,
+    prompt: impl Into<Option<u32>>,
+    completion: impl Into<Option<u32>>,
+    most: impl Into<Option<u32>>,
 ) -> Option<Cause> {
-    let (prompt, completion, most) = (prompt.into(), completion.into(), most.into());
+    let [prompt, completion, most] =
+        [prompt.into(), completion.into(), most.into()].map(|one| one.and_then(NonZeroU32::new));
     Some(Cause::Context(Overflow { prompt, completion, most }))
 }
 
@@ -23,7 +26,7 @@ fn sentence(status: u16, text: &str) -> Option<Cause> {
 }
 
 /// Status, sentence, and the tokens of prompt and completion and the size of the context; 0: it does not say.
-const FORMS: &[(u16, &str, [u64; 3])] = &[
+const FORMS: &[(u16, &str, [u32; 3])] = &[
     // vLLM, by age.
     (
         400,
@@ -154,6 +157,12 @@ fn each_servers_way_to_say_that_the_context_is_too_small_is_known_with_its_numbe
         let [prompt, completion, most] = numbers.map(|number| (number > 0).then_some(number));
         assert_eq!(sentence(*status, text), overflow(prompt, completion, most), "{text}");
     }
+}
+
+#[test]
+fn a_fault_of_a_stream_is_as_small_as_two_words() {
+    // It is handed on with every chunk.
+    assert!(size_of::<Option<crate::translate::StreamFault>>() <= 16);
 }
 
 #[test]

@@ -65,7 +65,8 @@ async fn who_may_not_unload_a_model_leaves_it_to_others(setup: Setup) {
     for (path, order) in orders {
         let reply = raw(&gateway, path, key, order).await;
         assert_eq!(reply.status, 403, "{order}: {}", reply.text());
-        assert_eq!(reply.json(), json!({ "error": "This key may not unload models." }));
+        let told = json!({ "error": "`keep_alive`: This key may not unload models." });
+        assert_eq!(reply.json(), told);
     }
     for (body, status) in [
         (r#"{"model":"llama3.2","KEEP_ALIVE":0}"#, 400),
