@@ -179,7 +179,7 @@ impl Flow {
                 }
             };
             if let Some(fault) = fault {
-                if let StreamFault::Caused(cause) = fault {
+                if let Some(cause) = self.form.cause() {
                     return Poll::Ready(self.refused(cause, bytes));
                 }
                 actors::quiet!(warn, "the upstream's stream failed", ""; ?fault);
@@ -374,6 +374,16 @@ impl Relayed {
             Self::Passed(_) => failure(&Reply::Chat { include_usage: false }, code, message, param),
             Self::Translated(translation) => translation.fail(code, message, param),
             Self::Long(_) => Bytes::new(),
+        }
+    }
+
+    /// Why the upstream does not go on, where it told an error of a known cause.
+    fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Native(native) => native.cause(),
+            Self::Passed(passed) => passed.cause(),
+            Self::Translated(translation) => translation.cause(),
+            Self::Long(_) => None,
         }
     }
 

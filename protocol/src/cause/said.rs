@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 
-use memchr::memmem;
 use serde_json::Value;
 
 /// The largest error that is read, in bytes.
@@ -58,12 +57,12 @@ impl Said {
 
     /// Whether its sentence has one of these words in it.
     pub(super) fn says(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| memmem::find(self.text.as_bytes(), word.as_bytes()).is_some())
+        words.iter().any(|word| self.text.contains(word))
     }
 
     /// The number directly after those words, or after "about" or "at least" behind them.
     pub(super) fn number_after(&self, words: &str) -> Option<NonZeroU32> {
-        let at = memmem::find(self.text.as_bytes(), words.as_bytes())? + words.len();
+        let at = self.text.find(words)? + words.len();
         let rest = &self.text[at..];
         let rest = ["about ", "at least ", "only "]
             .iter()
@@ -75,7 +74,7 @@ impl Said {
 
     /// The number directly before those words.
     pub(super) fn number_before(&self, words: &str) -> Option<NonZeroU32> {
-        let end = memmem::find(self.text.as_bytes(), words.as_bytes())?;
+        let end = self.text.find(words)?;
         let length = self.text[..end].bytes().rev().take_while(u8::is_ascii_digit).count();
         tokens(&self.text[end - length..end])
     }

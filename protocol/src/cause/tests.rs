@@ -160,12 +160,6 @@ fn each_servers_way_to_say_that_the_context_is_too_small_is_known_with_its_numbe
 }
 
 #[test]
-fn a_fault_of_a_stream_is_as_small_as_two_words() {
-    // It is handed on with every chunk.
-    assert!(size_of::<Option<crate::translate::StreamFault>>() <= 16);
-}
-
-#[test]
 fn the_shells_of_errors_are_seen_through() {
     let told = "request (9000 tokens) exceeds the available context size (8192 tokens)";
     let wanted = overflow(9000, None, 8192);

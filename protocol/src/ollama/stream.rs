@@ -11,7 +11,7 @@ use memchr::{memchr_iter, memmem, memrchr};
 use serde_json::{Map, Value, json};
 
 use super::reply::{Tail, tail};
-use crate::{ndjson::LINE_MAX, translate::StreamFault, usage::Usage};
+use crate::{cause::Cause, ndjson::LINE_MAX, translate::StreamFault, usage::Usage};
 
 /// What the line of an error has and no other line: the key, which cannot stand inside a string
 /// without its quotes being escaped.
@@ -23,6 +23,7 @@ pub struct NativeStream {
     held: BytesMut,
     last: Vec<u8>,
     lines: u64,
+    cause: Option<Cause>,
 }
 
 /// What became of some bytes.
@@ -106,6 +107,12 @@ impl NativeStream {
         tail(&self.last)
     }
 
+    /// Why the upstream does not go on, where it told an error of a known cause.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
     /// How many lines before the last one have gone by: an estimate of the tokens, where the upstream
     /// never says.
     #[must_use]
@@ -131,7 +138,8 @@ impl NativeStream {
                 let fault = if !(line.starts_with(b"{") && line.ends_with(b"}")) {
                     Some(StreamFault::NotJson)
                 } else if suspect && tail(line).error {
-                    Some(StreamFault::told(line))
+                    self.cause = Cause::read(None, line);
+                    Some(StreamFault::UpstreamError)
                 } else {
                     None
                 };
@@ -212,6 +220,14 @@ mod tests {
             assert_eq!(out, first.as_bytes(), "cut at {at}");
             assert_eq!(fault, Some(StreamFault::UpstreamError), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn the_cause_of_an_error_line_is_known() {
+        let (_, fault, stream) = run(&[b"{\"error\":\"prompt is too long\"}\n"]);
+        assert_eq!(fault, Some(StreamFault::UpstreamError));
+        assert!(matches!(stream.cause(), Some(Cause::Context(_))));
+        assert_eq!(run(&[b"{\"error\":\"boom\"}\n"]).2.cause(), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::reply::Reply;
 use crate::{
+    cause::Cause,
     ollama::{BadReply, stream::Passed},
     sse::{self, EVENT_MAX, Events},
     translate::StreamFault,
@@ -30,6 +31,7 @@ pub struct PassedStream {
     ended: usize,
     is_done: bool,
     produced: u64,
+    cause: Option<Cause>,
     /// What all of its events begin with.
     head: Value,
 }
@@ -64,6 +66,7 @@ impl PassedStream {
             ended: 0,
             is_done: false,
             produced: 0,
+            cause: None,
             head: Value::Null,
         }
     }
@@ -145,6 +148,12 @@ impl PassedStream {
         self.usage
     }
 
+    /// Why the upstream does not go on, where it told an error of a known cause.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
     /// Whether the reply has come to its end.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -201,7 +210,8 @@ impl PassedStream {
         }
         let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
         if chunk.error.is_some() || chunk.is_none() || read.kind == "error" {
-            return Err(StreamFault::told(&read.data));
+            self.cause = Cause::read(None, &read.data);
+            return Err(StreamFault::UpstreamError);
         }
         if self.head.is_null() {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();

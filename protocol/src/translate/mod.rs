@@ -49,7 +49,6 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 
 use crate::{
-    cause::Cause,
     error::Code,
     ndjson::TooLong,
     openai::error::{anthropic_error, ollama_error, openai_error},
@@ -137,25 +136,15 @@ pub enum StreamFault {
     /// A line is no JSON object of the shape that is promised.
     #[error("a line is not what the model server's API promises")]
     NotJson,
-    /// A line says that the model server failed.
+    /// A line says that the model server failed; who read it knows the cause, where it is a known one.
     #[error("the model server reported an error")]
     UpstreamError,
-    /// A line says so, and why.
-    #[error("the model server reported: {0}")]
-    Caused(Cause),
     /// The stream ended without saying that it is done.
     #[error("the stream broke off")]
     BrokenOff,
     /// A line is longer than the limit.
     #[error("a line is longer than the limit")]
     TooLong,
-}
-
-impl StreamFault {
-    /// What a line or an event tells that is an error.
-    pub(crate) fn told(error: &[u8]) -> Self {
-        Cause::read(None, error).map_or(Self::UpstreamError, Self::Caused)
-    }
 }
 
 impl From<TooLong> for StreamFault {

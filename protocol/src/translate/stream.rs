@@ -17,6 +17,7 @@ use super::{
     response::ResponseStream,
 };
 use crate::{
+    cause::Cause,
     error::Code,
     ndjson::{LINE_MAX, Lines},
     ollama::reply::Line,
@@ -38,6 +39,7 @@ pub struct Translation {
     prompt: u64,
     produced: u64,
     usage: Option<Usage>,
+    cause: Option<Cause>,
     out: BytesMut,
 }
 
@@ -83,7 +85,7 @@ impl Translation {
             Reply::Embedding { .. } => return None,
         };
         let out = BytesMut::with_capacity(OUT_BYTES);
-        Some(Self { source, writer, prompt, produced: 0, usage: None, out })
+        Some(Self { source, writer, prompt, produced: 0, usage: None, cause: None, out })
     }
 
     /// Takes what arrived, and gives back what may go on.
@@ -145,6 +147,12 @@ impl Translation {
         self.usage
     }
 
+    /// Why the upstream does not go on, where it told an error of a known cause.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
     /// How many pieces carried something: about as many as tokens were produced.
     #[must_use]
     pub fn produced(&self) -> u64 {
@@ -203,7 +211,8 @@ impl Translation {
     fn read_line(&mut self, text: &[u8]) -> Result<(), StreamFault> {
         let line = Line::read(text).ok_or(StreamFault::NotJson)?;
         if line.error.is_some() {
-            return Err(StreamFault::told(text));
+            self.cause = Cause::read(None, text);
+            return Err(StreamFault::UpstreamError);
         }
         let Source::Ollama { calls, .. } = &mut self.source else { return Ok(()) };
         let piece = line.piece(*calls).ok_or(StreamFault::NotJson)?;
@@ -222,7 +231,8 @@ impl Translation {
         }
         let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
         if chunk.error.is_some() || chunk.is_none() {
-            return Err(StreamFault::told(text));
+            self.cause = Cause::read(None, text);
+            return Err(StreamFault::UpstreamError);
         }
         let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;
         *usage = chunk.usage().or(*usage);

@@ -1,6 +1,6 @@
 //! Why model servers refuse, as clients are told: in each dialect, from each kind of server, in our words.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use futures_util::future::join_all;
 use identity::policy::Policy;
@@ -280,28 +280,28 @@ async fn whoever_is_limited_busy_or_loading_is_passed_over_where_another_has_the
 #[tokio::test]
 async fn refusals_and_busy_servers_open_no_breaker() {
     for kind in [false, true] {
-        let gateway = gateway(kind).await;
-        let other = gateway.another_tenant("other", Limits::default(), Policy::default()).await;
-        let other = gateway.key_of(other.id).await;
-        for words in
-            ["[[refuse context]]", "[[refuse images]]", "[[refuse busy]]", "[[refuse limited]]"]
-        {
-            for more in ["", " [[error-line 0]]"] {
-                let asked = body(CHAT, &format!("{words}{more}"), true);
-                let keys = [&gateway.key, &other];
-                let all = (0..24).map(|at| post(gateway.address, CHAT, Some(keys[at % 2]), &asked));
-                let codes: HashMap<String, usize> =
-                    join_all(all).await.iter().fold(HashMap::new(), |mut codes, reply| {
-                        *codes.entry(told(reply).1).or_default() += 1;
-                        codes
-                    });
-                assert_eq!(codes.len(), 1, "{words}{more}: {codes:?}");
-                assert!(!codes.contains_key("upstream_unavailable"), "{words}{more}");
+        for cause in ["context", "images", "busy", "limited"] {
+            for inside in ["", "[[error-line 0]]"] {
+                let code = opens_no_breaker(kind, &format!("[[refuse {cause}]] {inside}")).await;
+                assert_ne!(code, "upstream_unavailable", "{cause} {inside}");
             }
         }
-        let state = gateway.metric("gateway_breaker_state{upstream=\"ollama\"}").await;
-        assert!(state < 1.0, "{state}");
     }
+}
+
+/// Two tenants meet nothing else; the code that they are told.
+async fn opens_no_breaker(openai: bool, words: &str) -> String {
+    let gateway = gateway(openai).await;
+    let other = gateway.another_tenant("other", Limits::default(), Policy::default()).await;
+    let keys = [gateway.key.clone(), gateway.key_of(other.id).await];
+    let asked = body(CHAT, words, true);
+    let all = (0..30).map(|at| post(gateway.address, CHAT, Some(&keys[at % 2]), &asked));
+    let codes: BTreeSet<String> = join_all(all).await.iter().map(|reply| told(reply).1).collect();
+    assert_eq!(codes.len(), 1, "{words}: {codes:?}");
+    // All of them are over, and the next one still comes through.
+    let next = post(gateway.address, CHAT, Some(&gateway.key), &body(CHAT, "hi", false)).await;
+    assert_eq!(next.status, 200, "{words}: {}", next.text());
+    codes.into_iter().next().unwrap_or_default()
 }
 
 #[tokio::test]
