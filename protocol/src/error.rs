@@ -218,6 +218,9 @@ catalogue! {
     Internal = "internal_error", 500, Gateway, "server_error", true,
         "The gateway failed.",
         "Tell the operator the `x-request-id`.";
+    UpstreamOutOfMemory = "upstream_out_of_memory", 500, Upstream, "server_error", false,
+        "The model server has too little memory for this model or request.",
+        "Ask a smaller model, or with a smaller context; operators make room on the model server.";
     UpstreamFailed = "upstream_failed", 502, Upstream, "server_error", true,
         "The model server failed.",
         "Try again; operators look into the log of the model server.";
@@ -227,9 +230,6 @@ catalogue! {
     UpstreamOverloaded = "upstream_overloaded", 503, Upstream, "server_error", true,
         "The model server has too much to do.",
         "Wait for `retry-after`; operators add another model server, or give this one fewer slots.";
-    UpstreamOutOfMemory = "upstream_out_of_memory", 503, Upstream, "server_error", false,
-        "The model server has too little memory for this model or request.",
-        "Ask a smaller model, or with a smaller context; operators make room on the model server.";
     ModelLoading = "model_loading", 503, Upstream, "server_error", true,
         "The model is being loaded.",
         "Wait for `retry-after`.";

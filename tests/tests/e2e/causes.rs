@@ -227,7 +227,7 @@ async fn each_cause_has_its_code_and_its_place() {
             ),
             ("busy", 503, "upstream_overloaded", "too much to do", None, ""),
             ("loading", 503, "model_loading", "is being loaded", None, ""),
-            ("memory", 503, "upstream_out_of_memory", "too little memory", None, "false"),
+            ("memory", 500, "upstream_out_of_memory", "too little memory", None, "false"),
         ] {
             let words = format!("[[refuse {cause}]]");
             for path in PATHS {
@@ -242,9 +242,12 @@ async fn each_cause_has_its_code_and_its_place() {
                 if path == CHAT {
                     assert_eq!(named.as_deref(), param, "{cause}");
                 }
-                if status == 503 {
-                    assert_eq!(reply.header("retry-after").is_empty(), again == "false", "{cause}");
-                }
+                let wait = match cause {
+                    "busy" => "1",
+                    "loading" => "5",
+                    _ => "",
+                };
+                assert_eq!(reply.header("retry-after"), wait, "{path} {cause}");
             }
         }
         // These dialects have no `param`.
