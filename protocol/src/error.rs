@@ -104,6 +104,9 @@ catalogue! {
     ImageUnavailable = "image_unavailable", 400, Client, "invalid_request_error", false,
         "The image at that address cannot be had.",
         "Send the image itself, as a `data:` URI or in base64.";
+    AmbiguousCredentials = "ambiguous_credentials", 400, Client, "invalid_request_error", false,
+        "Two different API keys came with the request.",
+        "Send one key, as `Authorization: Bearer nz_…` or as `x-api-key`; a key of another provider beside it does no harm.";
     UpstreamRejected = "upstream_rejected", 400, Client, "invalid_request_error", false,
         "The model server does not accept this request for this model.",
         "Ask for less, or another model: it may not see, think, call tools or embed, or the prompt is too long for it.";

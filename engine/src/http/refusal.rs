@@ -165,6 +165,7 @@ impl Refusal {
             Self::Head(HeadFault::HeadersTooLarge) => Code::HeadersTooLarge,
             Self::Head(HeadFault::Ambiguous) => Code::MalformedRequest,
             Self::NotPresented(NotPresented::Missing) => Code::MissingApiKey,
+            Self::NotPresented(NotPresented::Ambiguous) => Code::AmbiguousCredentials,
             Self::NotPresented(NotPresented::Malformed)
             | Self::Identity(keyring::Refused::Wrong) => Code::InvalidApiKey,
             Self::Identity(keyring::Refused::Expired) => Code::KeyExpired,
