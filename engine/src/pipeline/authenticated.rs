@@ -75,7 +75,9 @@ impl Authenticated {
         record: &mut Record,
     ) -> Result<Authorized, Refusal> {
         let route = match &self.endpoint {
-            Endpoint::Blocked | Endpoint::Live | Endpoint::Ready => return Err(Refusal::Blocked),
+            Endpoint::Blocked | Endpoint::Greeting | Endpoint::Live | Endpoint::Ready => {
+                return Err(Refusal::Blocked);
+            }
             Endpoint::Model(id) => {
                 let name = ModelName::read(id).map_err(|_| authorize::Denied::NotFound)?;
                 gateway.resolve(&self.principal, &name)?;
