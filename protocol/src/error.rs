@@ -177,8 +177,8 @@ catalogue! {
         "The URL is longer than the gateway accepts.",
         "Send it in the body.";
     UnsupportedEncoding = "unsupported_encoding", 415, Client, "invalid_request_error", false,
-        "The gateway does not accept compressed bodies.",
-        "Send the body uncompressed.";
+        "The gateway accepts bodies that are packed with gzip or with zstd, and no others.",
+        "Send the body as it is, or packed once, with `content-encoding: gzip` or `zstd`.";
     HostNotAllowed = "host_not_allowed", 421, Client, "invalid_request_error", false,
         "The admin listener does not answer to that name.",
         "On the admin listener: ask by its address, or add the name to `admin.hosts`.";

@@ -51,6 +51,7 @@ pub mod relay;
 pub mod routed;
 pub mod settled;
 pub mod streaming;
+mod unpacked;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

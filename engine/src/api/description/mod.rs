@@ -20,8 +20,8 @@ const REQUESTS: &str = include_str!("requests.json");
 const REPLIES: &str = include_str!("replies.json");
 
 const ABOUT: &str = "What clients speak: OpenAI's, Anthropic's and Ollama's APIs, whichever kind of model \
-    server answers. A `HEAD` goes with every `GET`, and `OPTIONS` with everything. Every answer has an \
-    `x-request-id`. docs/API.md says field by field what becomes of a request, docs/ERRORS.md what the \
+    server answers. A `HEAD` goes with every `GET`, and `OPTIONS` with everything. A body \
+    may come packed, with `content-encoding: gzip` or `zstd`. Every answer has an `x-request-id`. docs/API.md says field by field what becomes of a request, docs/ERRORS.md what the \
     codes mean.";
 
 /// What an endpoint takes and gives: names of schemas.
