@@ -53,7 +53,9 @@ pub struct Model {
     pub upstreams: Vec<Arc<Upstream>>,
     /// How each of them spells it.
     reported: Vec<Arc<str>>,
-    /// Its entry in the list of the first of them, as JSON.
+    /// Its name as clients are told it: as the upstream spells it whose entry this is.
+    pub listed: Arc<str>,
+    /// Its entry in the list of the first of them that speaks Ollama's API, else of the first, as JSON.
     pub entry: Arc<str>,
     /// When it was last changed there.
     pub modified_at: Option<Timestamp>,
@@ -147,14 +149,6 @@ impl Model {
         at.and_then(|at| self.reported.get(at)).map_or(self.name.as_str(), |name| name)
     }
 
-    /// Its name as clients are told it: the canonical one, or where only servers of OpenAI's dialect
-    /// have the model, as they spell it.
-    #[must_use]
-    pub fn listed(&self) -> &str {
-        let is_foreign = self.upstreams.iter().all(|one| one.kind == UpstreamKind::OpenAi);
-        self.reported.first().filter(|_| is_foreign).map_or(self.name.as_str(), |name| name)
-    }
-
     /// The model with those of its upstreams only; none where it has none of them.
     #[must_use]
     pub fn only(&self, keep: impl Fn(&Upstream) -> bool) -> Option<Self> {
@@ -162,8 +156,9 @@ impl Model {
         let kept = served.filter(|(upstream, _)| keep(upstream));
         let (upstreams, reported): (Vec<_>, Vec<_>) =
             kept.map(|(upstream, name)| (Arc::clone(upstream), Arc::clone(name))).unzip();
-        let (name, entry) = (self.name.clone(), Arc::clone(&self.entry));
-        let only = Self { name, upstreams, reported, entry, modified_at: self.modified_at };
+        let (listed, entry) = (Arc::clone(&self.listed), Arc::clone(&self.entry));
+        let (name, modified_at) = (self.name.clone(), self.modified_at);
+        let only = Self { name, upstreams, reported, listed, entry, modified_at };
         (!only.upstreams.is_empty()).then_some(only)
     }
 }
@@ -179,12 +174,14 @@ impl Snapshot {
                     name: found.name.clone(),
                     upstreams: Vec::new(),
                     reported: Vec::new(),
+                    listed: found.reported.as_str().into(),
                     entry: Arc::clone(&found.entry),
                     modified_at: found.modified_at,
                 });
                 let is_foreign = |other: &Arc<Upstream>| other.kind == UpstreamKind::OpenAi;
                 if !is_foreign(&source.upstream) && model.upstreams.iter().all(is_foreign) {
                     // An Ollama server knows more of it.
+                    model.listed = found.reported.as_str().into();
                     model.entry = Arc::clone(&found.entry);
                     model.modified_at = found.modified_at;
                 }

@@ -104,6 +104,9 @@ catalogue! {
     ImageUnavailable = "image_unavailable", 400, Client, "invalid_request_error", false,
         "The image at that address cannot be had.",
         "Send the image itself, as a `data:` URI or in base64.";
+    AmbiguousCredentials = "ambiguous_credentials", 400, Client, "invalid_request_error", false,
+        "Two different API keys came with the request.",
+        "Send one key, as `Authorization: Bearer nz_…` or as `x-api-key`; a key of another provider beside it does no harm.";
     UpstreamRejected = "upstream_rejected", 400, Client, "invalid_request_error", false,
         "The model server does not accept this request for this model.",
         "Ask for less, or another model; operators look into the log of the model server.";
@@ -183,8 +186,8 @@ catalogue! {
         "The URL is longer than the gateway accepts.",
         "Send it in the body.";
     UnsupportedEncoding = "unsupported_encoding", 415, Client, "invalid_request_error", false,
-        "The gateway does not accept compressed bodies.",
-        "Send the body uncompressed.";
+        "The gateway accepts bodies that are packed with gzip or with zstd, and no others.",
+        "Send the body as it is, or packed once, with `content-encoding: gzip` or `zstd`.";
     HostNotAllowed = "host_not_allowed", 421, Client, "invalid_request_error", false,
         "The admin listener does not answer to that name.",
         "On the admin listener: ask by its address, or add the name to `admin.hosts`.";

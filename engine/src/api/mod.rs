@@ -16,7 +16,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     gateway::Gateway,
-    http::{body::ReplyBody, refusal::Refusal, router::Endpoint},
+    http::{
+        body::ReplyBody,
+        cors::{self, Preflight},
+        refusal::Refusal,
+        router::Endpoint,
+    },
     pipeline::{authorized::Ask, received::Received, routed::Here},
     recent::Recent,
 };
@@ -26,14 +31,8 @@ pub mod health;
 pub mod models;
 pub mod server;
 
-/// Header fields that the SDKs send and a browser has to be allowed to.
-const CORS_HEADERS: &str = "authorization, x-api-key, anthropic-version, anthropic-beta, \
-    content-type, accept, openai-beta, \
-    openai-organization, openai-project, user-agent, x-request-id, x-stainless-arch, \
-    x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, \
-    x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, \
-    x-stainless-read-timeout, x-stainless-retry-count, x-stainless-runtime, \
-    x-stainless-runtime-version, x-stainless-timeout";
+/// What every Ollama answers at its base address, by which clients see that one is there.
+const GREETING: &str = "Ollama is running";
 
 /// What others outside the gateway answered lately: asked for at most once a second, whoever asks.
 pub(crate) struct Answers {
@@ -55,15 +54,13 @@ impl Answers {
     }
 }
 
-/// Answers what needs no key: `OPTIONS`, and how the gateway is.
+/// Answers what needs no key: that the gateway is there, and how it is.
 pub(crate) async fn open(
     received: &Received,
     gateway: &Arc<Gateway>,
 ) -> Option<Response<ReplyBody>> {
-    if let Some(allowed) = received.asks_for_options() {
-        return Some(options(allowed));
-    }
     match received.endpoint() {
+        Endpoint::Greeting => Some(greeting()),
         Endpoint::Live => Some(json(StatusCode::OK, &health::live())),
         Endpoint::Ready => {
             let ready = health::ready(gateway).await.for_strangers();
@@ -112,17 +109,17 @@ fn whole(body: impl Into<Bytes>) -> Response<ReplyBody> {
     response
 }
 
-fn options(allowed: &'static str) -> Response<ReplyBody> {
+fn greeting() -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(Bytes::from_static(GREETING.as_bytes())));
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}
+
+/// Answers `OPTIONS`, whether or not a browser asks.
+pub(crate) fn options(allowed: &'static str, preflight: Option<Preflight>) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::ALLOW, allowed),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, allowed),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_HEADERS),
-        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    cors::allow(allowed, preflight, response.headers_mut());
     response
 }

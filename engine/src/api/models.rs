@@ -34,6 +34,6 @@ pub(super) fn one(effective: &Effective, name: &ModelName) -> Result<Vec<u8>, De
 fn object(name: &ModelName, model: &Model) -> ModelObject {
     let created = model.modified_at.map_or(0, jiff::Timestamp::as_second);
     // A name that stands for the model is told as it is.
-    let id = if *name == model.name { model.listed() } else { name.as_str() };
+    let id = if *name == model.name { &*model.listed } else { name.as_str() };
     ModelObject::new(id, created)
 }

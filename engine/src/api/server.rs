@@ -49,8 +49,12 @@ pub(super) async fn ps(gateway: &Arc<Gateway>, principal: &Principal) -> Result<
     let effective = gateway.catalog(principal)?;
     let loaded = gateway.answers.loaded.get(|| loaded(Arc::clone(gateway))).await;
     let loaded = loaded.flatten().ok_or(CallError::ConnectTimeout)?;
-    let is_theirs = |entry: &&PsEntry| effective.models().any(|model| model.name == entry.name);
-    Ok(ps::render(loaded.iter().filter(is_theirs).map(|entry| entry.raw.get())))
+    let theirs = loaded.iter().filter_map(|entry| {
+        let model = effective.models().find(|model| model.name == entry.name)?;
+        Some(entry.spelled(&model.listed))
+    });
+    let theirs: Vec<_> = theirs.collect();
+    Ok(ps::render(theirs.iter().map(AsRef::as_ref)))
 }
 
 /// The version of the first upstream that tells one: clients decide by it what they may ask. Where no Ollama

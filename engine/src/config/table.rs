@@ -85,7 +85,7 @@ table! {
     server.uri_bytes_max, Kind::Bytes(64, 1 << 16), "8KiB",
         "Path and query of a request; more is refused with 414.";
     server.body_bytes_max, Kind::Bytes(1, 4 * GIB), "64MiB",
-        "The body of a request; more is refused with 413.";
+        "The body of a request, as it comes and unpacked; more is refused with 413.";
     server.bodies_bytes_max, Kind::Bytes(1, 1 << 42), "512MiB",
         "All bodies that are held at once; more is refused with 503 `overloaded`.";
     server.bodies_bytes_per_tenant_max, Kind::Bytes(1, 1 << 42), "128MiB",

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use protocol::id::TenantId;
@@ -13,6 +13,7 @@ use super::{
     gather::Gathered,
     refusal::ArrivalFault,
     room::{Held, Room, SMALL_BYTES},
+    unpack::Coding,
 };
 use crate::config::Server;
 
@@ -34,6 +35,7 @@ pub struct Arriving<'l> {
     limits: &'l Limits,
     body: Incoming,
     gathered: Gathered,
+    coding: Option<Coding>,
     room: Held,
     began: Instant,
     heard: Instant,
@@ -44,6 +46,8 @@ pub struct Arriving<'l> {
 pub struct Arrived {
     /// The body.
     pub bytes: Bytes,
+    /// How it is packed; `None`: it comes as it is.
+    pub(crate) coding: Option<Coding>,
     /// Given back when it is dropped.
     pub(crate) room: Held,
 }
@@ -78,9 +82,7 @@ impl Limits {
         body: Incoming,
         tenant: TenantId,
     ) -> Result<Arriving<'_>, ArrivalFault> {
-        if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-            return Err(ArrivalFault::Compressed);
-        }
+        let coding = Coding::of(headers)?;
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > self.bytes_max {
             return Err(ArrivalFault::TooLarge);
@@ -91,6 +93,7 @@ impl Limits {
             is_whole: body.is_end_stream(),
             body,
             gathered: Gathered::new(announced),
+            coding,
             room: self.room.hold(tenant),
             began,
             heard: began,
@@ -126,7 +129,7 @@ impl Arriving<'_> {
             let frame = timeout_at(self.deadline(), self.body.frame()).await;
             self.take(frame.map_err(|_| ArrivalFault::Slow)?)?;
         }
-        Ok(Arrived { bytes: self.gathered.finish(), room: self.room })
+        Ok(Arrived { bytes: self.gathered.finish(), coding: self.coding, room: self.room })
     }
 
     /// Until when the next part must come: within its own limit, within that of the whole, and as soon as the

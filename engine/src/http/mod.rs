@@ -14,6 +14,8 @@
 //! | `frames`, `streams` | HTTP/2: frames without progress, counted; streams whose client takes nothing |
 //! | [`router`] | which endpoint a path means |
 //! | [`arrival`] | a request's body, streamed in within its limits |
+//! | `unpack` | bodies that come packed, unpacked within bounds |
+//! | `cors` | what a browser is told that shows a page of another origin |
 //! | `room` | room in memory for bodies, with a share for each tenant |
 //! | `gather` | a body that comes in parts, put together |
 //! | [`body`] | an answer's body |
@@ -23,6 +25,7 @@
 pub mod arrival;
 pub mod body;
 pub mod connection;
+pub(crate) mod cors;
 mod frames;
 mod framing;
 pub(crate) mod gather;
@@ -38,6 +41,7 @@ mod seen;
 mod socket;
 mod streams;
 pub mod tls;
+pub(crate) mod unpack;
 pub(crate) mod workers;
 
 pub(crate) use seen::Seen;

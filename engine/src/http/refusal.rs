@@ -21,7 +21,7 @@ use protocol::{
 
 use storage::admission::{Limit, Refused, Wait};
 
-use super::{body::ReplyBody, limits};
+use super::{body::ReplyBody, limits, unpack::Coding};
 use crate::{
     clock::request_id,
     keyring, telemetry,
@@ -155,9 +155,18 @@ pub enum ArrivalFault {
     /// Too large.
     #[error("the body is too large")]
     TooLarge,
-    /// Compressed.
-    #[error("the body is compressed")]
-    Compressed,
+    /// Packed in a way that is not read here.
+    #[error("the body's encoding is not known")]
+    Encoding,
+    /// It does not unpack as its `content-encoding` says.
+    #[error("the body cannot be unpacked")]
+    Packing,
+    /// It unpacks to much more than it is.
+    #[error("the body unpacks to too many times its size")]
+    Ratio,
+    /// To unpack it takes more memory than there is for that.
+    #[error("the body's zstd window is too large")]
+    Window,
     /// Too slow.
     #[error("the body came too slowly")]
     Slow,
@@ -189,6 +198,7 @@ impl Refusal {
             Self::Head(HeadFault::HeadersTooLarge) => Code::HeadersTooLarge,
             Self::Head(HeadFault::Ambiguous) => Code::MalformedRequest,
             Self::NotPresented(NotPresented::Missing) => Code::MissingApiKey,
+            Self::NotPresented(NotPresented::Ambiguous) => Code::AmbiguousCredentials,
             Self::NotPresented(NotPresented::Malformed)
             | Self::Identity(keyring::Refused::Wrong) => Code::InvalidApiKey,
             Self::Identity(keyring::Refused::Expired) => Code::KeyExpired,
@@ -198,10 +208,12 @@ impl Refusal {
             Self::Identity(keyring::Refused::TooManyFailures) => Code::TooManyFailures,
             Self::Identity(keyring::Refused::Unavailable) => Code::IdentityUnavailable,
             Self::Blocked => Code::EndpointBlocked,
-            Self::Arrival(ArrivalFault::TooLarge) => Code::RequestTooLarge,
-            Self::Arrival(ArrivalFault::Compressed) => Code::UnsupportedEncoding,
+            Self::Arrival(ArrivalFault::TooLarge | ArrivalFault::Ratio | ArrivalFault::Window) => {
+                Code::RequestTooLarge
+            }
+            Self::Arrival(ArrivalFault::Encoding) => Code::UnsupportedEncoding,
             Self::Arrival(ArrivalFault::Slow) => Code::RequestTimeout,
-            Self::Arrival(ArrivalFault::Broken) => Code::MalformedRequest,
+            Self::Arrival(ArrivalFault::Broken | ArrivalFault::Packing) => Code::MalformedRequest,
             Self::Arrival(ArrivalFault::NoRoom) => Code::Overloaded,
             Self::Body(error) => error.code,
             Self::Image(ImageFault::Room | ImageFault::Crowded, _) => Code::Overloaded,
@@ -279,6 +291,10 @@ impl Refusal {
             Self::Admission(tenant::Denied::Limit(refused)) => {
                 Told { code, message: limited(refused).into(), param: None }
             }
+            Self::Arrival(fault) => {
+                let message = arrival(*fault).unwrap_or(code.message()).into();
+                Told { code, message, param: None }
+            }
             Self::Caused(Caused { cause, route, .. }) => {
                 Told { code, message: cause.message(*route), param: cause.param(*route) }
             }
@@ -321,10 +337,33 @@ impl Refusal {
         if let Self::Head(HeadFault::Method(allowed)) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
+        // What a body may be packed with, to whoever chose something else (RFC 9110, 12.5.3).
+        if let Self::Arrival(ArrivalFault::Encoding) = self {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(Coding::ALL));
+        }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// What is said of a body that could not be taken; `None` where its code says it all.
+fn arrival(fault: ArrivalFault) -> Option<&'static str> {
+    match fault {
+        ArrivalFault::Packing => Some(
+            "The body does not unpack as its `content-encoding` says: it is damaged, cut off, followed by \
+             something else, or much longer than what it unpacks to.",
+        ),
+        ArrivalFault::Ratio => {
+            Some("The body unpacks to more than a hundred times its size, and to more than 1 MiB.")
+        }
+        ArrivalFault::Window => Some("To unpack the body takes a zstd window of more than 8 MiB."),
+        ArrivalFault::TooLarge
+        | ArrivalFault::Encoding
+        | ArrivalFault::Slow
+        | ArrivalFault::Broken
+        | ArrivalFault::NoRoom => None,
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Endpoint {
     Keyed(Route),
     /// `GET /v1/models/{id}`, with the decoded id. Needs a key.
     Model(String),
+    /// A server answers, as Ollama says it at its base address.
+    Greeting,
     /// The process answers.
     Live,
     /// Database, upstreams and audit answer.
@@ -34,7 +36,7 @@ pub struct Found {
 }
 
 /// The paths that mean one thing each; besides, there are the blocked ones and [`MODELS`].
-pub(crate) static LISTED: [(&str, Found); 20] = [
+pub(crate) static LISTED: [(&str, Found); 21] = [
     ("/v1/chat/completions", post(Route::OpenAiChat)),
     ("/v1/completions", post(Route::OpenAiCompletions)),
     ("/v1/embeddings", post(Route::OpenAiEmbeddings)),
@@ -50,6 +52,7 @@ pub(crate) static LISTED: [(&str, Found); 20] = [
     ("/api/tags", get(Endpoint::Keyed(Route::OllamaTags))),
     ("/api/ps", get(Endpoint::Keyed(Route::OllamaPs))),
     ("/api/version", get(Endpoint::Keyed(Route::OllamaVersion))),
+    ("/", get(Endpoint::Greeting)),
     ("/healthz", get(Endpoint::Live)),
     ("/live", get(Endpoint::Live)),
     ("/health/live", get(Endpoint::Live)),
@@ -114,7 +117,7 @@ impl Endpoint {
             Self::Keyed(route) => *route,
             Self::Model(_) => Route::OpenAiModel,
             Self::Blocked => Route::Blocked,
-            Self::Live | Self::Ready => Route::Unknown,
+            Self::Greeting | Self::Live | Self::Ready => Route::Unknown,
         }
     }
 }
@@ -190,9 +193,10 @@ mod tests {
     #[test]
     fn what_is_not_on_the_list_does_not_exist() {
         for path in [
-            "/",
             "",
             "*",
+            "//",
+            "/.",
             "/api",
             "/api/",
             "/api/tags/",
@@ -225,6 +229,7 @@ mod tests {
         );
         assert_eq!(endpoint("/v1/models/ns/m"), Some(Endpoint::Model("ns/m".into())));
         assert_eq!(endpoint("/health/live"), Some(Endpoint::Live));
+        assert_eq!(endpoint("/"), Some(Endpoint::Greeting));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
     heavy, images,
     received::prove_again,
     settled::Record,
+    unpacked::unpacked,
 };
 use crate::{
     cuts::Cut,
@@ -75,7 +76,9 @@ impl Authenticated {
         record: &mut Record,
     ) -> Result<Authorized, Refusal> {
         let route = match &self.endpoint {
-            Endpoint::Blocked | Endpoint::Live | Endpoint::Ready => return Err(Refusal::Blocked),
+            Endpoint::Blocked | Endpoint::Greeting | Endpoint::Live | Endpoint::Ready => {
+                return Err(Refusal::Blocked);
+            }
             Endpoint::Model(id) => {
                 let name = ModelName::read(id).map_err(|_| authorize::Denied::NotFound)?;
                 gateway.resolve(&self.principal, &name)?;
@@ -120,7 +123,7 @@ impl Authenticated {
 async fn arrive(
     mut arriving: Arriving<'_>,
     principal: &Principal,
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     record: &mut Record,
 ) -> Result<Arrived, Refusal> {
     let began = Instant::now();
@@ -132,7 +135,11 @@ async fn arrive(
     let began = Instant::now();
     let arrived = arriving.rest().await;
     record.spent().arrive += began.elapsed();
-    Ok(arrived?)
+    let arrived = arrived?;
+    if arrived.coding.is_none() {
+        return Ok(arrived);
+    }
+    Box::pin(unpacked(arrived, principal, gateway, record)).await
 }
 
 /// Finds out what the body asks for; a long one is read where it holds up nobody.
@@ -165,7 +172,7 @@ fn ask(
     gateway: &Gateway,
     found: &mut Option<ModelName>,
 ) -> Result<Ask, Refusal> {
-    let Arrived { bytes: body, room } = arrived;
+    let Arrived { bytes: body, room, .. } = arrived;
     let request = Request::read(route, &body).map_err(Refusal::Body)?;
     let name = ModelName::read(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
     let (targets, is_alias) = gateway.resolve(principal, &name)?;

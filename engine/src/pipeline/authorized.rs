@@ -270,7 +270,7 @@ pub(super) fn spelled<'m>(
     is_alias: bool,
 ) -> Option<&'m str> {
     match upstream.kind {
-        UpstreamKind::Ollama => is_alias.then(|| model.name.as_str()),
+        UpstreamKind::Ollama => is_alias.then(|| model.reported(upstream)),
         UpstreamKind::OpenAi => Some(model.reported(upstream)),
     }
 }

@@ -42,9 +42,18 @@ pub(super) async fn work<T: Send + 'static>(
     (tenant, body): (TenantId, &Bytes),
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    if body.len() <= LIGHT_BYTES_MAX {
-        return Ok(work());
-    }
+    if body.len() <= LIGHT_BYTES_MAX { Ok(work()) } else { in_turn(gateway, tenant, work).await }
+}
+
+/// Does work when that tenant's turn comes.
+///
+/// # Errors
+/// Where too much of this tenant waits already.
+pub(super) async fn in_turn<T: Send + 'static>(
+    gateway: &Arc<Gateway>,
+    tenant: TenantId,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let turn = gateway.heavy.0.take(tenant).await;
     let turn = turn.map_err(|_| Refusal::NoRoom("too many large bodies of this tenant wait"))?;
     let working = tokio::task::spawn_blocking(move || {

@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use actors::tenant::Denied;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use identity::{limits::Limits, principal::Principal};
 use protocol::{
     id::RequestId,
@@ -26,7 +26,13 @@ use crate::{
     api,
     clock::request_id,
     gateway::Gateway,
-    http::{Seen, body::ReplyBody, refusal::Refusal, router},
+    http::{
+        Seen,
+        body::ReplyBody,
+        cors::{self, Preflight},
+        refusal::{HeadFault, Refusal},
+        router,
+    },
 };
 
 pub mod admitted;
@@ -46,12 +52,7 @@ pub mod relay;
 pub mod routed;
 pub mod settled;
 pub mod streaming;
-
-/// Header fields that a browser shows to a script of another origin.
-const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, server-timing, x-queue-position, \
-    x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
-    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
-    x-budget-limit-tokens, x-budget-remaining-tokens, x-budget-reset";
+mod unpacked;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -80,8 +81,14 @@ pub(crate) async fn answer(
         is_browser: request.headers().contains_key(header::ORIGIN),
     };
     let Asker { id, dialect, .. } = asker;
+    let preflight = Preflight::of(request.method(), request.headers());
     let received = match Received::new(request, seen, peer, &gateway) {
         Ok(received) => received,
+        // The page learns from the answer to its request that there is no such endpoint; without this one the
+        // browser would keep that from it.
+        Err(HeadFault::NotFound) if preflight.is_some() => {
+            return finish(api::options("GET, HEAD, POST, OPTIONS", preflight), asker);
+        }
         Err(fault) => {
             let mut record = Record::open(&gateway, id, Route::Unknown);
             let refusal = Refusal::from(fault);
@@ -90,6 +97,9 @@ pub(crate) async fn answer(
             return finish(response, asker);
         }
     };
+    if let Some(allowed) = received.asks_for_options() {
+        return finish(api::options(allowed, preflight), asker);
+    }
     if let Some(response) = api::open(&received, &gateway).await {
         return finish(response, asker);
     }
@@ -169,13 +179,14 @@ fn finish(mut response: Response<ReplyBody>, asker: Asker) -> Response<ReplyBody
     }
     // An answer is what its type says it is, and no script, wherever a browser comes across it.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Callers prove themselves with a key that they put in by hand, never with what a browser adds
-    // by itself: another origin gains nothing that it did not have.
     if is_browser {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        cors::expose(headers);
     }
     if is_head {
+        // How long the body would be (RFC 9110, 9.3.2).
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
         response = response.map(ReplyBody::without_bytes);
     }
     response

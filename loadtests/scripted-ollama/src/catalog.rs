@@ -137,9 +137,10 @@ fn installed(state: &State) -> impl Iterator<Item = (&Model, String)> {
 }
 
 fn entry(model: &Model, name: &str) -> Value {
+    let spelled = spelled(model, name);
     let mut entry = json!({
-        "name": name,
-        "model": name,
+        "name": spelled,
+        "model": spelled,
         "modified_at": model.modified_at.to_string(),
         "size": model.size,
         "digest": digest(model, name),
@@ -150,6 +151,14 @@ fn entry(model: &Model, name: &str) -> Value {
         entry["remote_model"] = json!(name);
     }
     entry
+}
+
+/// The name as the model was installed: Ollama keeps the case of its letters.
+fn spelled(model: &Model, name: &str) -> String {
+    let given = model.name.trim();
+    let spellings = [given.to_owned(), format!("{given}:latest")];
+    let found = spellings.into_iter().find(|spelling| spelling.eq_ignore_ascii_case(name));
+    found.unwrap_or_else(|| name.to_owned())
 }
 
 fn details(model: &Model) -> Value {

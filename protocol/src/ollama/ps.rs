@@ -1,7 +1,9 @@
 //! `/api/ps`: which models an upstream has loaded, filtered by name.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{BadReply, tags};
 use crate::name::ModelName;
@@ -11,6 +13,8 @@ use crate::name::ModelName;
 pub struct PsEntry {
     /// Its canonical name.
     pub name: ModelName,
+    /// Its name as the upstream spells it.
+    pub reported: String,
     /// The whole entry.
     pub raw: Box<RawValue>,
 }
@@ -19,6 +23,27 @@ pub struct PsEntry {
 struct Entry {
     name: Option<String>,
     model: Option<String>,
+}
+
+// === impl PsEntry ===
+
+impl PsEntry {
+    /// The entry with the model spelled like this: as it came, where the upstream spells it so.
+    #[must_use]
+    pub fn spelled(&self, name: &str) -> Cow<'_, str> {
+        if self.reported == name {
+            return self.raw.get().into();
+        }
+        let Ok(mut entry) = serde_json::from_str::<Map<String, Value>>(self.raw.get()) else {
+            return self.raw.get().into();
+        };
+        for field in ["name", "model"] {
+            if let Some(spelled) = entry.get_mut(field) {
+                *spelled = name.into();
+            }
+        }
+        Value::Object(entry).to_string().into()
+    }
 }
 
 /// Reads the list. Entries that name no model are skipped.
@@ -46,8 +71,9 @@ pub fn filter(body: &[u8], is_visible: impl Fn(&ModelName) -> bool) -> Result<St
 
 fn entry(raw: &RawValue) -> Option<PsEntry> {
     let entry: Entry = crate::json::read_object(raw.get())?;
-    let name = ModelName::parse(&entry.model.or(entry.name)?).ok()?;
-    Some(PsEntry { name, raw: raw.to_owned() })
+    let reported = entry.model.or(entry.name)?;
+    let name = ModelName::parse(&reported).ok()?;
+    Some(PsEntry { name, reported, raw: raw.to_owned() })
 }
 
 #[cfg(test)]
@@ -61,5 +87,16 @@ mod tests {
         assert_eq!(visible.as_deref(), Ok(r#"{"models":[{"name":"A","size":1}]}"#));
         assert_eq!(filter(body, |_| false).as_deref(), Ok(r#"{"models":[]}"#));
         assert_eq!(filter(b"[]", |_| true), Err(BadReply));
+    }
+
+    #[test]
+    fn an_entry_is_as_it_came_unless_its_model_is_spelled_otherwise() {
+        let body = br#"{"models":[{"name":"Org/M:q4","model":"Org/M:q4", "size":1.50}]}"#;
+        let entry = parse(body).unwrap().remove(0);
+        assert_eq!(entry.spelled("Org/M:q4"), entry.raw.get());
+        assert_eq!(
+            entry.spelled("org/M:Q4"),
+            r#"{"name":"org/M:Q4","model":"org/M:Q4","size":1.50}"#
+        );
     }
 }

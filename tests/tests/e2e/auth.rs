@@ -311,6 +311,52 @@ async fn when_the_database_is_away_a_cached_key_goes_on_and_an_unknown_one_is_re
 }
 
 #[tokio::test]
+async fn of_two_credentials_the_one_that_is_ours_counts_and_two_keys_are_refused() {
+    let gateway = TestGateway::start().await;
+    let (_, other) = gateway.key(None).await;
+    let (ours, other) = (gateway.key.as_str(), other.as_str());
+    let bearer = format!("Bearer {ours}");
+    let ask = async |path: &str, fields: &[(&str, &str)]| {
+        let mut request = http::Request::get(path);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        tests::send(gateway.address, request.body(Default::default()).unwrap()).await
+    };
+    for path in ["/v1/models", "/api/tags"] {
+        for (authorization, api_key) in [
+            (bearer.as_str(), "sk-ant-api03-cached"),
+            (&bearer, ""),
+            (&bearer, ours),
+            ("Bearer sk-of-another-provider", ours),
+            ("Bearer ", ours),
+            ("", ours),
+            ("Basic eDp5", ours),
+        ] {
+            let fields = [("authorization", authorization), ("x-api-key", api_key)];
+            let reply = ask(path, &fields).await;
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        }
+        for api_key in [other, &ours[..20], "nz_"] {
+            let reply = ask(path, &[("authorization", &bearer), ("x-api-key", api_key)]).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+            assert!(reply.text().contains("Two different API keys"), "{}", reply.text());
+            assert!(!reply.text().contains(&ours[3..12]) && !reply.text().contains(&other[3..12]));
+            if path == "/v1/models" {
+                assert_eq!(reply.code(), "ambiguous_credentials");
+            }
+        }
+        // The same field twice may be read in two ways, whatever it says.
+        for name in ["authorization", "x-api-key"] {
+            let reply = ask(path, &[(name, &bearer), (name, &bearer)]).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+        }
+        let foreign = [("authorization", "Bearer sk-a"), ("x-api-key", "sk-ant-b")];
+        assert_eq!(ask(path, &foreign).await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_may_stand_in_any_case_of_the_scheme_and_nowhere_else() {
     let gateway = TestGateway::start().await;
     let request = http::Request::get("/v1/models")

@@ -169,11 +169,11 @@ async fn all_bodies_together_have_a_limit() {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_refused_unread() {
+async fn a_body_that_is_packed_in_another_way_is_refused_unread() {
     let gateway = TestGateway::start().await;
     // The first bytes of a bomb; no more of it is ever unpacked.
     let bomb = Bytes::from_static(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xec\xc1\x01\x01");
-    for coding in ["gzip", "br", "zstd", "deflate", "gzip, gzip"] {
+    for coding in ["br", "deflate", "compress", "gzip, gzip", "zstd, gzip", "none"] {
         let request = Request::post("/v1/chat/completions")
             .header("authorization", format!("Bearer {}", gateway.key))
             .header("content-encoding", coding)
@@ -181,6 +181,8 @@ async fn a_compressed_body_is_refused_unread() {
             .unwrap();
         let reply = send(gateway.address, request).await;
         assert_eq!((reply.status.as_u16(), reply.code()), (415, "unsupported_encoding".to_owned()));
+        assert_eq!(reply.header("accept-encoding"), "gzip, zstd");
+        assert!(reply.text().contains("gzip or with zstd"), "{}", reply.text());
     }
     goes_on(&gateway).await;
 }

@@ -18,6 +18,7 @@
 //! | `database` | a database that is full, or silent |
 //! | `dialects` | every dialect of clients on every kind of upstream |
 //! | `described` | what the OpenAPI documents describe
+//! | `encodings` | bodies that come packed |
 //! | `edge` | what one client may take of a connection, and how long |
 //! | `frames` | HTTP/2 frames, written by hand |
 //! | `origins` | what a browser can be made to ask for |
@@ -64,6 +65,7 @@ mod database;
 mod described;
 mod dialects;
 mod edge;
+mod encodings;
 mod failing;
 mod fields;
 mod floods;

@@ -60,11 +60,20 @@ fn asked(server: &Scripted) -> Vec<String> {
 
 /// Adds an upstream of OpenAI's dialect, and waits until it has answered.
 async fn add(gateway: &TestGateway, name: &str, script: Script) -> Scripted {
+    add_kind(gateway, (name, UpstreamKind::OpenAi), script).await
+}
+
+/// Adds an upstream of that kind, and waits until it has answered.
+async fn add_kind(
+    gateway: &TestGateway,
+    (name, kind): (&str, UpstreamKind),
+    script: Script,
+) -> Scripted {
     let server = Scripted::start(script, SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let upstream = Upstream {
         name: name.to_owned(),
         url: format!("http://{}", server.address()),
-        kind: UpstreamKind::OpenAi,
+        kind,
         slots: None,
         keep_alive: true,
         created_at: Timestamp::now(),
@@ -108,6 +117,77 @@ async fn models_are_listed_and_asked_for_as_their_server_calls_them() {
     for other in ["/MODELS/llama.gguf", "accounts/x/models/y", "/models/llama.gguf:latest"] {
         let reply = post(gateway.address, CHAT, Some(&gateway.key), &ask_for(other)).await;
         assert_eq!((reply.status.as_u16(), reply.code()), (404, "model_not_found".to_owned()));
+    }
+}
+
+/// A setup whose Ollama has models of these names.
+fn ollama(names: &[&str]) -> Setup {
+    let models = names.iter().copied().map(Model::named).collect();
+    Setup { script: Script { models, ..Script::default() }, ..Setup::default() }
+}
+
+#[tokio::test]
+async fn every_list_spells_a_model_as_its_server_does_and_any_spelling_finds_it() {
+    let spelled = "hf.co/Org/Field-GGUF:Q4_K_M";
+    let gateway = TestGateway::with(ollama(&[spelled, "Plain", "secret"])).await;
+    let (_, key) = gateway.key(Some(&["HF.co/org/field-gguf:q4_k_m", "plain"])).await;
+    let names = ["Plain:latest", spelled];
+    assert_eq!(listed(&gateway, &key).await, names);
+    assert_eq!(tagged(&gateway, &key).await, names);
+    for id in [spelled, &spelled.to_lowercase(), &spelled.replace('/', "%2F").replace(':', "%3A")] {
+        let one = get(gateway.address, &format!("/v1/models/{id}"), Some(&key)).await;
+        assert_eq!((one.status.as_u16(), &one.json()["id"]), (200, &json!(spelled)), "{id}");
+        assert_eq!(one.json()["owned_by"], "Org");
+    }
+    for id in [spelled, &spelled.to_lowercase(), &spelled.to_uppercase()] {
+        for path in [CHAT, "/api/chat"] {
+            let reply = post(gateway.address, path, Some(&key), &ask_for(id)).await;
+            // A reply says the name that was asked with.
+            assert_eq!((reply.status.as_u16(), &reply.json()["model"]), (200, &json!(id)));
+        }
+    }
+    let loaded = get(gateway.address, "/api/ps", Some(&key)).await.json();
+    assert_eq!(loaded["models"][0]["name"], spelled, "{loaded}");
+    for id in ["secret", "SECRET:latest"] {
+        let one = get(gateway.address, &format!("/v1/models/{id}"), Some(&key)).await;
+        assert_eq!(one.status, 403, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_two_servers_spell_in_two_ways_is_one_in_every_list() {
+    let gateway = TestGateway::with(ollama(&["Org/M:Q4", "x"])).await;
+    // In the order of the upstreams' names the first Ollama's spelling counts, whoever serves it.
+    for (name, kind, spelled) in [
+        ("zz", UpstreamKind::Ollama, "Org/M:Q4"),
+        ("aa", UpstreamKind::OpenAi, "Org/M:Q4"),
+        ("bb", UpstreamKind::Ollama, "ORG/m:q4"),
+    ] {
+        let own = match kind {
+            UpstreamKind::Ollama => ollama(&["ORG/m:q4"]).script,
+            UpstreamKind::OpenAi => script(&["org/M:q4"]),
+        };
+        let _server = add_kind(&gateway, (name, kind), own).await;
+        let lists = eventually("the list", || async {
+            let lists =
+                [listed(&gateway, &gateway.key).await, tagged(&gateway, &gateway.key).await];
+            lists.iter().all(|list| *list == [spelled, "x:latest"]).then_some(lists)
+        });
+        assert_eq!(lists.await[0].len(), 2, "{name}");
+        gateway.storage.upstreams.remove(name).await.unwrap();
+    }
+    let _first =
+        add_kind(&gateway, ("bb", UpstreamKind::Ollama), ollama(&["ORG/m:q4"]).script).await;
+    let load = json!({ "model": "org/m:q4" });
+    for _ in 0..4 {
+        let reply = post(gateway.address, "/api/generate", Some(&gateway.key), &load).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let loaded = get(gateway.address, "/api/ps", Some(&gateway.key)).await.json();
+    let loaded = loaded["models"].as_array().unwrap();
+    assert!(!loaded.is_empty());
+    for entry in loaded {
+        assert_eq!((&entry["name"], &entry["model"]), (&json!("ORG/m:q4"), &json!("ORG/m:q4")));
     }
 }
 

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::outcome::Outcome;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use serde_json::json;
 use tests::{
     Reply, Setup, TestGateway,
     client::{ask, request},
@@ -23,14 +24,32 @@ use crate::{chat, whole_chat};
 #[tokio::test]
 async fn head_is_get_without_a_body() {
     let gateway = TestGateway::start().await;
-    for path in ["/v1/models", "/api/tags", "/healthz", "/api/version"] {
+    for path in ["/v1/models", "/v1/models/llama3.2", "/api/tags", "/healthz", "/api/version", "/"]
+    {
         let whole = get(gateway.address, path, Some(&gateway.key)).await;
         let head = ask(gateway.address, Method::HEAD, path, Some(&gateway.key), Bytes::new()).await;
         assert_eq!((head.status, head.body.len()), (whole.status, 0), "{path}");
         assert_eq!(head.header("content-type"), whole.header("content-type"));
+        assert_eq!(head.header("content-length"), whole.body.len().to_string(), "{path}");
     }
     let unkeyed = ask(gateway.address, Method::HEAD, "/v1/models", None, Bytes::new()).await;
     assert_eq!((unkeyed.status.as_u16(), unkeyed.body.len()), (401, 0));
+}
+
+#[tokio::test]
+async fn the_base_address_answers_as_ollamas_does() {
+    let gateway = TestGateway::start().await;
+    for key in [None, Some(gateway.key.as_str()), Some("sk-foreign")] {
+        let reply = get(gateway.address, "/", key).await;
+        assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, "Ollama is running"));
+        assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
+        assert!(reply.header("x-request-id").starts_with("req_"));
+    }
+    for method in [Method::POST, Method::PUT, Method::DELETE] {
+        let reply = ask(gateway.address, method, "/", None, Bytes::new()).await;
+        assert_eq!((reply.status.as_u16(), reply.code()), (405, "method_not_allowed".to_owned()));
+        assert_eq!(reply.header("allow"), "GET, HEAD, OPTIONS");
+    }
 }
 
 #[tokio::test]
@@ -44,6 +63,70 @@ async fn options_answer_a_browser_without_a_key() {
         assert_eq!(reply.header("allow"), allow);
         assert_eq!(reply.header("access-control-allow-origin"), "*");
         assert!(reply.header("access-control-allow-headers").contains("authorization"));
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_allows_whatever_fields_are_asked_for_wherever_it_goes() {
+    let gateway = TestGateway::start().await;
+    for path in [
+        "/",
+        "/v1/chat/completions",
+        "/v1/messages?beta=true",
+        "/v1/models/hf.co%2FOrg%2FM",
+        "/api/chat",
+        "/api/pull",
+        "/v1/v1/models",
+    ] {
+        let asked = |names: &str| {
+            let mut asked = request(Method::OPTIONS, path, None, Bytes::new());
+            for (name, value) in [
+                ("access-control-request-method", "POST"),
+                ("access-control-request-headers", names),
+                ("access-control-request-private-network", "true"),
+            ] {
+                asked.headers_mut().insert(name, value.parse().unwrap());
+            }
+            asked
+        };
+        for names in ["authorization,content-type,x-of-an-sdk-to-come", "HTTP-Referer, X-Title"] {
+            let reply = from_a_page(&gateway, asked(names)).await;
+            assert_eq!(reply.status, 204, "{path}: {}", reply.text());
+            assert_eq!(reply.header("access-control-allow-headers"), names);
+            assert_eq!(reply.header("access-control-allow-origin"), "*");
+            assert_eq!(reply.header("access-control-allow-private-network"), "true");
+            assert!(reply.header("vary").contains("access-control-request-headers"));
+            assert!(reply.headers.get("access-control-allow-credentials").is_none());
+        }
+        let reply = from_a_page(&gateway, asked("no name, x-a")).await;
+        assert_eq!(reply.header("access-control-allow-headers"), "authorization, *", "{path}");
+    }
+    // Who is no browser is told what there is.
+    let reply = ask(gateway.address, Method::OPTIONS, "/v1/v1/models", None, Bytes::new()).await;
+    assert_eq!(reply.status, 404);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_read_what_it_is_refused() {
+    let gateway = TestGateway::start().await;
+    let fails = json!({ "model": "no-such-model", "messages": [] }).to_string();
+    for (method, path, key, body, status) in [
+        (Method::GET, "/v1/models", None, String::new(), 401),
+        (Method::POST, "/v1/messages", None, fails.clone(), 401),
+        (Method::POST, "/api/chat", Some(&gateway.key), fails.clone(), 404),
+        (Method::GET, "/v1/v1/models", Some(&gateway.key), String::new(), 404),
+        (Method::PUT, "/v1/models", Some(&gateway.key), String::new(), 405),
+        (Method::POST, "/api/pull", Some(&gateway.key), fails, 403),
+    ] {
+        let asked = request(method, path, key.map(String::as_str), body.into());
+        let reply = from_a_page(&gateway, asked).await;
+        assert_eq!(reply.status, status, "{path}: {}", reply.text());
+        assert_eq!(reply.header("access-control-allow-origin"), "*", "{path}");
+        assert_eq!(reply.header("vary"), "origin", "{path}");
+        for name in ["x-request-id", "retry-after", "x-should-retry", "x-budget-reset", "allow"] {
+            let exposed = reply.header("access-control-expose-headers");
+            assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}: {exposed}");
+        }
     }
 }
 

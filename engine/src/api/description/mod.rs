@@ -20,8 +20,8 @@ const REQUESTS: &str = include_str!("requests.json");
 const REPLIES: &str = include_str!("replies.json");
 
 const ABOUT: &str = "What clients speak: OpenAI's, Anthropic's and Ollama's APIs, whichever kind of model \
-    server answers. A `HEAD` goes with every `GET`, and `OPTIONS` with everything. Every answer has an \
-    `x-request-id`. docs/API.md says field by field what becomes of a request, docs/ERRORS.md what the \
+    server answers. A `HEAD` goes with every `GET`, and `OPTIONS` with everything. A body \
+    may come packed, with `content-encoding: gzip` or `zstd`. Every answer has an `x-request-id`. docs/API.md says field by field what becomes of a request, docs/ERRORS.md what the \
     codes mean.";
 
 /// What an endpoint takes and gives: names of schemas.
@@ -117,6 +117,12 @@ fn operation(path: &str, endpoint: &Endpoint) -> Value {
     let mut operation = json!({ "operationId": id(path) });
     let mut answers = Map::new();
     match (endpoint, shape(route)) {
+        (Endpoint::Greeting, _) => {
+            operation["summary"] = "A server answers, as Ollama says it.".into();
+            let content = json!({ "text/plain": { "schema": { "type": "string" } } });
+            let answer = json!({ "description": "What was asked for.", "content": content });
+            answers.insert("200".to_owned(), answer);
+        }
         (Endpoint::Live, _) => {
             operation["summary"] = "The process answers.".into();
             answers.insert("200".to_owned(), reply("Live", None));
@@ -144,7 +150,7 @@ fn operation(path: &str, endpoint: &Endpoint) -> Value {
             "schema": { "type": "string", "minLength": 1 },
         }]);
     }
-    if matches!(endpoint, Endpoint::Live | Endpoint::Ready) {
+    if is_open(endpoint) {
         operation["security"] = json!([]);
     }
     for code in Code::ALL.iter().filter(|code| meets(**code, endpoint)) {
@@ -157,9 +163,17 @@ fn operation(path: &str, endpoint: &Endpoint) -> Value {
     operation
 }
 
+/// Whether it needs no key.
+fn is_open(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Greeting | Endpoint::Live | Endpoint::Ready)
+}
+
 /// `/v1/chat/completions` as `v1_chat_completions`.
 fn id(path: &str) -> String {
     let plain = path.replace(['{', '}'], "");
+    if plain == "/" {
+        return "root".to_owned();
+    }
     plain.trim_start_matches('/').replace('/', "_")
 }
 
@@ -179,7 +193,7 @@ fn reply(schema: &str, stream: Option<(&str, &str)>) -> Value {
 /// described, or is known to stay away.
 fn meets(code: Code, endpoint: &Endpoint) -> bool {
     let route = endpoint.route();
-    let is_open = matches!(endpoint, Endpoint::Live | Endpoint::Ready);
+    let is_open = is_open(endpoint);
     let has_body = shape(route).is_some_and(|shape| shape.request.is_some());
     let is_of_server = matches!(route, Route::OllamaPs | Route::OllamaVersion);
     let is_sent_on = has_body && route != Route::AnthropicCount;
@@ -187,6 +201,7 @@ fn meets(code: Code, endpoint: &Endpoint) -> bool {
         Code::MalformedRequest | Code::UriTooLong | Code::HeadersTooLarge => true,
         Code::MissingApiKey
         | Code::InvalidApiKey
+        | Code::AmbiguousCredentials
         | Code::KeyExpired
         | Code::KeyRevoked
         | Code::TenantSuspended
