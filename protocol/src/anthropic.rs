@@ -31,7 +31,7 @@ pub(crate) struct Message<'a> {
     #[serde(borrow)]
     pub(crate) role: Text<'a>,
     #[serde(borrow)]
-    pub(crate) content: &'a RawValue,
+    pub(crate) content: Option<&'a RawValue>,
 }
 
 /// A piece of a message's content, or of a tool's result.
@@ -44,7 +44,7 @@ pub(crate) struct Block<'a> {
     #[serde(borrow)]
     pub(crate) thinking: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) source: Option<Source<'a>>,
+    pub(crate) source: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) id: Option<Text<'a>>,
     #[serde(borrow)]
@@ -53,18 +53,26 @@ pub(crate) struct Block<'a> {
     pub(crate) input: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) tool_use_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) tool_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) title: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) context: Option<Text<'a>>,
     pub(crate) is_error: Option<bool>,
     #[serde(borrow)]
     pub(crate) content: Option<&'a RawValue>,
 }
 
-/// Where an image is.
+/// Where an image or a document is.
 #[derive(Deserialize)]
 pub(crate) struct Source<'a> {
     #[serde(borrow, rename = "type")]
     pub(crate) kind: Text<'a>,
     #[serde(borrow)]
     pub(crate) data: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) content: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

@@ -9,14 +9,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    chat_request::{self, choice, functions, level},
+    chat_request::{choice, functions, level},
     echo::Echo,
-    messages::{arguments, content_text, image_of},
+    messages::{arguments_of, image_of, input_of},
+    odd,
+    tools::{self, Names},
 };
 use crate::{
     body::{BodyError, Fields, Text},
-    json::read_object,
-    ollama::chat::{Body, Format, Function, Message, Options, Schema, ToolCall},
+    json::{self, read_object},
+    ollama::chat::{Body, Choice, Format, Function, Message, Options, Schema, ToolCall},
     openai::chat::Reasoning,
 };
 
@@ -64,6 +66,8 @@ struct Item<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Text<'a>>,
     #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
     role: Option<Text<'a>>,
     #[serde(borrow)]
     content: Option<&'a RawValue>,
@@ -72,9 +76,21 @@ struct Item<'a> {
     #[serde(borrow)]
     name: Option<Text<'a>>,
     #[serde(borrow)]
-    arguments: Option<Text<'a>>,
+    namespace: Option<Text<'a>>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input: Option<Text<'a>>,
+    #[serde(borrow)]
+    action: Option<&'a RawValue>,
+    #[serde(borrow)]
+    actions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    operation: Option<&'a RawValue>,
     #[serde(borrow)]
     output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
     #[serde(borrow)]
     summary: Option<&'a RawValue>,
 }
@@ -82,26 +98,13 @@ struct Item<'a> {
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
+    kind: Option<Text<'a>>,
     #[serde(borrow)]
     text: Option<Text<'a>>,
     #[serde(borrow)]
     refusal: Option<Text<'a>>,
     #[serde(borrow)]
     image_url: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Tool<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    description: Option<Text<'a>>,
-    #[serde(borrow)]
-    parameters: Option<&'a RawValue>,
-    strict: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -140,17 +143,19 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     }
     let must = || given.must("input", "a string or a list of items");
     let input = given.get("input").ok_or_else(must)?;
+    let offered = tools::offered(given.get("tools"), Some(input))?;
     if input.get().starts_with('"') {
         let text: Text<'a> = serde_json::from_str(input.get()).map_err(|_| must())?;
         messages.push(Message::text("user", text.0));
     } else {
         let items: Vec<&'a RawValue> = serde_json::from_str(input.get()).map_err(|_| must())?;
+        let before = messages.len();
         for (at, raw) in items.into_iter().enumerate() {
-            item(at, raw, &mut messages)?;
+            item(at, raw, &offered.names, &mut messages)?;
         }
-    }
-    if messages.is_empty() {
-        return Err(must());
+        if messages.len() == before {
+            return Err(given.must("input", "a list in which something is said"));
+        }
     }
     let reasoning: Option<Reasoning<'a>> = match given.get("reasoning") {
         Some(raw) => {
@@ -161,8 +166,8 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     let effort = reasoning.and_then(|reasoning| reasoning.effort);
     Ok(Body {
         format: format(given)?,
-        tools: tools(given)?,
-        choice: choice(given.get("tool_choice"))?,
+        choice: named(choice(given.get("tool_choice"))?, given.get("tool_choice"), &offered.names),
+        tools: functions(offered.functions)?,
         parallel_tool_calls: given.flag("parallel_tool_calls")?,
         think: effort.as_ref().map(|Text(effort)| level(effort)).transpose()?,
         effort: effort.map(|Text(effort)| effort),
@@ -185,14 +190,41 @@ pub(super) fn echo(given: &Given<'_>) -> Echo {
             echo.push(name, raw);
         }
     }
-    echo
+    let (tools, input) = (given.get("tools"), given.get("input"));
+    if !tools::are_named(tools, input) {
+        return echo;
+    }
+    // Who cannot read them is told so when the request is written.
+    let names = tools::offered(tools, input).map(|offered| offered.names);
+    echo.with_names(names.unwrap_or_default())
 }
 
-fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<(), BodyError> {
+/// The choice, with a tool by the name that the model server hears.
+fn named<'a>(choice: Choice<'a>, raw: Option<&RawValue>, names: &Names) -> Choice<'a> {
+    #[derive(Deserialize)]
+    struct Within<'a> {
+        #[serde(borrow)]
+        namespace: Option<Text<'a>>,
+    }
+    let Choice::Named(name) = choice else { return choice };
+    let within: Option<Within<'_>> = raw.and_then(|raw| read_object(raw.get()));
+    let within = within.and_then(|within| within.namespace);
+    let within = within.as_ref().map(|Text(namespace)| &**namespace);
+    Choice::Named(names.upstream(within, name))
+}
+
+/// An item, as a message. Those that stand in one turn are put together later
+/// ([`history`]).
+fn item<'a>(
+    at: usize,
+    raw: &'a RawValue,
+    names: &Names,
+    out: &mut Vec<Message<'a>>,
+) -> Result<(), BodyError> {
     let must = |field: &str, must: &str| BodyError::invalid(format!("input[{at}]{field}"), must);
     let item: Item<'a> = read_object(raw.get()).ok_or_else(|| must("", "an item"))?;
-    let kind = item.kind.map_or(Cow::Borrowed("message"), |Text(kind)| kind);
-    match &*kind {
+    let kind = item.kind.as_ref().map_or("message", |Text(kind)| kind);
+    match kind {
         "message" => {
             let role = item.role.ok_or_else(|| must(".role", "a string"))?.0;
             let role = match &*role {
@@ -201,115 +233,159 @@ fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<
                 "system" | "developer" => "system",
                 _ => return Err(must(".role", "`user`, `assistant`, `system` or `developer`")),
             };
-            let content = item.content.ok_or_else(|| must(".content", "a string or a list"))?;
-            // What was thought stands before what was said, in an item of its own.
-            let is_thought = |last: &Message<'a>| {
-                last.thinking.is_some() && last.content.is_empty() && last.tool_calls.is_empty()
-            };
-            let thought = out.pop_if(|last| role == "assistant" && is_thought(last));
-            let mut message = thought.unwrap_or_else(|| Message::text(role, ""));
-            parts(&format!("input[{at}].content"), content, &mut message)?;
+            let mut message = Message::text(role, "");
+            match item.content {
+                Some(content) => {
+                    let place = Place { field: format!("input[{at}].content"), role };
+                    place.parts(content, &mut message)?;
+                }
+                None if role == "assistant" => {}
+                None => return Err(must(".content", "a string or a list")),
+            }
             out.push(message);
         }
         "function_call" => {
             let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
-            let text = item.arguments.map(|Text(text)| text).unwrap_or_default();
-            let arguments =
-                arguments(&text).ok_or_else(|| must(".arguments", "the text of a JSON object"))?;
-            let id = item.call_id.map(|Text(id)| id);
-            // Calls of one turn stand one after another.
-            let is_turn = out.last().is_some_and(|last| last.role == "assistant");
-            if !is_turn {
-                out.push(Message::text("assistant", ""));
-            }
-            if let Some(turn) = out.last_mut() {
-                let index = turn.tool_calls.len();
-                turn.tool_calls
-                    .push(ToolCall { id, function: Function { index, name, arguments } });
-            }
+            let namespace = item.namespace.as_ref().map(|Text(namespace)| &**namespace);
+            let name = names.upstream(namespace, name);
+            out.push(called(item.call_id, name, arguments_of(item.arguments)));
         }
-        "function_call_output" => {
-            let id = item.call_id.ok_or_else(|| must(".call_id", "a string"))?.0;
-            let output = item.output.ok_or_else(|| must(".output", "a string or a list"))?;
-            let mut result = Message::text("tool", "");
-            parts(&format!("input[{at}].output"), output, &mut result)?;
-            let mut calls = out.iter().rev().flat_map(|message| &message.tool_calls);
-            let call = calls.find(|call| call.id.as_deref() == Some(&*id));
-            result.tool_name = call.map(|call| call.function.name.clone());
-            result.tool_call_id = Some(id);
-            out.push(result);
+        "custom_tool_call" => {
+            let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
+            let namespace = item.namespace.as_ref().map(|Text(namespace)| &**namespace);
+            let input = item.input.map(|Text(input)| input).unwrap_or_default();
+            out.push(called(item.call_id, names.upstream(namespace, name), input_of(&input)));
+        }
+        // The tools that somebody runs on OpenAI's side of the client, each with its own name for what it is to do.
+        "local_shell_call" | "shell_call" | "computer_call" | "apply_patch_call"
+        | "tool_search_call" => {
+            let asked = item.action.or(item.operation).or(item.actions).or(item.arguments);
+            let name = Cow::Owned(kind.trim_end_matches("_call").to_owned());
+            let name = names.upstream(None, name);
+            out.push(called(item.call_id.or(item.id), name, arguments_of(asked)));
+        }
+        "mcp_call" => {
+            let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
+            let id = item.id.or(item.call_id).map(|Text(id)| id);
+            let said = item.output.or(item.error).map(RawValue::get).unwrap_or_default();
+            let result = json::text_of(said).unwrap_or_else(|| odd::words(said).into());
+            let call_id = id.clone().map(Text);
+            out.push(called(call_id, name, arguments_of(item.arguments)));
+            out.push(Message { tool_call_id: id, ..Message::text("tool", result) });
         }
         // What was thought comes before what was said.
         "reasoning" => {
-            let text = item.summary.and_then(content_text).filter(|text| !text.is_empty());
-            if let Some(text) = text {
-                let thinking = Some(text);
-                out.push(Message { thinking, ..Message::text("assistant", "") });
-            }
+            let content = item.content.map(thoughts).filter(|text| !text.is_empty());
+            let thinking = content.or(item.summary.map(thoughts)).filter(|text| !text.is_empty());
+            out.push(Message { thinking: thinking.map(Cow::Owned), ..Message::text("assistant", "") });
         }
-        _ => {
-            let why = "An item is a message, a function call, its output or reasoning.";
+        "item_reference" | "compaction_trigger" => {
+            let why = "Responses are not stored: send the item itself, as it came.";
             return Err(BodyError::unsupported(format!("input[{at}].type"), why));
         }
+        _ if kind.ends_with("_output") && kind != "program_output" => {
+            let mut result = Message::text("tool", "");
+            let place = Place { field: format!("input[{at}].output"), role: "tool" };
+            match item.output {
+                Some(output) => place.output(output, &mut result)?,
+                None => result.content = odd::told(kind, &odd::words_under(raw.get(), &["name"])).into(),
+            }
+            let is_own = kind == "local_shell_call_output";
+            let id = item.call_id.or(item.id.filter(|_| is_own)).map(|Text(id)| id);
+            out.push(Message { tool_call_id: id, ..result });
+        }
+        // They say nothing to a model; the tools of the first are read with the others.
+        "additional_tools" | "mcp_list_tools" | "mcp_approval_request" | "mcp_approval_response"
+        | "configuration_update" => {}
+        _ => out.push(Message::text("assistant", odd::told(kind, &odd::words(raw.get())))),
     }
     Ok(())
 }
 
-fn parts<'a>(field: &str, raw: &'a RawValue, message: &mut Message<'a>) -> Result<(), BodyError> {
-    let must = || BodyError::invalid(field, "a string or a list of parts");
-    if raw.get().starts_with('"') {
-        message.content = serde_json::from_str::<Text<'a>>(raw.get()).map_err(|_| must())?.0;
-        return Ok(());
+fn called<'a>(id: Option<Text<'a>>, name: Cow<'a, str>, arguments: Box<RawValue>) -> Message<'a> {
+    let id = id.map(|Text(id)| id).filter(|id| !id.is_empty());
+    let call = ToolCall { id, function: Function { index: 0, name, arguments } };
+    Message { tool_calls: vec![call], ..Message::text("assistant", "") }
+}
+
+/// The texts of what was thought, or of its summary.
+fn thoughts(raw: &RawValue) -> String {
+    odd::words_under(raw.get(), &["text"])
+}
+
+/// Where parts stand, and who says them.
+struct Place {
+    field: String,
+    role: &'static str,
+}
+
+impl Place {
+    /// What a tool gave back: a text, parts, or whatever else.
+    fn output<'a>(&self, raw: &'a RawValue, result: &mut Message<'a>) -> Result<(), BodyError> {
+        if raw.get().starts_with(['"', '[']) {
+            return self.parts(raw, result);
+        }
+        let screen: Option<Part<'a>> = read_object(raw.get());
+        match screen.filter(|part| part.image_url.is_some()) {
+            Some(part) => self.part(0, part, raw, &mut Vec::new(), result),
+            None => {
+                let words = odd::words(raw.get());
+                result.content = if words.is_empty() { raw.get().into() } else { words.into() };
+                Ok(())
+            }
+        }
     }
-    let list: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
-    let mut texts = Vec::new();
-    for (at, raw) in list.into_iter().enumerate() {
-        let part: Part<'a> = read_object(raw.get()).ok_or_else(must)?;
-        let field = format!("{field}[{at}]");
+
+    fn parts<'a>(&self, raw: &'a RawValue, message: &mut Message<'a>) -> Result<(), BodyError> {
+        let must = || BodyError::invalid(&*self.field, "a string or a list of parts");
+        if raw.get().starts_with('"') {
+            message.content = serde_json::from_str::<Text<'a>>(raw.get()).map_err(|_| must())?.0;
+            return Ok(());
+        }
+        let list: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
+        let mut texts = Vec::new();
+        for (at, raw) in list.into_iter().enumerate() {
+            let part: Part<'a> = read_object(raw.get()).ok_or_else(must)?;
+            self.part(at, part, raw, &mut texts, message)?;
+        }
+        message.content = match texts.len() {
+            1 => texts.swap_remove(0),
+            _ => texts.join("\n").into(),
+        };
+        Ok(())
+    }
+
+    fn part<'a>(
+        &self,
+        at: usize,
+        part: Part<'a>,
+        raw: &'a RawValue,
+        texts: &mut Vec<Cow<'a, str>>,
+        message: &mut Message<'a>,
+    ) -> Result<(), BodyError> {
+        let field = format!("{}[{at}]", self.field);
         let text = |text: Option<Text<'a>>| {
             text.map(|Text(text)| text)
                 .ok_or_else(|| BodyError::invalid(format!("{field}.text"), "a string"))
         };
-        match &*part.kind.0 {
+        let kind = part.kind.map_or(Cow::Borrowed(""), |Text(kind)| kind);
+        match &*kind {
             "input_text" | "output_text" | "text" => texts.push(text(part.text)?),
             "refusal" => texts.push(text(part.refusal)?),
-            "input_image" => {
+            "input_image" | "computer_screenshot" if part.image_url.is_some() => {
                 let field = format!("{field}.image_url");
                 let uri = part.image_url.ok_or_else(|| BodyError::invalid(&*field, "a URL"))?.0;
                 message.images.push(image_of(&field, uri)?);
             }
-            _ => {
+            // What a user shows must be seen; what a model or a tool gave once is told.
+            _ if matches!(self.role, "user" | "system") => {
                 let why = "A part is `input_text`, `output_text` or `input_image`.";
                 return Err(BodyError::unsupported(format!("{field}.type"), why));
             }
+            kind => texts.push(odd::told(kind, &odd::words(raw.get())).into()),
         }
+        Ok(())
     }
-    message.content = texts.join("\n").into();
-    Ok(())
-}
-
-/// The tools, in the shape of the chat's.
-fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> {
-    let Some(raw) = given.get("tools") else { return Ok(None) };
-    let list: Vec<&RawValue> =
-        serde_json::from_str(raw.get()).map_err(|_| given.must("tools", "a list of tools"))?;
-    let mut tools = Vec::with_capacity(list.len());
-    for (at, raw) in list.into_iter().enumerate() {
-        let must = || given.must(&format!("tools[{at}]"), "a function with a name");
-        let tool: Tool<'_> = read_object(raw.get()).ok_or_else(must)?;
-        if tool.kind.0 != "function" {
-            let field = format!("tools[{at}].type");
-            return Err(BodyError::unsupported(field, "A tool must be a `function`."));
-        }
-        let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
-        tools.push(chat_request::Function {
-            name,
-            description: tool.description.map(|Text(text)| text),
-            parameters: tool.parameters,
-            strict: tool.strict,
-        });
-    }
-    functions(tools)
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
