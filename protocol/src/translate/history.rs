@@ -114,7 +114,8 @@ pub(super) fn join_thinking<'a>(thinking: &mut Option<Cow<'a, str>>, more: Optio
 fn told<'a>(result: Message<'a>) -> Message<'a> {
     let Message { content, images, tool_name, .. } = result;
     let name = tool_name.map(|name| format!(" `{name}`")).unwrap_or_default();
-    let text = format!("[The result of a call of the tool{name} that is no longer here:]\n{content}");
+    let text =
+        format!("[The result of a call of the tool{name} that is no longer here:]\n{content}");
     Message { images, ..Message::text("user", text) }
 }
 

@@ -180,7 +180,11 @@ fn joined<'a>(mut texts: Vec<Cow<'a, str>>) -> Cow<'a, str> {
 
 /// What is left of a block that only Anthropic's servers make something of, in words, which may be none; `None`
 /// where nobody here knows what it is, or it is a file that is not text.
-fn odd<'a>(block: &Block<'a>, raw: &'a RawValue, images: &mut Vec<Image<'a>>) -> Option<Cow<'a, str>> {
+fn odd<'a>(
+    block: &Block<'a>,
+    raw: &'a RawValue,
+    images: &mut Vec<Image<'a>>,
+) -> Option<Cow<'a, str>> {
     let kind = &*block.kind.0;
     let told = |words: &str| Some(odd::told(kind, words).into());
     match kind {
@@ -199,7 +203,9 @@ fn odd<'a>(block: &Block<'a>, raw: &'a RawValue, images: &mut Vec<Image<'a>>) ->
             told(&format!("{name} {}", block.input.map_or("{}", RawValue::get)))
         }
         "container_upload" => told(""),
-        "tool_addition" | "tool_removal" => told(&odd::words_under(raw.get(), &["name", "tool_name"])),
+        "tool_addition" | "tool_removal" => {
+            told(&odd::words_under(raw.get(), &["name", "tool_name"]))
+        }
         _ if kind.ends_with("_tool_result") => {
             told(&block.content.map(|raw| odd::words(raw.get())).unwrap_or_default())
         }

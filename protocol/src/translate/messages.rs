@@ -58,8 +58,7 @@ fn message<'a>(mut place: Place, raw: &'a RawValue) -> Result<Message<'a>, BodyE
         json::read_object(raw.get()).ok_or_else(|| place.must("", "a message"))?;
     let role = place.string("role", given.role)?.filter(|role| !role.is_empty());
     let role = role.ok_or_else(|| place.must(".role", "a string"))?;
-    let (is_assistant, is_result) =
-        (role == "assistant", matches!(&*role, "tool" | "function"));
+    let (is_assistant, is_result) = (role == "assistant", matches!(&*role, "tool" | "function"));
     place.is_asked = !is_assistant && !is_result;
     let mut tool_calls = match given.tool_calls {
         Some(calls) => tool_calls(place, calls)?,
@@ -411,10 +410,7 @@ mod tests {
     #[test]
     fn what_a_model_or_a_tool_said_before_is_never_refused() {
         for (message, expected) in [
-            (
-                r#"{"role":"assistant","content":null}"#,
-                r#"{"role":"assistant","content":""}"#,
-            ),
+            (r#"{"role":"assistant","content":null}"#, r#"{"role":"assistant","content":""}"#),
             (r#"{"role":"assistant","content":[]}"#, r#"{"role":"assistant","content":""}"#),
             (
                 r#"{"role":"assistant","content":null,"refusal":"no"}"#,

@@ -7,8 +7,24 @@ use crate::json::mended;
 
 /// The fields whose texts say what a block or an item is about.
 const TOLD: [&str; 18] = [
-    "title", "url", "source", "text", "content", "stdout", "stderr", "error_code", "tool_name", "query",
-    "queries", "code", "logs", "command", "commands", "message", "filename", "revised_prompt",
+    "title",
+    "url",
+    "source",
+    "text",
+    "content",
+    "stdout",
+    "stderr",
+    "error_code",
+    "tool_name",
+    "query",
+    "queries",
+    "code",
+    "logs",
+    "command",
+    "commands",
+    "message",
+    "filename",
+    "revised_prompt",
 ];
 
 /// The longest name of a kind that is repeated.
@@ -17,7 +33,12 @@ const KIND_LENGTH_MAX: usize = 64;
 /// A block or an item of a kind that no model server knows, with what it says.
 pub(super) fn told(kind: &str, says: &str) -> String {
     let kind = kind.get(..KIND_LENGTH_MAX).unwrap_or(kind);
-    if says.is_empty() { format!("[{kind} was left out]") } else { format!("[{kind}]\n{says}") }
+    match (kind, says) {
+        ("", "") => "[something was left out]".to_owned(),
+        ("", says) => says.to_owned(),
+        (kind, "") => format!("[{kind} was left out]"),
+        (kind, says) => format!("[{kind}]\n{says}"),
+    }
 }
 
 /// The texts of a value of any shape that mean something to a reader, a line each: no ciphers, no files.
@@ -67,5 +88,7 @@ mod tests {
     fn what_says_nothing_is_named() {
         assert_eq!(told("x", ""), "[x was left out]");
         assert_eq!(told("x", "y"), "[x]\ny");
+        assert_eq!(told("", "y"), "y");
+        assert_eq!(told("", ""), "[something was left out]");
     }
 }

@@ -277,7 +277,10 @@ fn item<'a>(
         "reasoning" => {
             let content = item.content.map(thoughts).filter(|text| !text.is_empty());
             let thinking = content.or(item.summary.map(thoughts)).filter(|text| !text.is_empty());
-            out.push(Message { thinking: thinking.map(Cow::Owned), ..Message::text("assistant", "") });
+            out.push(Message {
+                thinking: thinking.map(Cow::Owned),
+                ..Message::text("assistant", "")
+            });
         }
         "item_reference" | "compaction_trigger" => {
             let why = "Responses are not stored: send the item itself, as it came.";
@@ -288,14 +291,22 @@ fn item<'a>(
             let place = Place { field: format!("input[{at}].output"), role: "tool" };
             match item.output {
                 Some(output) => place.output(output, &mut result)?,
-                None => result.content = odd::told(kind, &odd::words_under(raw.get(), &["name"])).into(),
+                // The tools that were found, or how it went.
+                None => {
+                    let names: &[&str] =
+                        if kind == "tool_search_output" { &["name"] } else { &["status"] };
+                    result.content = odd::told(kind, &odd::words_under(raw.get(), names)).into();
+                }
             }
             let is_own = kind == "local_shell_call_output";
             let id = item.call_id.or(item.id.filter(|_| is_own)).map(|Text(id)| id);
             out.push(Message { tool_call_id: id, ..result });
         }
         // They say nothing to a model; the tools of the first are read with the others.
-        "additional_tools" | "mcp_list_tools" | "mcp_approval_request" | "mcp_approval_response"
+        "additional_tools"
+        | "mcp_list_tools"
+        | "mcp_approval_request"
+        | "mcp_approval_response"
         | "configuration_update" => {}
         _ => out.push(Message::text("assistant", odd::told(kind, &odd::words(raw.get())))),
     }

@@ -109,11 +109,8 @@ pub(super) fn offered<'a>(
     input: Option<&'a RawValue>,
 ) -> Result<Offered<'a>, BodyError> {
     let more = input.map(|input| offered_by_items(input.get())).unwrap_or_default();
-    let mut reader = Reader {
-        offered: Offered::default(),
-        taken: HashSet::new(),
-        seen: HashSet::new(),
-    };
+    let mut reader =
+        Reader { offered: Offered::default(), taken: HashSet::new(), seen: HashSet::new() };
     let mut lists = Vec::new();
     let own = tools.map(|tools| ("tools".to_owned(), tools.get()));
     for (place, raw) in own.into_iter().chain(more) {
@@ -250,7 +247,8 @@ impl<'a> Reader<'a> {
 fn with_grammar<'a>(description: Cow<'a, str>, grammar: &Grammar<'a>) -> Option<Cow<'a, str>> {
     let Some(Text(definition)) = &grammar.definition else { return Some(description) };
     let syntax = grammar.syntax.as_ref().map(|Text(syntax)| &**syntax).unwrap_or_default();
-    let text = format!("{description}\n\n`input` must be as this {syntax} grammar says:\n{definition}");
+    let text =
+        format!("{description}\n\n`input` must be as this {syntax} grammar says:\n{definition}");
     Some(text.trim_start().to_owned().into())
 }
 
