@@ -15,8 +15,9 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use crate::{
+    body::BodyError,
     ollama::chat::{Message, ToolCall},
-    route::UpstreamKind,
+    route::{Route, UpstreamKind},
 };
 
 /// The result of a call that nobody answered.
@@ -38,8 +39,24 @@ struct Turns<'a> {
     by_id: HashMap<Cow<'a, str>, (usize, usize)>,
 }
 
-/// The messages in the order and with the roles that a model server takes; none where nothing was said.
-pub(super) fn settled(messages: Vec<Message<'_>>, kind: UpstreamKind) -> Vec<Message<'_>> {
+/// The messages in the order and with the roles that a model server takes.
+///
+/// # Errors
+/// Where nothing is said: to Ollama that is an order to load the model.
+pub(super) fn told(
+    messages: Vec<Message<'_>>,
+    kind: UpstreamKind,
+    route: Route,
+) -> Result<Vec<Message<'_>>, BodyError> {
+    let messages = settled(messages, kind);
+    if messages.is_empty() {
+        let field = if route == Route::OpenAiResponses { "input" } else { "messages" };
+        return Err(BodyError::invalid(field, "a list in which something is said"));
+    }
+    Ok(messages)
+}
+
+fn settled(messages: Vec<Message<'_>>, kind: UpstreamKind) -> Vec<Message<'_>> {
     let is_plain = |message: &Message<'_>| match &*message.role {
         "tool" => false,
         "assistant" => !message.content.is_empty() && message.tool_calls.is_empty(),
@@ -111,7 +128,7 @@ pub(super) fn join_thinking<'a>(thinking: &mut Option<Cow<'a, str>>, more: Optio
 }
 
 /// A result whose call is gone, told by the user.
-fn told<'a>(result: Message<'a>) -> Message<'a> {
+fn by_user<'a>(result: Message<'a>) -> Message<'a> {
     let Message { content, images, tool_name, .. } = result;
     let name = tool_name.map(|name| format!(" `{name}`")).unwrap_or_default();
     let text =
@@ -160,7 +177,7 @@ impl<'a> Turns<'a> {
     fn result(&mut self, mut result: Message<'a>, kind: UpstreamKind) {
         let Some((at, index)) = self.call_of(&result) else {
             let is_told = kind == UpstreamKind::OpenAi;
-            return self.push(if is_told { told(result) } else { result });
+            return self.push(if is_told { by_user(result) } else { result });
         };
         let turn = &mut self.turns[at];
         turn.answered[index] = true;

@@ -8,6 +8,7 @@
 //! | [`fields`] | which fields of a request are read, by route; and what becomes of each, which tests ask |
 //! | `messages` | the messages of OpenAI's chat |
 //! | `history` | messages in the order that model servers take |
+//! | `response_items` | the items of OpenAI's responses |
 //! | `odd` | what no model server has a place for, told in words |
 //! | `tools` | the tools of a request to `/v1/responses`, and their names upstream |
 //! | `piece` | what an upstream says, in no dialect |
@@ -43,6 +44,7 @@ mod passed;
 pub(crate) mod piece;
 pub mod request;
 mod response;
+mod response_items;
 mod response_request;
 pub mod stream;
 mod tools;

@@ -416,12 +416,7 @@ impl<'a> Request<'a> {
     /// A body that is made anew.
     fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let model = self.named(target);
-        body.messages = history::settled(body.messages, target.kind);
-        if body.messages.is_empty() {
-            // Ollama would take it for an order to load the model.
-            let field = if self.route == Route::OpenAiResponses { "input" } else { "messages" };
-            return Err(BodyError::invalid(field, "a list in which something is said"));
-        }
+        body.messages = history::told(body.messages, target.kind, self.route)?;
         body.options.num_predict = target.tokens_max.or(body.options.num_predict);
         if body.choice == Choice::Never {
             body.tools = None;

@@ -13,7 +13,7 @@ fn thought(thinking: &'static str) -> Message<'static> {
 
 fn calls(ids: &[&'static str]) -> Message<'static> {
     let call = |(index, id): (usize, &&'static str)| ToolCall {
-        id: (!id.is_empty()).then(|| Cow::Borrowed(*id)),
+        id: (!id.is_empty()).then_some(Cow::Borrowed(*id)),
         function: Function {
             index,
             name: format!("f{index}").into(),
@@ -25,7 +25,7 @@ fn calls(ids: &[&'static str]) -> Message<'static> {
 }
 
 fn result(id: &'static str, content: &'static str) -> Message<'static> {
-    let tool_call_id = (!id.is_empty()).then(|| Cow::Borrowed(id));
+    let tool_call_id = (!id.is_empty()).then_some(Cow::Borrowed(id));
     Message { tool_call_id, ..said("tool", content) }
 }
 
