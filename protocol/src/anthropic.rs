@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::body::Text;
+use crate::{body::Text, json::read_object};
 
 /// The fields of a request that matter.
 pub(crate) const FIELDS: [&str; 15] = [
@@ -35,7 +35,7 @@ pub(crate) struct Message<'a> {
 }
 
 /// A piece of a message's content, or of a tool's result.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Block<'a> {
     #[serde(borrow, rename = "type")]
     pub(crate) kind: Text<'a>,
@@ -96,4 +96,21 @@ pub(crate) struct Switch<'a> {
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
     pub(crate) disable_parallel_tool_use: Option<bool>,
+}
+
+// === impl Block ===
+
+impl<'a> Block<'a> {
+    /// Reads one. Of one whose fields are of other types than those of the known kinds only its kind is read.
+    pub(crate) fn read(raw: &'a RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Unknown<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: Text<'a>,
+        }
+        read_object(raw.get()).or_else(|| {
+            let Unknown { kind } = read_object(raw.get())?;
+            Some(Self { kind, ..Self::default() })
+        })
+    }
 }

@@ -131,7 +131,7 @@ fn block<'a>(
     out: &mut Vec<Message<'a>>,
 ) -> Result<(), BodyError> {
     let must = |name: &str, must: &str| BodyError::invalid(format!("{field}{name}"), must);
-    let block: Block<'a> = read_object(raw.get()).ok_or_else(|| must("", "a block"))?;
+    let block = Block::read(raw).ok_or_else(|| must("", "a block"))?;
     match &*block.kind.0 {
         "text" => texts.push(block.text.ok_or_else(|| must(".text", "a string"))?.0),
         "image" => message.images.push(image(field, block.source)?),
@@ -262,10 +262,10 @@ fn result_content<'a>(
     let mut texts = Vec::new();
     for (index, raw) in blocks.into_iter().enumerate() {
         let field = format!("{field}.content[{index}]");
-        let block: Block<'a> = read_object(raw.get()).ok_or_else(must)?;
+        let block = Block::read(raw).ok_or_else(must)?;
         match &*block.kind.0 {
             "text" => texts.push(block.text.ok_or_else(must)?.0),
-            "image" => result.images.push(image(&field, block.source)?),
+            "image" if let Ok(image) = image(&field, block.source) => result.images.push(image),
             // A tool gives back what it likes: the user can do nothing about it.
             kind => {
                 let told = odd(&block, raw, &mut result.images);

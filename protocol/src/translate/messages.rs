@@ -245,7 +245,12 @@ impl Place {
                 let uri = part.image_url.and_then(image_uri);
                 let uri = uri.ok_or_else(|| self.must(&field(".image_url"), "a URL"))?;
                 let at = format!("messages[{}]{}", self.message, field(".image_url"));
-                images.push(image_of(&at, uri)?);
+                match image_of(&at, uri) {
+                    Ok(image) => images.push(image),
+                    Err(error) if self.is_asked => return Err(error),
+                    // A tool showed something that Ollama does not read.
+                    Err(_) => texts.push(odd::told(&kind, "").into()),
+                }
             }
             "input_audio" => {
                 let audio = part.input_audio.and_then(|raw| json::read_object(raw.get()));

@@ -20,7 +20,7 @@ use crate::{
     ollama::chat::{Function, Message, ToolCall},
 };
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Item<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Text<'a>>,
@@ -39,7 +39,7 @@ struct Item<'a> {
     #[serde(borrow)]
     arguments: Option<&'a RawValue>,
     #[serde(borrow)]
-    input: Option<Text<'a>>,
+    input: Option<&'a RawValue>,
     #[serde(borrow)]
     action: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -75,7 +75,7 @@ pub(super) fn item<'a>(
     out: &mut Vec<Message<'a>>,
 ) -> Result<(), BodyError> {
     let must = |field: &str, must: &str| BodyError::invalid(format!("input[{at}]{field}"), must);
-    let item: Item<'a> = read_object(raw.get()).ok_or_else(|| must("", "an item"))?;
+    let item = Item::read(raw).ok_or_else(|| must("", "an item"))?;
     let kind = item.kind.as_ref().map_or("message", |Text(kind)| kind);
     match kind {
         "message" => out.push(message(at, item)?),
@@ -88,7 +88,8 @@ pub(super) fn item<'a>(
         "custom_tool_call" => {
             let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
             let namespace = item.namespace.as_ref().map(|Text(namespace)| &**namespace);
-            let input = item.input.map(|Text(input)| input).unwrap_or_default();
+            let input = item.input.map(RawValue::get).unwrap_or_default();
+            let input = json::text_of(input).unwrap_or(Cow::Borrowed(input));
             out.push(called(item.call_id, names.upstream(namespace, name), input_of(&input)));
         }
         "local_shell_call" | "shell_call" | "computer_call" | "apply_patch_call"
@@ -188,6 +189,23 @@ fn thoughts(raw: &RawValue) -> String {
     odd::words_under(raw.get(), &["text"])
 }
 
+// === impl Item ===
+
+impl<'a> Item<'a> {
+    /// Reads one. Of one whose fields are of other types than those of the known kinds only its kind is read.
+    fn read(raw: &'a RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Unknown<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: Text<'a>,
+        }
+        read_object(raw.get()).or_else(|| {
+            let Unknown { kind } = read_object(raw.get())?;
+            Some(Self { kind: Some(kind), ..Self::default() })
+        })
+    }
+}
+
 /// Where parts stand, and who says them.
 struct Place {
     field: String,
@@ -239,6 +257,7 @@ impl Place {
         message: &mut Message<'a>,
     ) -> Result<(), BodyError> {
         let field = format!("{}[{at}]", self.field);
+        let is_asked = matches!(self.role, "user" | "system");
         let text = |text: Option<Text<'a>>| {
             text.map(|Text(text)| text)
                 .ok_or_else(|| BodyError::invalid(format!("{field}.text"), "a string"))
@@ -247,13 +266,15 @@ impl Place {
         match &*kind {
             "input_text" | "output_text" | "text" => texts.push(text(part.text)?),
             "refusal" => texts.push(text(part.refusal)?),
-            "input_image" | "computer_screenshot" if part.image_url.is_some() => {
-                let field = format!("{field}.image_url");
-                let uri = part.image_url.ok_or_else(|| BodyError::invalid(&*field, "a URL"))?.0;
-                message.images.push(image_of(&field, uri)?);
+            "input_image" | "computer_screenshot" if let Some(Text(uri)) = part.image_url => {
+                match image_of(&format!("{field}.image_url"), uri) {
+                    Ok(image) => message.images.push(image),
+                    Err(error) if is_asked => return Err(error),
+                    Err(_) => texts.push(odd::told(&kind, "").into()),
+                }
             }
             // What a user shows must be seen; what a model or a tool gave once is told.
-            _ if matches!(self.role, "user" | "system") => {
+            _ if is_asked => {
                 let why = "A part is `input_text`, `output_text` or `input_image`.";
                 return Err(BodyError::unsupported(format!("{field}.type"), why));
             }
