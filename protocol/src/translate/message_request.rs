@@ -194,7 +194,7 @@ fn odd<'a>(
         "compaction" => Some(block.content.and_then(text_of).unwrap_or_default()),
         "tool_reference" => {
             let Text(name) = block.tool_name.as_ref()?;
-            Some(format!("The tool `{name}` is available.").into())
+            Some(format!("The tool {name} is available.").into())
         }
         "document" => document(block, images),
         "search_result" => Some(odd::words(raw.get()).into()),
