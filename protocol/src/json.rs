@@ -5,16 +5,16 @@
 
 use std::borrow::Cow;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use memchr::{memchr, memchr2, memchr2_iter, memmem};
+use bytes::{BufMut, BytesMut};
+use memchr::{memchr, memchr2, memchr2_iter};
 
-use crate::body::{BodyError, Text};
+use crate::{
+    body::{BodyError, Text},
+    surrogate::mended,
+};
 
 /// How deep arrays and objects may be nested: what `serde_json` itself reads.
 pub(crate) const DEPTH_MAX: usize = 128;
-
-/// What stands for a half of a surrogate pair: as long as its escape is.
-const REPLACED: &str = "\\ufffd";
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -99,44 +99,6 @@ pub(crate) fn splice_list(raw: &str, out: &mut impl BufMut) -> Option<()> {
 pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
     let read = serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text);
     read.or_else(|_| serde_json::from_str(&mended(raw)).map(Cow::Owned)).ok()
-}
-
-/// A JSON text with U+FFFD for each half of a surrogate pair that stands alone (`"\ud83d"`).
-///
-/// The parser that only skips strings lets them through, and they make clients fail. Go and the browsers
-/// read them so.
-pub(crate) fn mended(raw: &str) -> Cow<'_, str> {
-    if !has_surrogates(raw.as_bytes()) {
-        return Cow::Borrowed(raw);
-    }
-    let mut out = String::with_capacity(raw.len());
-    let mut copied = 0;
-    while let Some(at) = half(raw.as_bytes(), copied) {
-        out.push_str(&raw[copied..at]);
-        out.push_str(REPLACED);
-        copied = at + REPLACED.len();
-    }
-    out.push_str(&raw[copied..]);
-    Cow::Owned(out)
-}
-
-/// The same, of a body, which stays as long as it is.
-///
-/// JavaScript cuts texts between the halves of a pair, and a client replays such a text for good. Ollama reads it
-/// so; servers in Python read it and then cannot write it.
-#[must_use]
-pub fn mended_body(body: Bytes) -> Bytes {
-    let first = if has_surrogates(&body) { half(&body, 0) } else { None };
-    let Some(mut at) = first else { return body };
-    let mut body = body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-    loop {
-        let end = at + REPLACED.len();
-        body[at..end].copy_from_slice(REPLACED.as_bytes());
-        match half(&body, end) {
-            Some(next) => at = next,
-            None => return body.freeze(),
-        }
-    }
 }
 
 /// Escapes what some clients take for the end of a line (U+0085, U+2028, U+2029) in JSON that was
@@ -325,44 +287,6 @@ fn unquoted(raw: &str) -> Cow<'_, str> {
     Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
 }
 
-/// Whether some string has an escape for a surrogate in it.
-fn has_surrogates(raw: &[u8]) -> bool {
-    memmem::find_iter(raw, b"\\u").any(|at| matches!(raw.get(at + 2), Some(b'd' | b'D')))
-}
-
-/// Where the next escape for a half of a surrogate pair stands that has no other half.
-fn half(bytes: &[u8], mut at: usize) -> Option<usize> {
-    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\\', rest)) {
-        at += found;
-        at += match (surrogate(bytes, at), surrogate(bytes, at + REPLACED.len())) {
-            (Some(Half::High), Some(Half::Low)) => 2 * REPLACED.len(),
-            (Some(_), _) => return Some(at),
-            (None, _) => 2,
-        };
-    }
-    None
-}
-
-/// A half of a surrogate pair.
-#[derive(Clone, Copy)]
-enum Half {
-    High,
-    Low,
-}
-
-/// The half whose escape stands there.
-fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
-    let &[b'\\', b'u', b'd' | b'D', kind, a, b] = bytes.get(at..)?.get(..REPLACED.len())? else {
-        return None;
-    };
-    let is_one = a.is_ascii_hexdigit() && b.is_ascii_hexdigit();
-    match kind {
-        b'8' | b'9' | b'a' | b'b' | b'A' | b'B' if is_one => Some(Half::High),
-        b'c'..=b'f' | b'C'..=b'F' if is_one => Some(Half::Low),
-        _ => None,
-    }
-}
-
 /// The index after the quote that ends a string, whose text begins at `at`; the end where none does.
 pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -414,14 +338,6 @@ mod tests {
             assert_eq!(splice_string(half, &mut out), Some(()));
             assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text, "{half}");
             assert_eq!(text_of(half).as_deref(), Some(text));
-        }
-        let body = Bytes::from_static(br#"{"a":"\ud83d","b":"\\ud83d \ud83d\ude00","c":"\uDe00"}"#);
-        let mended = br#"{"a":"\ufffd","b":"\\ud83d \ud83d\ude00","c":"\ufffd"}"#;
-        assert_eq!(mended_body(body), &mended[..]);
-        let whole = Bytes::from_static(br#"{"a":"\ud83d\ude00 \u00e9"}"#);
-        assert_eq!(mended_body(whole.clone()), whole);
-        for broken in [&b"\"\\ud8"[..], b"{\"a\":\"\\ud8\"}", "\"\\ud8\u{e9}\"".as_bytes()] {
-            assert_eq!(mended_body(Bytes::copy_from_slice(broken)), broken);
         }
         assert_eq!(splice_string("null", &mut out), None);
         assert_eq!(text_of("5"), None);
@@ -487,17 +403,9 @@ mod tests {
         }
 
         #[test]
-        fn a_mended_text_is_read(text in "(\\\\u[dD][89cC]00|\\\\n|\\\\u0041|a|é){0,12}") {
-            let raw = format!("\"{text}\"");
-            prop_assert!(serde_json::from_str::<String>(&mended(&raw)).is_ok());
-        }
-
-        #[test]
         fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a,:é]{0,40}") {
             is_too_deep(&text);
             compact(&text);
-            mended(&text);
-            _ = mended_body(Bytes::from(text.clone()));
             Cursor::new(&text).items(|cursor, _| cursor.members(|cursor, _| _ = cursor.value()));
         }
     }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, value::RawValue};
 
 use super::tools::Names;
-use crate::json::{compact, mended};
+use crate::{json::compact, surrogate::mended};
 
 /// What a response says again of its request: fields, and the JSON text of their values on one line; and how the
 /// client calls its tools.

@@ -14,6 +14,7 @@ use crate::{
     ollama::chat::{Function, Image, Message, ToolCall},
     openai::chat as openai,
     prompt::{DATA_SCHEME, is_data, not_fetched},
+    surrogate::mended,
 };
 
 /// The kinds of image that Ollama reads; without a kind, it looks at the bytes.
@@ -168,8 +169,8 @@ pub(super) fn arguments(text: &str) -> Box<RawValue> {
         text => text,
     };
     let is_one = object.starts_with('{') && !json::is_too_deep(object);
-    // A half of a surrogate pair in there is the model server's to read.
-    let read = || RawValue::from_string(json::mended(object).into_owned()).ok();
+    // There are strings in it, which the body's own escapes hide.
+    let read = || RawValue::from_string(mended(object).into_owned()).ok();
     is_one.then(read).flatten().unwrap_or_else(|| one_argument("arguments", text))
 }
 

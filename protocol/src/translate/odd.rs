@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::json::mended;
+use crate::surrogate::mended;
 
 /// The fields whose texts say what a block or an item is about.
 const TOLD: [&str; 18] = [

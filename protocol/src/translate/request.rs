@@ -13,7 +13,7 @@ use super::{
     Reply, chat_request, completion_request, history, message_request, native_request, passed,
     response_request,
 };
-pub use crate::json::mended_body;
+pub use crate::surrogate::mended_body;
 use crate::{
     anthropic,
     body::{BodyError, Fields},
