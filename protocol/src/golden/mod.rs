@@ -59,7 +59,8 @@ const MESSAGE: Cases = cases!["message_request", "json":
 const RESPONSE: Cases = cases!["response_request", "json":
     "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
     "refused_image_url", "thought_and_said", "namespaces", "found_tools", "refused_namespace",
-    "refused_item_reference", "refused_empty", "refused_only_secrets", "words_between", "odd_items", "orphans",
+    "refused_item_reference", "refused_part_as_item", "refused_empty", "refused_only_secrets",
+    "words_between", "odd_items", "orphans",
 ];
 const COMPLETION: Cases = cases!["completion_request", "json":
     "simple", "list_of_one", "two_prompts", "tokens", "refused_choices", "refused_best_of",

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     anthropic::{Block, FIELDS, Message as Said, Source, Switch, Tool},
     body::{BodyError, Fields, Text},
+    caps,
     json::read_object,
     ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
     prompt::source_not_fetched,
@@ -226,6 +227,7 @@ fn document<'a>(block: &Block<'a>, images: &mut Vec<Image<'a>>) -> Option<Cow<'a
             if let Some(text) = text_of(content) {
                 texts.push(text);
             } else {
+                caps::list("", content.get(), caps::PARTS_MAX).ok()?;
                 let blocks: Vec<&'a RawValue> = serde_json::from_str(content.get()).ok()?;
                 for raw in blocks {
                     let block: Block<'a> = read_object(raw.get())?;
@@ -252,20 +254,21 @@ fn result_content<'a>(
     raw: &'a RawValue,
     result: &mut Message<'a>,
 ) -> Result<(), BodyError> {
-    let must = || BodyError::invalid(format!("{field}.content"), "a string or a list of blocks");
-    if raw.get().starts_with('"') {
-        let text: Text<'a> = serde_json::from_str(raw.get()).map_err(|_| must())?;
-        result.content = text.0;
+    if !raw.get().starts_with('[') {
+        result.content = text_of(raw).unwrap_or_else(|| odd::words(raw.get()).into());
         return Ok(());
     }
+    let must = || BodyError::invalid(format!("{field}.content"), "a string or a list of blocks");
     let blocks: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
     let mut texts = Vec::new();
-    for (index, raw) in blocks.into_iter().enumerate() {
-        let field = format!("{field}.content[{index}]");
-        let block = Block::read(raw).ok_or_else(must)?;
+    for raw in blocks {
+        let Some(block) = Block::read(raw) else {
+            texts.push(odd::words(raw.get()).into());
+            continue;
+        };
         match &*block.kind.0 {
-            "text" => texts.push(block.text.ok_or_else(must)?.0),
-            "image" if let Ok(image) = image(&field, block.source) => result.images.push(image),
+            "text" if let Some(Text(text)) = block.text => texts.push(text),
+            "image" if let Ok(image) = image("", block.source) => result.images.push(image),
             // A tool gives back what it likes: the user can do nothing about it.
             kind => {
                 let told = odd(&block, raw, &mut result.images);

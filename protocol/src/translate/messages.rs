@@ -231,8 +231,14 @@ impl Place {
     ) -> Result<(), BodyError> {
         let images = &mut content.images;
         let field = |name: &str| format!(".content[{at}]{name}");
-        let part: openai::Part<'a> = json::read_object(raw.get())
-            .ok_or_else(|| self.must(&field(""), "a part of a message"))?;
+        let part: openai::Part<'a> = match json::read_object(raw.get()) {
+            Some(part) => part,
+            None if self.is_asked => return Err(self.must(&field(""), "a part of a message")),
+            None => {
+                texts.push(odd::words(raw.get()).into());
+                return Ok(());
+            }
+        };
         let kind = part.kind.map(|Text(kind)| kind).unwrap_or_default();
         let text = |name: &str, raw| {
             self.string(&format!("content[{at}].{name}"), raw)?

@@ -1,9 +1,7 @@
 //! What a client replays and no model server has a place for: told in words, so that nothing is lost without a
 //! word, and no session ends over it.
 
-use serde_json::Value;
-
-use crate::surrogate::mended;
+use crate::json::{Cursor, text_of};
 
 /// The fields whose texts say what a block or an item is about.
 const TOLD: [&str; 18] = [
@@ -41,33 +39,50 @@ pub(super) fn told(kind: &str, says: &str) -> String {
     }
 }
 
-/// The texts of a value of any shape that mean something to a reader, a line each: no ciphers, no files.
+/// The texts of a JSON value of any shape that mean something to a reader, a line each: no ciphers, no files.
 pub(super) fn words(raw: &str) -> String {
     words_under(raw, &TOLD)
 }
 
 /// The same, of the fields of these names alone.
+///
+/// No tree is made of the value: it may be as large as a body.
 pub(super) fn words_under(raw: &str, names: &[&str]) -> String {
-    let mut lines = Vec::new();
-    if let Ok(value) = serde_json::from_str::<Value>(&mended(raw)) {
-        gather(&value, "text", names, &mut lines);
-    }
-    lines.join("\n")
+    let mut words = String::new();
+    gather(&mut Cursor::new(raw), "text", names, &mut words);
+    words
 }
 
-fn gather(value: &Value, key: &str, names: &[&str], lines: &mut Vec<String>) {
-    match value {
-        Value::String(text) if !text.is_empty() && names.contains(&key) => lines.push(text.clone()),
-        Value::Array(items) => items.iter().for_each(|item| gather(item, key, names, lines)),
-        Value::Object(fields) => {
-            let is_text = fields.get("media_type").is_some_and(|kind| kind == "text/plain");
-            for (key, value) in fields {
-                let key = if is_text && key == "data" { "text" } else { key };
-                gather(value, key, names, lines);
+fn gather(cursor: &mut Cursor<'_>, key: &str, names: &[&str], words: &mut String) {
+    match cursor.peek() {
+        Some(b'[') => cursor.items(|cursor, _| gather(cursor, key, names, words)),
+        Some(b'{') => {
+            let (mut is_text, mut data) = (false, None);
+            cursor.members(|cursor, key| match &*key {
+                "media_type" => is_text = cursor.value() == "\"text/plain\"",
+                "data" => data = Some(cursor.value()),
+                key => gather(cursor, key, names, words),
+            });
+            if let Some(data) = data.filter(|_| is_text && names.contains(&"text")) {
+                say(data, words);
             }
         }
-        _ => {}
+        _ => {
+            let raw = cursor.value();
+            if names.contains(&key) {
+                say(raw, words);
+            }
+        }
     }
+}
+
+/// Puts the text of a string behind the others.
+fn say(raw: &str, words: &mut String) {
+    let text = text_of(raw).unwrap_or_default();
+    if !text.is_empty() && !words.is_empty() {
+        words.push('\n');
+    }
+    words.push_str(&text);
 }
 
 #[cfg(test)]
@@ -80,6 +95,9 @@ mod tests {
             {"content":{"type":"document","source":{"type":"text","media_type":"text/plain","data":"B\ud83d"}}},
             {"source":{"type":"base64","media_type":"application/pdf","data":"QUJD"}},5,null]"#;
         assert_eq!(words(raw), "A\nhttps://a\nB\u{fffd}");
+        // The file may stand before what says that it is text.
+        let turned = r#"{"source":{"data":"C","media_type":"text/plain"},"data":"D"}"#;
+        assert_eq!(words(turned), "C");
         assert_eq!(words("\"plain\""), "plain");
         assert_eq!(words("{"), "");
     }

@@ -125,6 +125,10 @@ pub(super) fn item<'a>(
         | "mcp_approval_request"
         | "mcp_approval_response"
         | "configuration_update" => {}
+        _ if kind.starts_with("input_") => {
+            let why = "A part stands in the `content` of a message.";
+            return Err(BodyError::unsupported(format!("input[{at}].type"), why));
+        }
         _ => out.push(Message::text("assistant", odd::told(kind, &odd::words(raw.get())))),
     }
     Ok(())
@@ -212,7 +216,14 @@ struct Place {
     role: &'static str,
 }
 
+// === impl Place ===
+
 impl Place {
+    /// Whether the client asks by it: what it shows must be seen.
+    fn is_asked(&self) -> bool {
+        matches!(self.role, "user" | "system")
+    }
+
     /// What a tool gave back: a text, parts, or whatever else.
     fn output<'a>(&self, raw: &'a RawValue, result: &mut Message<'a>) -> Result<(), BodyError> {
         if raw.get().starts_with(['"', '[']) {
@@ -238,8 +249,11 @@ impl Place {
         let list: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
         let mut texts = Vec::new();
         for (at, raw) in list.into_iter().enumerate() {
-            let part: Part<'a> = read_object(raw.get()).ok_or_else(must)?;
-            self.part(at, part, raw, &mut texts, message)?;
+            match read_object::<Part<'a>>(raw.get()) {
+                Some(part) => self.part(at, part, raw, &mut texts, message)?,
+                None if self.is_asked() => return Err(must()),
+                None => texts.push(odd::words(raw.get()).into()),
+            }
         }
         message.content = match texts.len() {
             1 => texts.swap_remove(0),
@@ -257,24 +271,25 @@ impl Place {
         message: &mut Message<'a>,
     ) -> Result<(), BodyError> {
         let field = format!("{}[{at}]", self.field);
-        let is_asked = matches!(self.role, "user" | "system");
         let text = |text: Option<Text<'a>>| {
             text.map(|Text(text)| text)
                 .ok_or_else(|| BodyError::invalid(format!("{field}.text"), "a string"))
         };
         let kind = part.kind.map_or(Cow::Borrowed(""), |Text(kind)| kind);
         match &*kind {
-            "input_text" | "output_text" | "text" => texts.push(text(part.text)?),
+            "input_text" | "output_text" | "text" if part.text.is_some() || self.is_asked() => {
+                texts.push(text(part.text)?);
+            }
             "refusal" => texts.push(text(part.refusal)?),
             "input_image" | "computer_screenshot" if let Some(Text(uri)) = part.image_url => {
                 match image_of(&format!("{field}.image_url"), uri) {
                     Ok(image) => message.images.push(image),
-                    Err(error) if is_asked => return Err(error),
+                    Err(error) if self.is_asked() => return Err(error),
                     Err(_) => texts.push(odd::told(&kind, "").into()),
                 }
             }
             // What a user shows must be seen; what a model or a tool gave once is told.
-            _ if is_asked => {
+            _ if self.is_asked() => {
                 let why = "A part is `input_text`, `output_text` or `input_image`.";
                 return Err(BodyError::unsupported(format!("{field}.type"), why));
             }

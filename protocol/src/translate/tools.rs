@@ -23,6 +23,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::chat_request::Function;
 use crate::{
     body::{BodyError, Text},
+    caps,
     json::{Cursor, read_object},
 };
 
@@ -187,6 +188,7 @@ impl<'a> Reader<'a> {
             SEARCH if is_client && namespace.is_none() => Kind::Search,
             "namespace" if namespace.is_none() => {
                 let list = tool.tools.ok_or_else(must)?;
+                caps::list(place, list.get(), caps::TOOLS_MAX)?;
                 let list: Vec<&'a RawValue> =
                     serde_json::from_str(list.get()).map_err(|_| must())?;
                 for (at, raw) in list.into_iter().enumerate() {
@@ -202,6 +204,9 @@ impl<'a> Reader<'a> {
                 return Err(BodyError::unsupported(format!("{place}.type"), why));
             }
         };
+        if self.offered.functions.len() == caps::TOOLS_MAX {
+            return Err(caps::too_many("tools", caps::TOOLS_MAX));
+        }
         self.offer(kind, tool, namespace).ok_or_else(must)
     }
 
@@ -288,9 +293,7 @@ fn fingerprint(text: &str) -> u32 {
 impl Names {
     /// The name that the model server hears, of a tool that the client knows.
     pub(super) fn upstream<'n>(&self, namespace: Option<&str>, name: Cow<'n, str>) -> Cow<'n, str> {
-        let is_it = |known: &&Known| {
-            known.name == name && (namespace.is_none() || known.namespace.as_deref() == namespace)
-        };
+        let is_it = |known: &&Known| known.name == name && known.namespace.as_deref() == namespace;
         match self.0.iter().find(|(_, known)| is_it(known)) {
             Some((upstream, _)) => upstream.clone().into(),
             None if namespace.is_some() => joined(namespace, &name, |_| false).into(),

@@ -193,3 +193,29 @@ fn a_reply_without_such_tools_costs_nothing() {
     let Reply::Response(echo) = request.reply else { panic!() };
     assert_eq!(*echo.names(), Names::default());
 }
+
+#[test]
+fn a_tool_of_no_namespace_is_not_one_of_a_namespace() {
+    let tools = r#"[{"type":"function","name":"search"},
+        {"type":"namespace","name":"n","tools":[{"type":"function","name":"search"}]}]"#;
+    let Offered { names, .. } = offered(serde_json::from_str(tools).ok(), None).unwrap();
+    assert_eq!(names.upstream(None, "search".into()), "search");
+    assert_eq!(names.upstream(Some("n"), "search".into()), "n__search");
+    assert_eq!(names.upstream(Some("gone"), "search".into()), "gone__search");
+}
+
+#[test]
+fn namespaces_hold_no_more_tools_than_a_list() {
+    let tools = |count: usize| {
+        let tools: Vec<_> =
+            (0..count).map(|at| format!(r#"{{"type":"function","name":"f{at}"}}"#)).collect();
+        let list = tools.join(",");
+        format!(
+            r#"[{{"type":"namespace","name":"a","tools":[{list}]}},{{"type":"namespace","name":"b","tools":[{list}]}}]"#
+        )
+    };
+    for (count, is_taken) in [(caps::TOOLS_MAX / 2, true), (caps::TOOLS_MAX / 2 + 1, false)] {
+        let tools = tools(count);
+        assert_eq!(offered(serde_json::from_str(&tools).ok(), None).is_ok(), is_taken, "{count}");
+    }
+}
