@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json, value::RawValue};
 
 use super::*;
@@ -211,4 +212,61 @@ fn the_calls_of_one_turn_are_counted() {
     let indices: Vec<_> =
         (0..3).map(|at| turn["tool_calls"][at]["function"]["index"].clone()).collect();
     assert_eq!(indices, [json!(0), json!(1), json!(2)]);
+}
+
+/// Whether OpenAI's API takes them: one system message in front, each result behind the turn of its call, each call
+/// with a result, no turn of an assistant without anything.
+fn is_taken(messages: &[Message<'_>]) -> bool {
+    let mut waiting: Vec<&str> = Vec::new();
+    for (at, message) in messages.iter().enumerate() {
+        if message.role == "tool" {
+            let id = message.tool_call_id.as_deref();
+            let Some(at) = waiting.iter().position(|waits| Some(*waits) == id) else {
+                return false;
+            };
+            waiting.remove(at);
+            continue;
+        }
+        let is_late = message.role == "system" && at > 0;
+        if !waiting.is_empty() || is_late || (message.role == "assistant" && is_silent(message)) {
+            return false;
+        }
+        waiting.extend(message.tool_calls.iter().filter_map(|call| call.id.as_deref()));
+    }
+    waiting.is_empty()
+}
+
+proptest! {
+    #[test]
+    fn whatever_was_said_openais_api_takes_it_and_no_word_is_lost(
+        picks in prop::collection::vec(0..12_usize, 0..24),
+    ) {
+        const IDS: [&str; 3] = ["x", "y", ""];
+        let mut words = Vec::new();
+        let mut messages = Vec::new();
+        for (at, pick) in picks.into_iter().enumerate() {
+            let word = format!("w{at}.");
+            let mut message = match pick {
+                0 => said("system", ""),
+                1 | 2 => said("user", ""),
+                3 => said("assistant", ""),
+                4 => thought("t"),
+                5 => calls(&["x"]),
+                6 => calls(&["y", "z", ""]),
+                7 => calls(&["", ""]),
+                _ => result(IDS[pick % 3], ""),
+            };
+            if !matches!(pick, 4..8) {
+                message.content = word.clone().into();
+                words.push(word);
+            }
+            messages.push(message);
+        }
+        let settled = settled(messages, UpstreamKind::OpenAi);
+        let said: Vec<_> = settled.iter().map(|message| message.content.clone()).collect();
+        prop_assert!(is_taken(&settled), "{said:?}");
+        for word in words {
+            prop_assert_eq!(said.iter().filter(|said| said.contains(&word)).count(), 1, "{}", word);
+        }
+    }
 }
