@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::body::Text;
+use crate::{body::Text, json::read_object};
 
 /// The fields of a request that matter.
 pub(crate) const FIELDS: [&str; 15] = [
@@ -31,11 +31,11 @@ pub(crate) struct Message<'a> {
     #[serde(borrow)]
     pub(crate) role: Text<'a>,
     #[serde(borrow)]
-    pub(crate) content: &'a RawValue,
+    pub(crate) content: Option<&'a RawValue>,
 }
 
 /// A piece of a message's content, or of a tool's result.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Block<'a> {
     #[serde(borrow, rename = "type")]
     pub(crate) kind: Text<'a>,
@@ -44,7 +44,7 @@ pub(crate) struct Block<'a> {
     #[serde(borrow)]
     pub(crate) thinking: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) source: Option<Source<'a>>,
+    pub(crate) source: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) id: Option<Text<'a>>,
     #[serde(borrow)]
@@ -53,18 +53,26 @@ pub(crate) struct Block<'a> {
     pub(crate) input: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) tool_use_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) tool_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) title: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) context: Option<Text<'a>>,
     pub(crate) is_error: Option<bool>,
     #[serde(borrow)]
     pub(crate) content: Option<&'a RawValue>,
 }
 
-/// Where an image is.
+/// Where an image or a document is.
 #[derive(Deserialize)]
 pub(crate) struct Source<'a> {
     #[serde(borrow, rename = "type")]
     pub(crate) kind: Text<'a>,
     #[serde(borrow)]
     pub(crate) data: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) content: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -88,4 +96,21 @@ pub(crate) struct Switch<'a> {
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
     pub(crate) disable_parallel_tool_use: Option<bool>,
+}
+
+// === impl Block ===
+
+impl<'a> Block<'a> {
+    /// Reads one. Of one whose fields are of other types than those of the known kinds only its kind is read.
+    pub(crate) fn read(raw: &'a RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Unknown<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: Text<'a>,
+        }
+        read_object(raw.get()).or_else(|| {
+            let Unknown { kind } = read_object(raw.get())?;
+            Some(Self { kind, ..Self::default() })
+        })
+    }
 }

@@ -63,7 +63,7 @@ pub(crate) struct Stranger<'a> {
 }
 
 /// A text that borrows where it has no escapes.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 struct Scan<'s, const N: usize> {

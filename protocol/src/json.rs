@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr2, memchr2_iter};
 
-use crate::body::{BodyError, Text};
+use crate::{
+    body::{BodyError, Text},
+    surrogate::mended,
+};
 
 /// How deep arrays and objects may be nested: what `serde_json` itself reads.
 pub(crate) const DEPTH_MAX: usize = 128;
@@ -96,35 +99,6 @@ pub(crate) fn splice_list(raw: &str, out: &mut impl BufMut) -> Option<()> {
 pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
     let read = serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text);
     read.or_else(|_| serde_json::from_str(&mended(raw)).map(Cow::Owned)).ok()
-}
-
-/// A JSON text with U+FFFD for each half of a surrogate pair that stands alone (`"\ud83d"`).
-///
-/// The parser that only skips strings lets them through, and they make clients fail. Go and the browsers
-/// read them so.
-pub(crate) fn mended(raw: &str) -> Cow<'_, str> {
-    if !has_surrogates(raw) {
-        return Cow::Borrowed(raw);
-    }
-    let bytes = raw.as_bytes();
-    let mut out = String::with_capacity(raw.len());
-    let (mut copied, mut at) = (0, 0);
-    while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\\', rest)) {
-        at += found;
-        let length = match (surrogate(bytes, at), surrogate(bytes, at + 6)) {
-            (Some(Half::High), Some(Half::Low)) => 12,
-            (Some(_), _) => {
-                out.push_str(&raw[copied..at]);
-                out.push_str("\\ufffd");
-                copied = at + 6;
-                6
-            }
-            (None, _) => 2,
-        };
-        at += length;
-    }
-    out.push_str(&raw[copied..]);
-    Cow::Owned(out)
 }
 
 /// Escapes what some clients take for the end of a line (U+0085, U+2028, U+2029) in JSON that was
@@ -313,29 +287,6 @@ fn unquoted(raw: &str) -> Cow<'_, str> {
     Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
 }
 
-/// Whether some string has an escape for a surrogate in it.
-fn has_surrogates(raw: &str) -> bool {
-    let bytes = raw.as_bytes();
-    memchr(b'\\', bytes).is_some()
-        && bytes.windows(3).any(|escape| matches!(escape, [b'\\', b'u', b'd' | b'D']))
-}
-
-/// A half of a surrogate pair.
-#[derive(Clone, Copy)]
-enum Half {
-    High,
-    Low,
-}
-
-/// The half whose escape stands there.
-fn surrogate(bytes: &[u8], at: usize) -> Option<Half> {
-    match bytes.get(at..at + 4)? {
-        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B'] => Some(Half::High),
-        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F'] => Some(Half::Low),
-        _ => None,
-    }
-}
-
 /// The index after the quote that ends a string, whose text begins at `at`; the end where none does.
 pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -452,16 +403,9 @@ mod tests {
         }
 
         #[test]
-        fn a_mended_text_is_read(text in "(\\\\u[dD][89cC]00|\\\\n|\\\\u0041|a|é){0,12}") {
-            let raw = format!("\"{text}\"");
-            prop_assert!(serde_json::from_str::<String>(&mended(&raw)).is_ok());
-        }
-
-        #[test]
         fn no_text_makes_a_scan_panic(text in "[\\[\\]{}\"\\\\ a,:é]{0,40}") {
             is_too_deep(&text);
             compact(&text);
-            mended(&text);
             Cursor::new(&text).items(|cursor, _| cursor.members(|cursor, _| _ = cursor.value()));
         }
     }

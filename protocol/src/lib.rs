@@ -16,6 +16,7 @@
 //! | `body` | the fields of a request body, each found once |
 //! | [`caps`] | how many of each thing a request body may hold |
 //! | `strangers` | fields of a request that are not read, and which of them may pass |
+//! | `surrogate` | halves of surrogate pairs in JSON |
 //! | `media` | how many tokens a sound or a video has |
 //! | [`levers`] | what a request can ask of a model server at the cost of others |
 //! | `json` | JSON as text: escaping, splicing, depth |
@@ -47,6 +48,7 @@ pub mod route;
 pub mod secret;
 pub mod sse;
 mod strangers;
+mod surrogate;
 pub mod telemetry;
 pub mod translate;
 pub mod usage;

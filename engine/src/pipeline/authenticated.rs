@@ -11,7 +11,7 @@ use protocol::{
     name::ModelName,
     ollama::{request::BodyError, show},
     route::Route,
-    translate::request::Request,
+    translate::request::{Request, mended_body},
 };
 
 use tokio::time::Instant;
@@ -172,7 +172,8 @@ fn ask(
     gateway: &Gateway,
     found: &mut Option<ModelName>,
 ) -> Result<Ask, Refusal> {
-    let Arrived { bytes: body, room, .. } = arrived;
+    let Arrived { bytes, room, .. } = arrived;
+    let body = mended_body(bytes);
     let request = Request::read(route, &body).map_err(Refusal::Body)?;
     let name = ModelName::read(&request.model).map_err(|_| Refusal::Body(invalid_name()))?;
     let (targets, is_alias) = gateway.resolve(principal, &name)?;

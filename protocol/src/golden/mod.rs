@@ -48,14 +48,19 @@ const CHAT: Cases = cases!["chat_request", "json":
     "simple", "parts_and_image", "tools_round_trip", "json_schema", "json_object", "stop_string",
     "stop_list", "sampling", "reasoning", "developer", "langchain", "llamaindex", "audio",
     "refused_image_url", "refused_tool_choice", "refused_twice", "stream_options", "no_most",
+    "old_functions", "odd_history", "refused_nothing_said",
 ];
 const MESSAGE: Cases = cases!["message_request", "json":
     "simple", "system_and_sampling", "tools_round_trip", "forced_tool", "image", "thinking",
-    "refused_url", "refused_server_tool", "refused_without_max", "tool_error",
+    "refused_url", "refused_server_tool", "refused_without_max", "tool_error", "tool_reference",
+    "odd_blocks", "documents", "refused_document", "refused_block", "thoughts", "images_of_results",
+    "orphans", "late_system", "refused_nothing_said",
 ];
 const RESPONSE: Cases = cases!["response_request", "json":
     "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
-    "refused_image_url", "thought_and_said",
+    "refused_image_url", "thought_and_said", "namespaces", "found_tools", "refused_namespace",
+    "refused_item_reference", "refused_part_as_item", "refused_empty", "refused_only_secrets",
+    "words_between", "odd_items", "orphans",
 ];
 const COMPLETION: Cases = cases!["completion_request", "json":
     "simple", "list_of_one", "two_prompts", "tokens", "refused_choices", "refused_best_of",
@@ -64,7 +69,7 @@ const COMPLETION: Cases = cases!["completion_request", "json":
 const EMBEDDING: Cases = cases!["embedding_request", "json":
     "text", "list", "refused_tokens", "refused_token_lists", "refused_empty", "refused_format",
 ];
-const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools"];
+const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools", "chat_odd_history"];
 const GENERATE: Cases =
     cases!["native_request", "json": "generate", "refused_raw", "refused_context"];
 

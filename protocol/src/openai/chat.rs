@@ -22,6 +22,15 @@ pub(crate) struct Message<'a> {
     pub(crate) reasoning: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) reasoning_content: Option<&'a RawValue>,
+    /// As OpenRouter has it.
+    #[serde(borrow)]
+    pub(crate) reasoning_details: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) audio: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) function_call: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) tool_calls: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -60,7 +69,9 @@ pub(crate) struct ToolCall<'a> {
     #[serde(borrow)]
     pub(crate) id: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) function: Function<'a>,
+    pub(crate) function: Option<Function<'a>>,
+    #[serde(borrow)]
+    pub(crate) custom: Option<Custom<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +79,16 @@ pub(crate) struct Function<'a> {
     #[serde(borrow)]
     pub(crate) name: Text<'a>,
     #[serde(borrow)]
-    pub(crate) arguments: Option<Text<'a>>,
+    pub(crate) arguments: Option<&'a RawValue>,
+}
+
+/// A call of a tool that takes one text.
+#[derive(Deserialize)]
+pub(crate) struct Custom<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) input: Text<'a>,
 }
 
 /// What is read of a tool: the rest passes as it stands.

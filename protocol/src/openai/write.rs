@@ -1,8 +1,9 @@
 //! A chat as the body of `/v1/chat/completions`, for an upstream that speaks OpenAI's dialect.
 //!
-//! What was thought before is left out: OpenAI's API has no place for it in a request.
+//! What was thought before is `reasoning_content`, as vLLM, SGLang, llama.cpp and DeepSeek read it. OpenAI's own API
+//! has no place for it, and its models' thoughts never come here.
 
-use std::{borrow::Cow, collections::VecDeque, fmt};
+use std::{borrow::Cow, fmt, mem};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
@@ -17,6 +18,10 @@ use crate::{
 /// The names of OpenAI's own models that take no `max_tokens` begin with these.
 const NEWER_MODELS: [&str; 4] = ["gpt-5", "o1", "o3", "o4"];
 
+/// What stands before the images of a tool's result, and in the result itself where it has nothing else.
+const IMAGES_OF_RESULT: &str = "[From the result of the tool:]";
+const IMAGES_FOLLOW: &str = "[The result is shown below.]";
+
 /// As much base64 as tells what kind of file it is.
 const MAGIC_CHARS: usize = 16;
 
@@ -24,14 +29,6 @@ const MAGIC_CHARS: usize = 16;
 enum Media {
     Image(&'static str),
     Audio(&'static str),
-}
-
-/// Calls that have no id of their own get one, and their results the same.
-#[derive(Default)]
-struct Ids {
-    /// Name and id of the calls that wait for a result.
-    waiting: VecDeque<(String, String)>,
-    made: usize,
 }
 
 /// The body. Everything in it is borrowed: an image is copied when it is written, and not before.
@@ -87,10 +84,12 @@ struct StreamOptions {
 struct Said<'b> {
     role: &'b str,
     content: Content<'b>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'b str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Call<'b>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tool_call_id: Option<Cow<'b, str>>,
+    tool_call_id: Option<&'b str>,
 }
 
 #[derive(Serialize)]
@@ -127,7 +126,7 @@ struct DataUri<'b> {
 
 #[derive(Serialize)]
 struct Call<'b> {
-    id: String,
+    id: &'b str,
     #[serde(rename = "type")]
     kind: &'static str,
     function: Called<'b>,
@@ -167,7 +166,6 @@ struct Name<'b> {
 /// # Errors
 /// None that a client could cause.
 pub(crate) fn write(body: &Body<'_>, model: &str, length: usize) -> Result<Vec<u8>, BodyError> {
-    let mut ids = Ids::default();
     let (options, tools) = (&body.options, body.tools.as_deref());
     let (newer, older) = match limit_name(model) {
         "max_tokens" => (None, options.num_predict),
@@ -175,7 +173,7 @@ pub(crate) fn write(body: &Body<'_>, model: &str, length: usize) -> Result<Vec<u
     };
     let chat = Chat {
         model,
-        messages: body.messages.iter().map(|message| said(message, &mut ids)).collect(),
+        messages: conversation(&body.messages),
         stream: body.stream,
         stream_options: body.stream.then_some(StreamOptions { include_usage: true }),
         max_tokens: older,
@@ -210,32 +208,67 @@ pub(crate) fn limit_name(model: &str) -> &'static str {
     if is_newer { "max_completion_tokens" } else { "max_tokens" }
 }
 
-fn said<'b>(message: &'b Message<'_>, ids: &mut Ids) -> Said<'b> {
+/// The messages. A tool's has text only, so images of results are shown by the user behind all results of a turn.
+fn conversation<'b>(messages: &'b [Message<'_>]) -> Vec<Said<'b>> {
+    let mut out = Vec::with_capacity(messages.len());
+    let mut shown: Vec<Part<'b>> = Vec::new();
+    for message in messages {
+        let parts = match &*message.role {
+            "tool" => {
+                if !message.images.is_empty() {
+                    shown.push(Part::Text { text: IMAGES_OF_RESULT });
+                    shown.extend(message.images.iter().map(part));
+                }
+                Vec::new()
+            }
+            "user" => mem::take(&mut shown),
+            _ if shown.is_empty() => Vec::new(),
+            _ => {
+                out.push(Said::shown(mem::take(&mut shown)));
+                Vec::new()
+            }
+        };
+        out.push(said(message, parts));
+    }
+    if !shown.is_empty() {
+        out.push(Said::shown(shown));
+    }
+    out
+}
+
+/// `before`: what stands in front of its own content.
+fn said<'b>(message: &'b Message<'_>, before: Vec<Part<'b>>) -> Said<'b> {
     let calls = message.tool_calls.iter().map(|call| {
         let function = &call.function;
         Call {
-            id: ids.of_call(call.id.as_deref(), &function.name),
+            id: call.id.as_deref().unwrap_or_default(),
             kind: "function",
             function: Called { name: &function.name, arguments: compact(function.arguments.get()) },
         }
     });
     let tool_calls = calls.collect();
     let is_result = message.role == "tool";
-    let id = message.tool_call_id.as_deref();
     Said {
         role: &message.role,
-        content: content(message),
+        content: if is_result { result(message) } else { content(message, before) },
+        reasoning_content: message.thinking.as_deref().filter(|text| !text.is_empty()),
         tool_calls,
-        tool_call_id: is_result.then(|| ids.of_result(id, message.tool_name.as_deref())),
+        tool_call_id: message.tool_call_id.as_deref().filter(|_| is_result),
     }
 }
 
-fn content<'b>(message: &'b Message<'_>) -> Content<'b> {
-    if message.images.is_empty() {
+fn result<'b>(message: &'b Message<'_>) -> Content<'b> {
+    let is_shown = message.content.is_empty() && !message.images.is_empty();
+    Content::Text(if is_shown { IMAGES_FOLLOW } else { &message.content })
+}
+
+fn content<'b>(message: &'b Message<'_>, before: Vec<Part<'b>>) -> Content<'b> {
+    if message.images.is_empty() && before.is_empty() {
         return Content::Text(&message.content);
     }
     let text = (!message.content.is_empty()).then_some(Part::Text { text: &message.content });
-    Content::Parts(text.into_iter().chain(message.images.iter().map(part)).collect())
+    let own = text.into_iter().chain(message.images.iter().map(part));
+    Content::Parts(before.into_iter().chain(own).collect())
 }
 
 fn part<'b>(image: &'b Image<'_>) -> Part<'b> {
@@ -287,6 +320,21 @@ fn effort(think: &Think) -> Option<&'static str> {
     }
 }
 
+// === impl Said ===
+
+impl<'b> Said<'b> {
+    /// A user's message that shows something.
+    fn shown(parts: Vec<Part<'b>>) -> Self {
+        Self {
+            role: "user",
+            content: Content::Parts(parts),
+            reasoning_content: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
+}
+
 // === impl DataUri ===
 
 impl fmt::Display for DataUri<'_> {
@@ -298,35 +346,5 @@ impl fmt::Display for DataUri<'_> {
 impl Serialize for DataUri<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-// === impl Ids ===
-
-impl Ids {
-    fn of_call(&mut self, id: Option<&str>, name: &str) -> String {
-        let id = id.map_or_else(
-            || {
-                self.made += 1;
-                format!("call_{}", self.made)
-            },
-            str::to_owned,
-        );
-        self.waiting.push_back((name.to_owned(), id.clone()));
-        id
-    }
-
-    /// The id of the call that a result belongs to: its own, or that of the first call of its function
-    /// that waits, or of the first that waits at all.
-    fn of_result<'a>(&mut self, id: Option<&'a str>, name: Option<&str>) -> Cow<'a, str> {
-        let by_id = id.and_then(|id| self.waiting.iter().position(|(_, waiting)| waiting == id));
-        let by_name =
-            || name.and_then(|name| self.waiting.iter().position(|(waiting, _)| waiting == name));
-        let waiting = self.waiting.remove(by_id.or_else(by_name).unwrap_or(0));
-        match (id, waiting) {
-            (Some(id), _) => Cow::Borrowed(id),
-            (None, Some((_, waiting))) => Cow::Owned(waiting),
-            (None, None) => Cow::Borrowed("call_0"),
-        }
     }
 }

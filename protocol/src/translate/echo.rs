@@ -6,11 +6,16 @@ use std::{borrow::Cow, sync::Arc};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, value::RawValue};
 
-use crate::json::{compact, mended};
+use super::tools::Names;
+use crate::{json::compact, surrogate::mended};
 
-/// What a response says again of its request: fields, and the JSON text of their values on one line.
+/// What a response says again of its request: fields, and the JSON text of their values on one line; and how the
+/// client calls its tools.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Echo(Vec<(&'static str, Arc<str>)>);
+pub struct Echo {
+    fields: Vec<(&'static str, Arc<str>)>,
+    names: Arc<Names>,
+}
 
 /// A response, with what it says again in the places of its own values.
 pub(super) struct Echoed<'e> {
@@ -27,11 +32,20 @@ impl Echo {
             Cow::Borrowed(text) => compact(text).into(),
             Cow::Owned(text) => compact(&text).into(),
         };
-        self.0.push((name, text));
+        self.fields.push((name, text));
+    }
+
+    /// The names of the client's tools.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) fn with_names(self, names: Names) -> Self {
+        Self { names: Arc::new(names), ..self }
     }
 
     fn find(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(echoed, _)| *echoed == name).map(|(_, text)| &**text)
+        self.fields.iter().find(|(echoed, _)| *echoed == name).map(|(_, text)| &**text)
     }
 }
 

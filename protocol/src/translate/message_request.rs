@@ -1,7 +1,8 @@
 //! A request to `/v1/messages`, read.
 //!
 //! A message of Anthropic's may hold several results of tools beside text: each becomes a message of its
-//! own, in front of the text.
+//! own, in front of the text. Blocks that only Anthropic's servers make something of stay in a client's history
+//! for good, so they are told in words; only what a user shows and the model would not see is refused.
 
 use std::borrow::Cow;
 
@@ -9,12 +10,15 @@ use serde_json::value::RawValue;
 
 use super::{
     chat_request::{self, functions},
-    messages::is_base64,
+    history,
+    messages::{arguments_of, is_base64},
+    odd,
 };
 use crate::{
-    anthropic::{Block, FIELDS, Message as Said, Switch, Tool},
+    anthropic::{Block, FIELDS, Message as Said, Source, Switch, Tool},
     body::{BodyError, Fields, Text},
-    json::{self, read_object},
+    caps,
+    json::read_object,
     ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
     prompt::source_not_fetched,
 };
@@ -90,13 +94,18 @@ fn message<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Resu
         "system" => "system",
         _ => return Err(must(".role", "`user` or `assistant`")),
     };
-    if said.content.get().starts_with('"') {
-        let text: Text<'a> = serde_json::from_str(said.content.get())
+    let content = match said.content {
+        Some(content) => content,
+        None if role == "assistant" => return Ok(()),
+        None => return Err(must(".content", "a string or a list of blocks")),
+    };
+    if content.get().starts_with('"') {
+        let text: Text<'a> = serde_json::from_str(content.get())
             .map_err(|_| must(".content", "a string or a list of blocks"))?;
         out.push(Message::text(role, text.0));
         return Ok(());
     }
-    let blocks: Vec<&'a RawValue> = serde_json::from_str(said.content.get())
+    let blocks: Vec<&'a RawValue> = serde_json::from_str(content.get())
         .map_err(|_| must(".content", "a string or a list of blocks"))?;
     let mut texts = Vec::new();
     let mut message = Message::text(role, "");
@@ -104,7 +113,7 @@ fn message<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Resu
         let field = format!("messages[{at}].content[{index}]");
         block(&field, raw, &mut texts, &mut message, out)?;
     }
-    message.content = texts.join("\n").into();
+    message.content = joined(texts);
     let says_something = !message.content.is_empty()
         || !message.images.is_empty()
         || !message.tool_calls.is_empty()
@@ -123,21 +132,18 @@ fn block<'a>(
     out: &mut Vec<Message<'a>>,
 ) -> Result<(), BodyError> {
     let must = |name: &str, must: &str| BodyError::invalid(format!("{field}{name}"), must);
-    let block: Block<'a> = read_object(raw.get()).ok_or_else(|| must("", "a block"))?;
+    let block = Block::read(raw).ok_or_else(|| must("", "a block"))?;
     match &*block.kind.0 {
         "text" => texts.push(block.text.ok_or_else(|| must(".text", "a string"))?.0),
-        "image" => message.images.push(image(field, block)?),
-        "thinking" => message.thinking = block.thinking.map(|Text(text)| text),
-        // Nobody but its maker can read it.
-        "redacted_thinking" => {}
+        "image" => message.images.push(image(field, block.source)?),
+        "thinking" => {
+            history::join_thinking(&mut message.thinking, block.thinking.map(|Text(text)| text));
+        }
         "tool_use" => {
             let name = block.name.ok_or_else(|| must(".name", "a string"))?.0;
-            let input = block.input.map_or("{}", RawValue::get);
-            let is_object = input.starts_with('{') && !json::is_too_deep(input);
-            let arguments = is_object.then(|| RawValue::from_string(input.to_owned()).ok());
-            let arguments = arguments.flatten().ok_or_else(|| must(".input", "an object"))?;
             let index = message.tool_calls.len();
             let id = block.id.map(|Text(id)| id);
+            let arguments = arguments_of(block.input);
             message.tool_calls.push(ToolCall { id, function: Function { index, name, arguments } });
         }
         "tool_result" => {
@@ -150,22 +156,97 @@ fn block<'a>(
                 // No other dialect has a field for it; the model is told.
                 result.content = format!("Error: {}", result.content).into();
             }
-            result.tool_name = called(out, &id);
             result.tool_call_id = Some(id);
             out.push(result);
         }
         _ => {
-            let why = "A block is `text`, `image`, `thinking`, `tool_use` or `tool_result`.";
-            return Err(BodyError::unsupported(format!("{field}.type"), why));
+            let told = odd(&block, raw, &mut message.images);
+            // What a user shows and the model would not see is no odd piece of a history.
+            if told.is_none() && message.role == "user" {
+                let why = "A block is `text`, `image`, `tool_result`, or a `document` or \
+                    `search_result` of text.";
+                return Err(BodyError::unsupported(format!("{field}.type"), why));
+            }
+            let told = told.unwrap_or_else(|| odd::told(&block.kind.0, "").into());
+            texts.extend(Some(told).filter(|told| !told.is_empty()));
         }
     }
     Ok(())
 }
 
-/// The function of the call of that id.
-fn called<'a>(messages: &[Message<'a>], id: &str) -> Option<Cow<'a, str>> {
-    let mut calls = messages.iter().rev().flat_map(|message| &message.tool_calls);
-    calls.find(|call| call.id.as_deref() == Some(id)).map(|call| call.function.name.clone())
+/// The texts of blocks. (One is not copied.)
+fn joined<'a>(mut texts: Vec<Cow<'a, str>>) -> Cow<'a, str> {
+    if texts.len() == 1 { texts.swap_remove(0) } else { texts.join("\n").into() }
+}
+
+/// What is left of a block that only Anthropic's servers make something of, in words, which may be none; `None`
+/// where nobody here knows what it is, or it is a file that is not text.
+fn odd<'a>(
+    block: &Block<'a>,
+    raw: &'a RawValue,
+    images: &mut Vec<Image<'a>>,
+) -> Option<Cow<'a, str>> {
+    let kind = &*block.kind.0;
+    let told = |words: &str| Some(odd::told(kind, words).into());
+    match kind {
+        // Nobody but its maker can read the first; the others say nothing to a model.
+        "redacted_thinking" | "fallback" | "mcp_tool_listing" => Some(Cow::Borrowed("")),
+        // What was said before, in short.
+        "compaction" => Some(block.content.and_then(text_of).unwrap_or_default()),
+        "tool_reference" => {
+            let Text(name) = block.tool_name.as_ref()?;
+            Some(format!("The tool {name} is available.").into())
+        }
+        "document" => document(block, images),
+        "search_result" => Some(odd::words(raw.get()).into()),
+        "server_tool_use" | "mcp_tool_use" => {
+            let name = block.name.as_ref().map(|Text(name)| &**name).unwrap_or_default();
+            told(&format!("{name} {}", block.input.map_or("{}", RawValue::get)))
+        }
+        "container_upload" => told(""),
+        "tool_addition" | "tool_removal" => {
+            told(&odd::words_under(raw.get(), &["name", "tool_name"]))
+        }
+        _ if kind.ends_with("_tool_result") => {
+            told(&block.content.map(|raw| odd::words(raw.get())).unwrap_or_default())
+        }
+        _ => None,
+    }
+}
+
+/// A document of text, or of blocks of text and images.
+fn document<'a>(block: &Block<'a>, images: &mut Vec<Image<'a>>) -> Option<Cow<'a, str>> {
+    let source: Source<'a> = read_object(block.source?.get())?;
+    let title = block.title.as_ref().map(|Text(title)| title.clone());
+    let context = block.context.as_ref().map(|Text(context)| context.clone());
+    let mut texts: Vec<_> = title.into_iter().chain(context).collect();
+    match &*source.kind.0 {
+        "text" => texts.push(source.data?.0),
+        "content" => {
+            let content = source.content?;
+            if let Some(text) = text_of(content) {
+                texts.push(text);
+            } else {
+                caps::list("", content.get(), caps::PARTS_MAX).ok()?;
+                let blocks: Vec<&'a RawValue> = serde_json::from_str(content.get()).ok()?;
+                for raw in blocks {
+                    let block: Block<'a> = read_object(raw.get())?;
+                    match &*block.kind.0 {
+                        "text" => texts.push(block.text?.0),
+                        "image" => images.push(image("", block.source).ok()?),
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(joined(texts))
+}
+
+/// The text of a JSON string.
+fn text_of(raw: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|Text(text)| text)
 }
 
 fn result_content<'a>(
@@ -173,34 +254,36 @@ fn result_content<'a>(
     raw: &'a RawValue,
     result: &mut Message<'a>,
 ) -> Result<(), BodyError> {
-    let must = || BodyError::invalid(format!("{field}.content"), "a string or a list of blocks");
-    if raw.get().starts_with('"') {
-        let text: Text<'a> = serde_json::from_str(raw.get()).map_err(|_| must())?;
-        result.content = text.0;
+    if !raw.get().starts_with('[') {
+        result.content = text_of(raw).unwrap_or_else(|| odd::words(raw.get()).into());
         return Ok(());
     }
+    let must = || BodyError::invalid(format!("{field}.content"), "a string or a list of blocks");
     let blocks: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
     let mut texts = Vec::new();
-    for (index, raw) in blocks.into_iter().enumerate() {
-        let field = format!("{field}.content[{index}]");
-        let block: Block<'a> = read_object(raw.get()).ok_or_else(must)?;
+    for raw in blocks {
+        let Some(block) = Block::read(raw) else {
+            texts.push(odd::words(raw.get()).into());
+            continue;
+        };
         match &*block.kind.0 {
-            "text" => texts.push(block.text.ok_or_else(must)?.0),
-            "image" => result.images.push(image(&field, block)?),
-            _ => {
-                let why = "A result is of `text` and `image`.";
-                return Err(BodyError::unsupported(format!("{field}.type"), why));
+            "text" if let Some(Text(text)) = block.text => texts.push(text),
+            "image" if let Ok(image) = image("", block.source) => result.images.push(image),
+            // A tool gives back what it likes: the user can do nothing about it.
+            kind => {
+                let told = odd(&block, raw, &mut result.images);
+                texts.push(told.unwrap_or_else(|| odd::told(kind, &odd::words(raw.get())).into()));
             }
         }
     }
-    result.content = texts.join("\n").into();
+    result.content = joined(texts);
     Ok(())
 }
 
-fn image<'a>(field: &str, block: Block<'a>) -> Result<Image<'a>, BodyError> {
+fn image<'a>(field: &str, source: Option<&'a RawValue>) -> Result<Image<'a>, BodyError> {
     let field = format!("{field}.source");
     let must = || BodyError::invalid(field.clone(), "an image in base64");
-    let source = block.source.ok_or_else(must)?;
+    let source: Source<'a> = source.and_then(|raw| read_object(raw.get())).ok_or_else(must)?;
     if source.kind.0 == "url" {
         return Err(source_not_fetched(field));
     }

@@ -3,29 +3,30 @@
 //! Where Ollama's own front splits a message of several parts into several messages, this keeps one:
 //! templates that want the roles to alternate fail on the split, and a tool's result loses its name.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
+use super::{history, odd};
 use crate::{
     body::{BodyError, Text},
     json,
     ollama::chat::{Function, Image, Message, ToolCall},
     openai::chat as openai,
     prompt::{DATA_SCHEME, is_data, not_fetched},
+    surrogate::mended,
 };
 
 /// The kinds of image that Ollama reads; without a kind, it looks at the bytes.
 const IMAGE_KINDS: [&str; 5] = ["", "image/jpeg", "image/jpg", "image/png", "image/webp"];
 const DATA_ENCODING: &str = ";base64";
 
-/// The functions of the calls that have been seen, by the id of the call.
-type Called<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
-
 /// Where something stands in the body, for the refusal.
 #[derive(Clone, Copy)]
 struct Place {
     message: usize,
+    /// Whether the client asks by it: what it shows must be seen. Else it is what a model or a tool said before.
+    is_asked: bool,
 }
 
 /// The content of a message: its text, and what else there is to look at or to hear.
@@ -33,6 +34,8 @@ struct Place {
 struct Content<'a> {
     text: Cow<'a, str>,
     images: Vec<Image<'a>>,
+    /// What was thought, where it stands among the parts.
+    thinking: Option<Cow<'a, str>>,
 }
 
 /// Reads the messages. There must be one at least: none is Ollama's order to load a model.
@@ -43,90 +46,143 @@ pub(super) fn messages<'a>(messages: Option<&'a RawValue>) -> Result<Vec<Message
     if list.is_empty() {
         return Err(must());
     }
-    let mut called = Called::new();
     // A collected `Result` would not know how many there will be, and grow over and over.
     let mut messages = Vec::with_capacity(list.len());
     for (at, raw) in list.into_iter().enumerate() {
-        messages.push(message(Place { message: at }, raw, &mut called)?);
+        messages.push(message(Place { message: at, is_asked: true }, raw)?);
     }
     Ok(messages)
 }
 
-fn message<'a>(
-    place: Place,
-    raw: &'a RawValue,
-    called: &mut Called<'a>,
-) -> Result<Message<'a>, BodyError> {
+fn message<'a>(mut place: Place, raw: &'a RawValue) -> Result<Message<'a>, BodyError> {
     let given: openai::Message<'a> =
         json::read_object(raw.get()).ok_or_else(|| place.must("", "a message"))?;
     let role = place.string("role", given.role)?.filter(|role| !role.is_empty());
     let role = role.ok_or_else(|| place.must(".role", "a string"))?;
-    let tool_calls = match given.tool_calls {
-        Some(calls) => tool_calls(place, calls, called)?,
+    let (is_assistant, is_result) = (role == "assistant", matches!(&*role, "tool" | "function"));
+    place.is_asked = !is_assistant && !is_result;
+    let mut tool_calls = match given.tool_calls {
+        Some(calls) => tool_calls(place, calls)?,
         None => Vec::new(),
     };
-    let content = match given.content {
+    // What `tool_calls` was before.
+    if let Some(raw) = given.function_call {
+        let function: openai::Function<'a> = json::read_object(raw.get())
+            .ok_or_else(|| place.must(".function_call", "a call of a function"))?;
+        let index = tool_calls.len();
+        tool_calls.push(ToolCall { id: None, function: called(function, index) });
+    }
+    let mut content = match given.content {
         Some(content) => place.content(content)?,
-        None if given.tool_calls.is_some() => Content::default(),
+        None if is_assistant || is_result => Content::default(),
         None => return Err(place.must(".content", "a string or a list of parts")),
     };
     let mut message = Message {
-        content: content.text,
-        images: content.images,
         tool_calls,
         tool_call_id: place.string("tool_call_id", given.tool_call_id)?,
         ..Message::default()
     };
-    match &*role {
-        "assistant" => {
-            let thinking = place.string("reasoning", given.reasoning)?;
-            let other = place.string("reasoning_content", given.reasoning_content)?;
-            message.thinking = thinking.or(other).filter(|text| !text.is_empty());
+    if is_assistant {
+        message.thinking = thinking(place, &given)?.or(content.thinking);
+        if content.text.is_empty() {
+            content.text = instead(place, &given)?;
         }
-        "tool" => {
-            let name = place.string("name", given.name)?.filter(|name| !name.is_empty());
-            let of_call = || called.get(message.tool_call_id.as_ref()?).cloned();
-            message.tool_name = name.or_else(of_call);
-        }
-        _ => {}
+    } else if is_result {
+        let name = place.string("name", given.name)?.filter(|name| !name.is_empty());
+        message.tool_name = name;
     }
-    // Most templates know no developer and would drop what it says.
-    message.role = if role == "developer" { "system".into() } else { role };
+    (message.content, message.images) = (content.text, content.images);
+    message.role = match &*role {
+        // Most templates know no developer and would drop what it says.
+        "developer" => "system".into(),
+        "function" => "tool".into(),
+        _ => role,
+    };
     Ok(message)
 }
 
-fn tool_calls<'a>(
+/// What an assistant thought, in the field that its server had for it.
+fn thinking<'a>(
     place: Place,
-    raw: &'a RawValue,
-    called: &mut Called<'a>,
-) -> Result<Vec<ToolCall<'a>>, BodyError> {
+    given: &openai::Message<'a>,
+) -> Result<Option<Cow<'a, str>>, BodyError> {
+    let filled = |text: &Cow<'a, str>| !text.is_empty();
+    let thinking = place.string("reasoning", given.reasoning)?.filter(filled);
+    let other = place.string("reasoning_content", given.reasoning_content)?.filter(filled);
+    let details = || {
+        let text = odd::words_under(given.reasoning_details?.get(), &["text", "summary"]);
+        Some(Cow::Owned(text)).filter(filled)
+    };
+    Ok(thinking.or(other).or_else(details))
+}
+
+/// What an assistant said without a content: that it declines, or a sound that only its maker has.
+fn instead<'a>(place: Place, given: &openai::Message<'a>) -> Result<Cow<'a, str>, BodyError> {
+    let refusal = place.string("refusal", given.refusal)?.unwrap_or_default();
+    if refusal.is_empty() && given.audio.is_some() {
+        return Ok(odd::told("audio", "").into());
+    }
+    Ok(refusal)
+}
+
+fn tool_calls<'a>(place: Place, raw: &'a RawValue) -> Result<Vec<ToolCall<'a>>, BodyError> {
     let calls: Vec<&'a RawValue> = serde_json::from_str(raw.get())
         .map_err(|_| place.must(".tool_calls", "a list of tool calls"))?;
     let read = |(index, raw): (usize, &'a RawValue)| {
-        let call: openai::ToolCall<'a> = json::read_object(raw.get())
-            .ok_or_else(|| place.must(&format!(".tool_calls[{index}]"), "a call of a function"))?;
-        let Text(name) = call.function.name;
+        let must = || place.must(&format!(".tool_calls[{index}]"), "a call of a function");
+        let call: openai::ToolCall<'a> = json::read_object(raw.get()).ok_or_else(must)?;
         let id = call.id.map(|Text(id)| id).filter(|id| !id.is_empty());
-        if let Some(id) = &id {
-            called.insert(id.clone(), name.clone());
-        }
-        let text = call.function.arguments.map(|Text(text)| text).unwrap_or_default();
-        let arguments = arguments(&text).ok_or_else(|| {
-            let field = format!(".tool_calls[{index}].function.arguments");
-            place.must(&field, "the text of a JSON object")
-        })?;
-        Ok(ToolCall { id, function: Function { index, name, arguments } })
+        let function = match (call.function, call.custom) {
+            (Some(function), _) => called(function, index),
+            (None, Some(custom)) => {
+                let (Text(name), Text(input)) = (custom.name, custom.input);
+                Function { index, name, arguments: input_of(&input) }
+            }
+            (None, None) => return Err(must()),
+        };
+        Ok(ToolCall { id, function })
     };
     calls.into_iter().enumerate().map(read).collect()
 }
 
-/// The object that a text of arguments holds. Many clients replay a call without any as `""`.
-pub(super) fn arguments(text: &str) -> Option<Box<RawValue>> {
-    let text = if text.trim().is_empty() { "{}" } else { text };
-    if !text.trim_ascii_start().starts_with('{') || json::is_too_deep(text) {
-        return None;
+fn called(function: openai::Function<'_>, index: usize) -> Function<'_> {
+    let Text(name) = function.name;
+    Function { index, name, arguments: arguments_of(function.arguments) }
+}
+
+/// The arguments of a call, which are an object, or the text of one.
+///
+/// A model may have written something else, or not have come to the end: the client replays it for good, so it is
+/// handed on as it is, as the one argument of an object.
+pub(super) fn arguments_of(raw: Option<&RawValue>) -> Box<RawValue> {
+    match raw.map(RawValue::get) {
+        None => arguments(""),
+        Some(object) if object.starts_with('{') => arguments(object),
+        Some(raw) => json::text_of(raw).map_or_else(|| arguments(raw), |text| arguments(&text)),
     }
-    RawValue::from_string(text.to_owned()).ok()
+}
+
+/// The same, of their text. Many clients replay a call without any as `""`.
+pub(super) fn arguments(text: &str) -> Box<RawValue> {
+    let object = match text.trim() {
+        "" | "null" => "{}",
+        text => text,
+    };
+    let is_one = object.starts_with('{') && !json::is_too_deep(object);
+    // There are strings in it, which the body's own escapes hide.
+    let read = || RawValue::from_string(mended(object).into_owned()).ok();
+    is_one.then(read).flatten().unwrap_or_else(|| one_argument("arguments", text))
+}
+
+/// The arguments of a call whose tool takes one text (`custom` in OpenAI's dialects).
+pub(super) fn input_of(text: &str) -> Box<RawValue> {
+    one_argument("input", text)
+}
+
+fn one_argument(name: &str, text: &str) -> Box<RawValue> {
+    // Neither can fail: a name and a text are JSON.
+    let object = json!({ name: text }).to_string();
+    RawValue::from_string(object).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 // === impl Place ===
@@ -151,16 +207,13 @@ impl Place {
         let must = || self.must(".content", "a string or a list of parts");
         if raw.get().starts_with('"') {
             let text = self.string("content", Some(raw))?.unwrap_or_default();
-            return Ok(Content { text, images: Vec::new() });
+            return Ok(Content { text, ..Content::default() });
         }
         let parts: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
-        if parts.is_empty() {
-            return Err(must());
-        }
         let mut content = Content::default();
         let mut texts = Vec::new();
         for (at, raw) in parts.into_iter().enumerate() {
-            self.part(at, raw, &mut texts, &mut content.images)?;
+            self.part(at, raw, &mut texts, &mut content)?;
         }
         content.text = match texts.len() {
             1 => texts.swap_remove(0),
@@ -174,11 +227,18 @@ impl Place {
         at: usize,
         raw: &'a RawValue,
         texts: &mut Vec<Cow<'a, str>>,
-        images: &mut Vec<Image<'a>>,
+        content: &mut Content<'a>,
     ) -> Result<(), BodyError> {
+        let images = &mut content.images;
         let field = |name: &str| format!(".content[{at}]{name}");
-        let part: openai::Part<'a> = json::read_object(raw.get())
-            .ok_or_else(|| self.must(&field(""), "a part of a message"))?;
+        let part: openai::Part<'a> = match json::read_object(raw.get()) {
+            Some(part) => part,
+            None if self.is_asked => return Err(self.must(&field(""), "a part of a message")),
+            None => {
+                texts.push(odd::words(raw.get()).into());
+                return Ok(());
+            }
+        };
         let kind = part.kind.map(|Text(kind)| kind).unwrap_or_default();
         let text = |name: &str, raw| {
             self.string(&format!("content[{at}].{name}"), raw)?
@@ -192,7 +252,12 @@ impl Place {
                 let uri = part.image_url.and_then(image_uri);
                 let uri = uri.ok_or_else(|| self.must(&field(".image_url"), "a URL"))?;
                 let at = format!("messages[{}]{}", self.message, field(".image_url"));
-                images.push(image_of(&at, uri)?);
+                match image_of(&at, uri) {
+                    Ok(image) => images.push(image),
+                    Err(error) if self.is_asked => return Err(error),
+                    // A tool showed something that Ollama does not read.
+                    Err(_) => texts.push(odd::told(&kind, "").into()),
+                }
             }
             "input_audio" => {
                 let audio = part.input_audio.and_then(|raw| json::read_object(raw.get()));
@@ -204,13 +269,19 @@ impl Place {
                 }
                 images.push(Image { uri, start: 0 });
             }
-            _ => {
+            // As Mistral's models say what they thought.
+            "thinking" if !self.is_asked => {
+                let thinking = odd::words_under(raw.get(), &["thinking", "text"]);
+                history::join_thinking(&mut content.thinking, Some(thinking.into()));
+            }
+            _ if self.is_asked => {
                 let field = format!("messages[{}]{}", self.message, field(".type"));
                 return Err(BodyError::unsupported(
                     field,
                     "A part of a message must be `text`, `image_url` or `input_audio`.",
                 ));
             }
+            _ => texts.push(odd::told(&kind, &odd::words(raw.get())).into()),
         }
         Ok(())
     }
@@ -236,21 +307,6 @@ pub(super) fn image_of<'a>(at: &str, uri: Cow<'a, str>) -> Result<Image<'a>, Bod
         return Err(must());
     }
     Ok(Image { uri, start })
-}
-
-/// The texts of a list of parts, joined.
-pub(super) fn content_text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let parts: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
-    let mut texts = Vec::new();
-    for part in parts {
-        let part: openai::Part<'_> = json::read_object(part.get())?;
-        let Text(text) = serde_json::from_str(part.text?.get()).ok()?;
-        texts.push(text);
-    }
-    Some(match texts.len() {
-        1 => texts.swap_remove(0),
-        _ => texts.join("\n").into(),
-    })
 }
 
 /// The URL of an image: OpenAI puts it in an object, some clients do not.
@@ -292,9 +348,8 @@ mod tests {
             (r#"[{"role":"user","content":"a","content":"b"}]"#.to_owned(), "messages[0]"),
             (r#"[{"content":"a"}]"#.to_owned(), "messages[0].role"),
             (r#"[{"role":"user"}]"#.to_owned(), "messages[0].content"),
-            (r#"[{"role":"assistant","content":null}]"#.to_owned(), "messages[0].content"),
+            (r#"[{"role":"user","content":null}]"#.to_owned(), "messages[0].content"),
             (user("1"), "messages[0].content"),
-            (user("[]"), "messages[0].content"),
             (user(r#"["a"]"#), "messages[0].content[0]"),
             (user(r#"[{"type":"text","text":1}]"#), "messages[0].content[0].text"),
             (user(r#"[{"type":"text"}]"#), "messages[0].content[0].text"),
@@ -343,28 +398,66 @@ mod tests {
     }
 
     #[test]
-    fn arguments_must_be_the_text_of_an_object() {
-        for text in ["", " \n"] {
-            assert_eq!(arguments(text).unwrap().get(), "{}");
+    fn arguments_become_an_object_whatever_they_are() {
+        for text in ["", " \n", "null"] {
+            assert_eq!(arguments(text).get(), "{}");
         }
-        assert_eq!(arguments(r#" {"b":1.0,"a":2} "#).unwrap().get(), r#"{"b":1.0,"a":2}"#);
+        assert_eq!(arguments(r#" {"b":1.0,"a":2} "#).get(), r#"{"b":1.0,"a":2}"#);
+        assert_eq!(arguments(r#"{"a":"\ud83d"}"#).get(), r#"{"a":"\ufffd"}"#);
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
-        for text in ["[]", "null", "1", "{", "{}{}", "x", &deep] {
-            assert!(arguments(text).is_none(), "{text}");
+        for text in ["[]", "1", "{\"a\":", "{}{}", "x\"y", &deep] {
+            let object: serde_json::Value = serde_json::from_str(arguments(text).get()).unwrap();
+            assert_eq!(object, json!({ "arguments": text }));
         }
+        for (raw, object) in [
+            (r#"{"a":1}"#, r#"{"a":1}"#),
+            (r#""{\"a\":1}""#, r#"{"a":1}"#),
+            ("[1]", r#"{"arguments":"[1]"}"#),
+        ] {
+            assert_eq!(arguments_of(serde_json::from_str(raw).ok()).get(), object);
+        }
+        assert_eq!(arguments_of(None).get(), "{}");
     }
 
     #[test]
-    fn a_tool_result_finds_the_last_call_of_its_id() {
-        let call = |name: &str| {
-            format!(
-                r#"{{"role":"assistant","tool_calls":[{{"id":"c","function":{{"name":"{name}","arguments":""}}}}]}}"#
-            )
-        };
-        let result = r#"{"role":"tool","tool_call_id":"c","content":[{"type":"text","text":"1"},{"type":"text","text":"2"}]}"#;
-        let native = read(&format!("[{},{result},{},{result}]", call("f"), call("g"))).unwrap();
-        let expected = r#"{"role":"tool","content":"1\n2","tool_name":"f","tool_call_id":"c"}"#;
-        assert!(native.contains(expected), "{native}");
-        assert!(native.contains(&expected.replace("\"f\"", "\"g\"")), "{native}");
+    fn what_a_model_or_a_tool_said_before_is_never_refused() {
+        for (message, expected) in [
+            (r#"{"role":"assistant","content":null}"#, r#"{"role":"assistant","content":""}"#),
+            (r#"{"role":"assistant","content":[]}"#, r#"{"role":"assistant","content":""}"#),
+            (
+                r#"{"role":"assistant","content":null,"refusal":"no"}"#,
+                r#"{"role":"assistant","content":"no"}"#,
+            ),
+            (
+                r#"{"role":"assistant","audio":{"id":"audio_1"}}"#,
+                r#"{"role":"assistant","content":"[audio was left out]"}"#,
+            ),
+            (
+                r#"{"role":"assistant","content":[{"type":"thinking","thinking":[{"type":"text","text":"t"}]},{"type":"text","text":"a"}]}"#,
+                r#"{"role":"assistant","content":"a","thinking":"t"}"#,
+            ),
+            (
+                r#"{"role":"assistant","content":"a","reasoning_details":[{"type":"reasoning.text","text":"t"},{"type":"reasoning.encrypted","data":"x"}]}"#,
+                r#"{"role":"assistant","content":"a","thinking":"t"}"#,
+            ),
+            (
+                r#"{"role":"assistant","content":"","function_call":{"name":"f","arguments":"{\"a\":1}"}}"#,
+                r#"{"role":"assistant","content":"","tool_calls":[{"function":{"index":0,"name":"f","arguments":{"a":1}}}]}"#,
+            ),
+            (
+                r#"{"role":"assistant","tool_calls":[{"id":"c","type":"custom","custom":{"name":"p","input":"a\nb"}}]}"#,
+                r#"{"role":"assistant","content":"","tool_calls":[{"id":"c","function":{"index":0,"name":"p","arguments":{"input":"a\nb"}}}]}"#,
+            ),
+            (
+                r#"{"role":"function","name":"f","content":"1"}"#,
+                r#"{"role":"tool","content":"1","tool_name":"f"}"#,
+            ),
+            (
+                r#"{"role":"tool","tool_call_id":"c","content":[{"type":"resource","resource":{"text":"r"}},{"type":"blob"}]}"#,
+                r#"{"role":"tool","content":"[resource]\nr\n[blob was left out]","tool_call_id":"c"}"#,
+            ),
+        ] {
+            assert_eq!(read(&format!("[{message}]")).unwrap(), format!("[{expected}]"));
+        }
     }
 }

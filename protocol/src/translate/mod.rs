@@ -7,6 +7,10 @@
 //! | `passed` | what has to be another in a request that passes |
 //! | [`fields`] | which fields of a request are read, by route; and what becomes of each, which tests ask |
 //! | `messages` | the messages of OpenAI's chat |
+//! | `history` | messages in the order that model servers take |
+//! | `response_items` | the items of OpenAI's responses |
+//! | `odd` | what no model server has a place for, told in words |
+//! | `tools` | the tools of a request to `/v1/responses`, and their names upstream |
 //! | `piece` | what an upstream says, in no dialect |
 //! | [`stream`] | a streamed reply on its way |
 //! | [`whole`] | a whole reply |
@@ -28,18 +32,22 @@ mod completion;
 mod completion_request;
 mod echo;
 pub mod fields;
+mod history;
 pub mod long;
 mod message;
 mod message_request;
 mod messages;
 mod native;
 mod native_request;
+mod odd;
 mod passed;
 pub(crate) mod piece;
 pub mod request;
 mod response;
+mod response_items;
 mod response_request;
 pub mod stream;
+mod tools;
 pub mod whole;
 
 pub use chat_reply::ReplyMeta;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::messages::is_base64;
+use super::messages::{arguments_of, is_base64};
 use crate::{
     body::{BodyError, Text},
     json::{read_object, written},
@@ -132,22 +132,16 @@ fn chat<'a>(given: &Given<'a>) -> Result<Vec<Message<'a>>, BodyError> {
 fn message<'a>(field: &str, said: Said<'a>) -> Result<Message<'a>, BodyError> {
     let text = |text: Option<Text<'a>>| text.map(|Text(text)| text);
     let calls = said.tool_calls.unwrap_or_default().into_iter().enumerate().map(|(index, call)| {
-        let arguments = call.function.arguments.map_or("{}", RawValue::get);
-        let arguments = RawValue::from_string(arguments.to_owned())
-            .ok()
-            .filter(|raw| raw.get().starts_with('{'))
-            .ok_or_else(|| {
-                let field = format!("{field}.tool_calls[{index}].function.arguments");
-                BodyError::invalid(field, "an object")
-            })?;
-        let Text(name) = call.function.name;
-        Ok(ToolCall { id: text(call.id), function: Function { index, name, arguments } })
+        let Called { name: Text(name), arguments } = call.function;
+        let arguments = arguments_of(arguments);
+        let id = text(call.id).filter(|id| !id.is_empty());
+        ToolCall { id, function: Function { index, name, arguments } }
     });
     Ok(Message {
         content: text(said.content).unwrap_or_default(),
         thinking: text(said.thinking),
         images: images(field, said.images)?,
-        tool_calls: calls.collect::<Result<_, BodyError>>()?,
+        tool_calls: calls.collect(),
         tool_name: text(said.tool_name),
         tool_call_id: text(said.tool_call_id),
         role: said.role.0.to_lowercase().into(),

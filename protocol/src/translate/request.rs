@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Reply, chat_request, completion_request, message_request, native_request, passed,
+    Reply, chat_request, completion_request, history, message_request, native_request, passed,
     response_request,
 };
+pub use crate::surrogate::mended_body;
 use crate::{
     anthropic,
     body::{BodyError, Fields},
@@ -415,6 +416,7 @@ impl<'a> Request<'a> {
     /// A body that is made anew.
     fn made(&self, mut body: Body<'_>, target: &Target<'_>) -> Result<Outgoing, BodyError> {
         let model = self.named(target);
+        body.messages = history::told(body.messages, target.kind, self.route)?;
         body.options.num_predict = target.tokens_max.or(body.options.num_predict);
         if body.choice == Choice::Never {
             body.tools = None;

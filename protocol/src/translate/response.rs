@@ -15,6 +15,7 @@ use super::{
     chat_reply::ReplyMeta,
     echo::{Echo, Echoed},
     piece::{CallPiece, Piece, Reason},
+    tools::{self, Kind},
 };
 use crate::{error::Code, openai::reply::text_of, sse, usage::Usage};
 
@@ -152,7 +153,7 @@ impl ResponseStream {
             // Parts of calls that are mixed with each other have no place in a sequence of items.
             _ => return None,
         }
-        if !more.is_empty() {
+        if !more.is_empty() && self.kind() == Kind::Function {
             let delta = json!({ "delta": more });
             self.of_item("response.function_call_arguments.delta", "", delta, out);
         }
@@ -192,14 +193,38 @@ impl ResponseStream {
                 let part = json!({ "part": text_part(text) });
                 self.of_item("response.content_part.done", "content_index", part, out);
             }
-            Item::Call { name, arguments, .. } => {
-                let done = json!({ "name": name, "arguments": or_empty(arguments) });
-                self.of_item("response.function_call_arguments.done", "", done, out);
-            }
+            Item::Call { name, arguments, .. } => self.called(name, or_empty(arguments), out),
         }
         let done = json!({ "output_index": self.output.len(), "item": whole });
         self.event("response.output_item.done", done, out);
         self.output.push(whole);
+    }
+
+    /// Tells with what a tool is called, as far as a stream of its kind tells it.
+    fn called(&mut self, function: &str, arguments: &str, out: &mut BytesMut) {
+        let names = self.echo.names();
+        match names.kind(function) {
+            Kind::Function => {
+                let done = json!({ "name": names.client(function), "arguments": arguments });
+                self.of_item("response.function_call_arguments.done", "", done, out);
+            }
+            Kind::Custom => {
+                let input = tools::input_of(arguments);
+                let delta = json!({ "delta": input });
+                self.of_item("response.custom_tool_call_input.delta", "", delta, out);
+                let done = json!({ "input": input });
+                self.of_item("response.custom_tool_call_input.done", "", done, out);
+            }
+            Kind::Search => {}
+        }
+    }
+
+    /// What the call that is growing is to the client.
+    fn kind(&self) -> Kind {
+        match &self.open {
+            Some(Item::Call { name, .. }) => self.echo.names().kind(name),
+            _ => Kind::Function,
+        }
     }
 
     fn item(&self, item: &Item, is_whole: bool) -> Value {
@@ -218,11 +243,12 @@ impl ResponseStream {
                 })
             }
             Item::Call { id: call, name, arguments, .. } => {
-                let arguments = if is_whole { or_empty(arguments) } else { "" };
-                json!({
-                    "id": id, "type": "function_call", "status": status, "call_id": call,
-                    "name": name, "arguments": arguments,
-                })
+                let arguments = is_whole.then(|| or_empty(arguments));
+                let names = self.echo.names();
+                let kind = names.kind(name).item();
+                let mut item = json!({ "id": id, "type": kind, "status": status, "call_id": call });
+                names.call(name, arguments, &mut item);
+                item
             }
         }
     }

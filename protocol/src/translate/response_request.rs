@@ -3,20 +3,19 @@
 //! Nothing is stored, so nothing that is stored can be gone on from: what a response is to know of an
 //! earlier one stands in its `input`.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    chat_request::{self, choice, functions, level},
+    chat_request::{choice, functions, level},
     echo::Echo,
-    messages::{arguments, content_text, image_of},
+    response_items::item,
+    tools::{self, Names},
 };
 use crate::{
     body::{BodyError, Fields, Text},
     json::read_object,
-    ollama::chat::{Body, Format, Function, Message, Options, Schema, ToolCall},
+    ollama::chat::{Body, Choice, Format, Message, Options, Schema},
     openai::chat::Reasoning,
 };
 
@@ -60,51 +59,6 @@ const ECHOED: [&str; 11] = [
 pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 
 #[derive(Deserialize)]
-struct Item<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(borrow)]
-    role: Option<Text<'a>>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    call_id: Option<Text<'a>>,
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    arguments: Option<Text<'a>>,
-    #[serde(borrow)]
-    output: Option<&'a RawValue>,
-    #[serde(borrow)]
-    summary: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    text: Option<Text<'a>>,
-    #[serde(borrow)]
-    refusal: Option<Text<'a>>,
-    #[serde(borrow)]
-    image_url: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Tool<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    description: Option<Text<'a>>,
-    #[serde(borrow)]
-    parameters: Option<&'a RawValue>,
-    strict: Option<bool>,
-}
-
-#[derive(Deserialize)]
 struct TextOptions<'a> {
     #[serde(borrow)]
     format: Option<TextFormat<'a>>,
@@ -140,17 +94,19 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     }
     let must = || given.must("input", "a string or a list of items");
     let input = given.get("input").ok_or_else(must)?;
+    let offered = tools::offered(given.get("tools"), Some(input))?;
     if input.get().starts_with('"') {
         let text: Text<'a> = serde_json::from_str(input.get()).map_err(|_| must())?;
         messages.push(Message::text("user", text.0));
     } else {
         let items: Vec<&'a RawValue> = serde_json::from_str(input.get()).map_err(|_| must())?;
+        let before = messages.len();
         for (at, raw) in items.into_iter().enumerate() {
-            item(at, raw, &mut messages)?;
+            item(at, raw, &offered.names, &mut messages)?;
         }
-    }
-    if messages.is_empty() {
-        return Err(must());
+        if messages.len() == before {
+            return Err(given.must("input", "a list in which something is said"));
+        }
     }
     let reasoning: Option<Reasoning<'a>> = match given.get("reasoning") {
         Some(raw) => {
@@ -161,8 +117,8 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     let effort = reasoning.and_then(|reasoning| reasoning.effort);
     Ok(Body {
         format: format(given)?,
-        tools: tools(given)?,
-        choice: choice(given.get("tool_choice"))?,
+        choice: named(choice(given.get("tool_choice"))?, given.get("tool_choice"), &offered.names),
+        tools: functions(offered.functions)?,
         parallel_tool_calls: given.flag("parallel_tool_calls")?,
         think: effort.as_ref().map(|Text(effort)| level(effort)).transpose()?,
         effort: effort.map(|Text(effort)| effort),
@@ -185,131 +141,27 @@ pub(super) fn echo(given: &Given<'_>) -> Echo {
             echo.push(name, raw);
         }
     }
-    echo
+    let (tools, input) = (given.get("tools"), given.get("input"));
+    if !tools::are_named(tools, input) {
+        return echo;
+    }
+    // Who cannot read them is told so when the request is written.
+    let names = tools::offered(tools, input).map(|offered| offered.names);
+    echo.with_names(names.unwrap_or_default())
 }
 
-fn item<'a>(at: usize, raw: &'a RawValue, out: &mut Vec<Message<'a>>) -> Result<(), BodyError> {
-    let must = |field: &str, must: &str| BodyError::invalid(format!("input[{at}]{field}"), must);
-    let item: Item<'a> = read_object(raw.get()).ok_or_else(|| must("", "an item"))?;
-    let kind = item.kind.map_or(Cow::Borrowed("message"), |Text(kind)| kind);
-    match &*kind {
-        "message" => {
-            let role = item.role.ok_or_else(|| must(".role", "a string"))?.0;
-            let role = match &*role {
-                "user" => "user",
-                "assistant" => "assistant",
-                "system" | "developer" => "system",
-                _ => return Err(must(".role", "`user`, `assistant`, `system` or `developer`")),
-            };
-            let content = item.content.ok_or_else(|| must(".content", "a string or a list"))?;
-            // What was thought stands before what was said, in an item of its own.
-            let is_thought = |last: &Message<'a>| {
-                last.thinking.is_some() && last.content.is_empty() && last.tool_calls.is_empty()
-            };
-            let thought = out.pop_if(|last| role == "assistant" && is_thought(last));
-            let mut message = thought.unwrap_or_else(|| Message::text(role, ""));
-            parts(&format!("input[{at}].content"), content, &mut message)?;
-            out.push(message);
-        }
-        "function_call" => {
-            let name = item.name.ok_or_else(|| must(".name", "a string"))?.0;
-            let text = item.arguments.map(|Text(text)| text).unwrap_or_default();
-            let arguments =
-                arguments(&text).ok_or_else(|| must(".arguments", "the text of a JSON object"))?;
-            let id = item.call_id.map(|Text(id)| id);
-            // Calls of one turn stand one after another.
-            let is_turn = out.last().is_some_and(|last| last.role == "assistant");
-            if !is_turn {
-                out.push(Message::text("assistant", ""));
-            }
-            if let Some(turn) = out.last_mut() {
-                let index = turn.tool_calls.len();
-                turn.tool_calls
-                    .push(ToolCall { id, function: Function { index, name, arguments } });
-            }
-        }
-        "function_call_output" => {
-            let id = item.call_id.ok_or_else(|| must(".call_id", "a string"))?.0;
-            let output = item.output.ok_or_else(|| must(".output", "a string or a list"))?;
-            let mut result = Message::text("tool", "");
-            parts(&format!("input[{at}].output"), output, &mut result)?;
-            let mut calls = out.iter().rev().flat_map(|message| &message.tool_calls);
-            let call = calls.find(|call| call.id.as_deref() == Some(&*id));
-            result.tool_name = call.map(|call| call.function.name.clone());
-            result.tool_call_id = Some(id);
-            out.push(result);
-        }
-        // What was thought comes before what was said.
-        "reasoning" => {
-            let text = item.summary.and_then(content_text).filter(|text| !text.is_empty());
-            if let Some(text) = text {
-                let thinking = Some(text);
-                out.push(Message { thinking, ..Message::text("assistant", "") });
-            }
-        }
-        _ => {
-            let why = "An item is a message, a function call, its output or reasoning.";
-            return Err(BodyError::unsupported(format!("input[{at}].type"), why));
-        }
+/// The choice, with a tool by the name that the model server hears.
+fn named<'a>(choice: Choice<'a>, raw: Option<&RawValue>, names: &Names) -> Choice<'a> {
+    #[derive(Deserialize)]
+    struct Within<'a> {
+        #[serde(borrow)]
+        namespace: Option<Text<'a>>,
     }
-    Ok(())
-}
-
-fn parts<'a>(field: &str, raw: &'a RawValue, message: &mut Message<'a>) -> Result<(), BodyError> {
-    let must = || BodyError::invalid(field, "a string or a list of parts");
-    if raw.get().starts_with('"') {
-        message.content = serde_json::from_str::<Text<'a>>(raw.get()).map_err(|_| must())?.0;
-        return Ok(());
-    }
-    let list: Vec<&'a RawValue> = serde_json::from_str(raw.get()).map_err(|_| must())?;
-    let mut texts = Vec::new();
-    for (at, raw) in list.into_iter().enumerate() {
-        let part: Part<'a> = read_object(raw.get()).ok_or_else(must)?;
-        let field = format!("{field}[{at}]");
-        let text = |text: Option<Text<'a>>| {
-            text.map(|Text(text)| text)
-                .ok_or_else(|| BodyError::invalid(format!("{field}.text"), "a string"))
-        };
-        match &*part.kind.0 {
-            "input_text" | "output_text" | "text" => texts.push(text(part.text)?),
-            "refusal" => texts.push(text(part.refusal)?),
-            "input_image" => {
-                let field = format!("{field}.image_url");
-                let uri = part.image_url.ok_or_else(|| BodyError::invalid(&*field, "a URL"))?.0;
-                message.images.push(image_of(&field, uri)?);
-            }
-            _ => {
-                let why = "A part is `input_text`, `output_text` or `input_image`.";
-                return Err(BodyError::unsupported(format!("{field}.type"), why));
-            }
-        }
-    }
-    message.content = texts.join("\n").into();
-    Ok(())
-}
-
-/// The tools, in the shape of the chat's.
-fn tools<'a>(given: &Given<'a>) -> Result<Option<Cow<'a, RawValue>>, BodyError> {
-    let Some(raw) = given.get("tools") else { return Ok(None) };
-    let list: Vec<&RawValue> =
-        serde_json::from_str(raw.get()).map_err(|_| given.must("tools", "a list of tools"))?;
-    let mut tools = Vec::with_capacity(list.len());
-    for (at, raw) in list.into_iter().enumerate() {
-        let must = || given.must(&format!("tools[{at}]"), "a function with a name");
-        let tool: Tool<'_> = read_object(raw.get()).ok_or_else(must)?;
-        if tool.kind.0 != "function" {
-            let field = format!("tools[{at}].type");
-            return Err(BodyError::unsupported(field, "A tool must be a `function`."));
-        }
-        let Text(name) = tool.name.filter(|Text(name)| !name.is_empty()).ok_or_else(must)?;
-        tools.push(chat_request::Function {
-            name,
-            description: tool.description.map(|Text(text)| text),
-            parameters: tool.parameters,
-            strict: tool.strict,
-        });
-    }
-    functions(tools)
+    let Choice::Named(name) = choice else { return choice };
+    let within: Option<Within<'_>> = raw.and_then(|raw| read_object(raw.get()));
+    let within = within.and_then(|within| within.namespace);
+    let within = within.as_ref().map(|Text(namespace)| &**namespace);
+    Choice::Named(names.upstream(within, name))
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {

@@ -12,6 +12,7 @@
 //! | `bodies` | bodies that are large or slow |
 //! | `connections` | connections to upstreams that say more than they were asked |
 //! | `unread` | clients that do not read, and clients that leave |
+//! | `histories` | what clients replay
 //! | `images` | images that a request names by their address
 //! | `input` | heads and bodies that are wrong, too large, too slow, or can be read in two ways |
 //! | `native`, `openai` | requests that are right, in both dialects |
@@ -70,6 +71,7 @@ mod failing;
 mod fields;
 mod floods;
 mod frames;
+mod histories;
 mod images;
 mod input;
 mod levers;
