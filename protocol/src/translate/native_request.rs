@@ -9,10 +9,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::messages::is_base64;
+use super::{chat_request::stops, messages::is_base64};
 use crate::{
     body::{BodyError, Text},
-    json::{read_object, written},
+    json::{self, read_object, written},
     ollama::{
         chat::{Body, Format, Function, Image, Message, Options, Schema, Think, ToolCall},
         request::{Given, Inspected, options_of},
@@ -85,7 +85,7 @@ pub(super) fn body<'a>(
     let messages = if route == Route::OllamaChat { chat(given)? } else { generate(given)? };
     Ok(Body {
         format: format(given)?,
-        tools: given.get("tools").filter(|raw| raw.get() != "[]").map(Cow::Borrowed),
+        tools: given.get("tools").filter(|raw| json::is_filled(raw.get())).map(Cow::Borrowed),
         think: think(given)?,
         logprobs: given.flag("logprobs")?,
         top_logprobs: given.integer("top_logprobs")?,
@@ -186,7 +186,8 @@ fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
         seed: options.integer("seed")?,
         frequency_penalty: options.number("frequency_penalty")?,
         presence_penalty: options.number("presence_penalty")?,
-        stop: stop.into_iter().map(|Text(text)| text).collect(),
+        stop: stops(stop),
+        ..Options::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! A body that passes to an upstream of its own dialect, OpenAI's: what has to be another there.
 
-use super::chat_request::Given;
+use super::chat_request::{Given, Wanted, wanted};
 use crate::{
     body::{BodyError, Fields},
     openai::write::limit_name,
@@ -68,6 +68,25 @@ fn agreed<const N: usize>(
         }
     }
     Ok(changes)
+}
+
+/// The format of a reply, where the server might not read it as it stands: a schema goes to its standard place, and
+/// nothing at all is no format.
+///
+/// # Errors
+/// Where the format is a schema, and there is none.
+pub(super) fn response_format(given: &Given<'_>) -> Result<Option<Change>, BodyError> {
+    let raw = given.get("response_format").filter(|raw| raw.get().starts_with('{'));
+    let Some(raw) = raw else { return Ok(None) };
+    let format = match wanted(raw)? {
+        Wanted::SchemaOutside(schema) => format!(
+            "{{\"type\":\"json_schema\",\"json_schema\":{{\"name\":\"reply\",\"schema\":{}}}}}",
+            schema.get()
+        ),
+        Wanted::Text if !raw.get().contains('"') => "null".to_owned(),
+        Wanted::Text | Wanted::Object | Wanted::Schema(_) | Wanted::Other => return Ok(None),
+    };
+    Ok(Some(("response_format", format)))
 }
 
 /// The options of a stream, with the wish for its usage among them.
