@@ -58,7 +58,6 @@ pub(crate) const CHAT: &[&str] = sampling![
     "continue_final_message",
     "safe_prompt",
     "transforms",
-    "documents",
     "prompt",
     "input",
 ];

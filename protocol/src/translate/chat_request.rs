@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The fields of a request to `/v1/chat/completions` that matter.
-pub(crate) const FIELDS: [&str; 37] = [
+pub(crate) const FIELDS: [&str; 38] = [
     "model",
     "messages",
     "stream",
@@ -54,6 +54,7 @@ pub(crate) const FIELDS: [&str; 37] = [
     "web_search_options",
     "verbosity",
     "moderation",
+    "documents",
     "enable_thinking",
     "top_k",
     "min_p",
@@ -64,7 +65,7 @@ pub(crate) const FIELDS: [&str; 37] = [
 ];
 
 /// What Ollama cannot be asked for.
-const UNSUPPORTED: [&str; 7] = [
+const UNSUPPORTED: [&str; 8] = [
     "logit_bias",
     "functions",
     "function_call",
@@ -72,6 +73,7 @@ const UNSUPPORTED: [&str; 7] = [
     "prediction",
     "web_search_options",
     "moderation",
+    "documents",
 ];
 
 /// The most alternatives for a token that Ollama tells of.

@@ -1,6 +1,8 @@
 //! Which fields of a request are read, for whoever describes them.
 
 #[cfg(test)]
+mod known;
+#[cfg(test)]
 mod rows;
 #[cfg(test)]
 mod tables;

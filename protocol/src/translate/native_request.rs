@@ -55,6 +55,10 @@ struct Called<'a> {
     arguments: Option<&'a RawValue>,
 }
 
+/// What the servers of OpenAI's dialect have not.
+const NOT_TAKEN: [&str; 8] =
+    ["raw", "suffix", "context", "template", "width", "height", "steps", "_debug_render_only"];
+
 /// The body of `/v1/embeddings`.
 #[derive(Serialize)]
 struct Embedding<'b> {
@@ -75,7 +79,7 @@ pub(super) fn body<'a>(
     stream: bool,
 ) -> Result<Body<'a>, BodyError> {
     let given = inspected.fields();
-    for name in ["raw", "suffix", "context", "template"] {
+    for name in NOT_TAKEN {
         let asks = |raw: &&RawValue| !matches!(raw.get(), "false" | "\"\"" | "[]");
         if given.get(name).filter(asks).is_some() {
             let why = "The server of this model has nothing like it.";

@@ -151,8 +151,10 @@ impl<'a> Request<'a> {
         let given =
             chat_request::Given::of_body(body, &chat_request::FIELDS, Some(strangers::CHAT))?;
         chat_request::one_choice(&given)?;
-        let mut prompt =
-            prompt_of(&given, &["tools", "functions", "response_format", "prediction"]);
+        let mut prompt = prompt_of(
+            &given,
+            &["tools", "functions", "response_format", "prediction", "documents"],
+        );
         prompt.text_bytes += given.unknown_bytes();
         prompt.messages("messages", given.get("messages"));
         let model = given.string("model")?;

@@ -82,7 +82,7 @@ pub(super) struct Asked {
     stream: bool,
 }
 
-fn object(members: &str) -> Map<String, Value> {
+pub(super) fn object(members: &str) -> Map<String, Value> {
     let text = if members.starts_with('{') { members.to_owned() } else { format!("{{{members}}}") };
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
