@@ -48,14 +48,18 @@ const CHAT: Cases = cases!["chat_request", "json":
     "simple", "parts_and_image", "tools_round_trip", "json_schema", "json_object", "stop_string",
     "stop_list", "sampling", "reasoning", "developer", "langchain", "llamaindex", "audio",
     "refused_image_url", "refused_tool_choice", "refused_twice", "stream_options", "no_most",
+    "schema_beside_the_type", "refused_without_schema", "refused_two_schemas", "no_words_to_stop_at",
+    "allowed_tools",
 ];
 const MESSAGE: Cases = cases!["message_request", "json":
     "simple", "system_and_sampling", "tools_round_trip", "forced_tool", "image", "thinking",
     "refused_url", "refused_server_tool", "refused_without_max", "tool_error",
+    "schema_and_effort", "older_format", "nothing_in_objects", "refused_two_formats",
+    "refused_task_budget",
 ];
 const RESPONSE: Cases = cases!["response_request", "json":
     "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
-    "refused_image_url", "thought_and_said",
+    "refused_image_url", "thought_and_said", "allowed_tools", "sampling", "refused_moderation",
 ];
 const COMPLETION: Cases = cases!["completion_request", "json":
     "simple", "list_of_one", "two_prompts", "tokens", "refused_choices", "refused_best_of",
@@ -64,7 +68,7 @@ const COMPLETION: Cases = cases!["completion_request", "json":
 const EMBEDDING: Cases = cases!["embedding_request", "json":
     "text", "list", "refused_tokens", "refused_token_lists", "refused_empty", "refused_format",
 ];
-const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools"];
+const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools", "chat_without_stop"];
 const GENERATE: Cases =
     cases!["native_request", "json": "generate", "refused_raw", "refused_context"];
 

@@ -90,6 +90,121 @@ fn what_cannot_be_had_is_refused_and_not_dropped() {
     }
 }
 
+/// The `response_format` that a server of OpenAI's dialect is sent; `None`: the body passes as it came.
+fn format_sent(format: &str) -> Result<Option<String>, (Code, String)> {
+    let body = with(&format!(r#","response_format":{format}"#));
+    let target = Target { kind: UpstreamKind::OpenAi, ..TARGET };
+    let request = Request::read(Route::OpenAiChat, body.as_bytes()).unwrap();
+    let outgoing = request.write(&target);
+    let outgoing = outgoing.map_err(|error| (error.code, error.field.unwrap_or_default()))?;
+    Ok(outgoing.body.map(|sent| {
+        let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+        sent["response_format"].to_string()
+    }))
+}
+
+#[test]
+fn a_schema_stands_where_every_server_reads_it() {
+    let wrong = |field: &str| Err((Code::InvalidRequest, field.to_owned()));
+    let moved = |schema: &str| {
+        let schema = format!(r#"{{"name":"reply","schema":{schema}}}"#);
+        Ok(Some(format!(r#"{{"type":"json_schema","json_schema":{schema}}}"#)))
+    };
+    for (format, expected) in [
+        (r#"{"type":"text"}"#, Ok(None)),
+        (r#"{"type":"json_object"}"#, Ok(None)),
+        (r#"{"type":"json_object","schema":{ }}"#, Ok(None)),
+        (r#"{"type":"json_object","schema":null}"#, Ok(None)),
+        (r#"{"type":"json_schema","json_schema":{"schema":{}}}"#, Ok(None)),
+        (r#"{"type":"structural_tag","format":{"x":1}}"#, Ok(None)),
+        (r#""auto""#, Ok(None)),
+        (r#"{"type":"json_object","schema":{"a":1}}"#, moved(r#"{"a":1}"#)),
+        (r#"{"type":"json_schema","schema":{"a":1}}"#, moved(r#"{"a":1}"#)),
+        (r#"{"type":"json_schema","schema":{},"json_schema":null}"#, moved("{}")),
+        ("{ }", Ok(Some("null".to_owned()))),
+        (r#"{"type":"json_schema"}"#, wrong("response_format.json_schema")),
+        (r#"{"type":"json_schema","json_schema":{}}"#, wrong("response_format.json_schema")),
+        (
+            r#"{"type":"json_schema","json_schema":{"schema":null}}"#,
+            wrong("response_format.json_schema"),
+        ),
+        (r#"{"type":"json_schema","schema":true}"#, wrong("response_format.schema")),
+        (
+            r#"{"type":"json_schema","json_schema":{"schema":"a"}}"#,
+            wrong("response_format.json_schema.schema"),
+        ),
+        (r#"{"type":"json_schema","json_schema":5}"#, wrong("response_format")),
+        (r#"{"schema":{"a":1}}"#, wrong("response_format")),
+        (r#"{"type":"text","type":"json_schema"}"#, wrong("response_format")),
+    ] {
+        assert_eq!(format_sent(format), expected, "{format}");
+    }
+}
+
+#[test]
+fn no_empty_word_ends_a_reply() {
+    for (stop, expected) in [
+        (r#""""#, r#""options":{}"#),
+        (r#"[]"#, r#""options":{}"#),
+        (r#"["",""]"#, r#""options":{}"#),
+        (r#"["","END"," "]"#, r#""options":{"stop":["END"," "]}"#),
+    ] {
+        let sent = native(&format!(r#","stop":{stop}"#));
+        assert!(sent.contains(expected), "{stop}: {sent}");
+    }
+}
+
+#[test]
+fn thinking_is_switched_in_the_words_of_every_server() {
+    for (rest, think) in [
+        (r#""reasoning":{"enabled":false}"#, Some("false")),
+        (r#""reasoning":{"enabled":true,"effort":"low"}"#, Some(r#""low""#)),
+        (r#""reasoning":{"mode":"standard","exclude":false}"#, None),
+        (r#""thinking":{"type":"disabled"}"#, Some("false")),
+        (r#""thinking":{"type":"enabled","budget_tokens":9}"#, Some("true")),
+        (r#""thinking":{"type":"auto"}"#, None),
+        (r#""enable_thinking":true"#, Some("true")),
+        (r#""chat_template_kwargs":{"enable_thinking":false}"#, Some("false")),
+        (r#""chat_template_kwargs":{"thinking":true}"#, Some("true")),
+        (r#""chat_template_kwargs":{"thinking_budget":9}"#, None),
+        (r#""enable_thinking":true,"reasoning_effort":"none""#, Some("false")),
+    ] {
+        let sent = native(&format!(",{rest}"));
+        let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent.get("think").map(ToString::to_string).as_deref(), think, "{rest}");
+    }
+}
+
+#[test]
+fn only_tools_that_may_be_called_are_sent() {
+    let tools = r#","tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]"#;
+    let choice = |choice: &str| with(&format!(r#"{tools},"tool_choice":{choice}"#));
+    let allowed = |mode: &str, tools: &str| {
+        choice(&format!(r#"{{"type":"allowed_tools","allowed_tools":{{{mode}"tools":{tools}}}}}"#))
+    };
+    let sent = written(allowed("", r#"[{"type":"function","name":"g"}]"#).as_bytes()).unwrap();
+    let sent = String::from_utf8(sent).unwrap();
+    assert!(sent.contains(r#""name":"g""#) && !sent.contains(r#""name":"f""#), "{sent}");
+    let sent = written(allowed("", "[]").as_bytes()).unwrap();
+    assert!(!String::from_utf8(sent).unwrap().contains("\"tools\""));
+    for word in ["auto", "none"] {
+        assert!(written(choice(&format!(r#"{{"type":"{word}"}}"#)).as_bytes()).is_ok(), "{word}");
+    }
+    assert!(written(choice("{ }").as_bytes()).is_ok());
+    for (body, field) in [
+        (allowed("", r#"[{"type":"function","name":"h"}]"#), "tool_choice.tools"),
+        (allowed("", r#"[{"type":"mcp","server_label":"s"}]"#), "tool_choice.tools"),
+        (allowed(r#""mode":"any","#, "[]"), "tool_choice.mode"),
+        (choice(r#"{"type":"allowed_tools"}"#), "tool_choice.tools"),
+        (choice(r#"{"type":"required"}"#), "tool_choice"),
+        (choice(r#"{"type":"mcp","name":"f"}"#), "tool_choice.type"),
+        (choice(r#"{"type":"custom","custom":{"name":"f"}}"#), "tool_choice.type"),
+    ] {
+        let error = written(body.as_bytes()).unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(field), "{body}");
+    }
+}
+
 #[test]
 fn a_wrong_type_is_refused_by_name() {
     for (rest, field) in [
