@@ -145,6 +145,7 @@ mod tests {
             ),
             ("", "m", Some(7), Some(r#","max_tokens":7}"#)),
             ("", "gpt-5-mini", Some(7), Some(r#","max_completion_tokens":7}"#)),
+            ("", "gpt-6-mini", Some(7), Some(r#","max_completion_tokens":7}"#)),
             ("", "gpt-oss:20b", Some(7), Some(r#","max_tokens":7}"#)),
             (r#","max_tokens":0"#, "m", Some(7), Some(r#","max_tokens":7}"#)),
             (
