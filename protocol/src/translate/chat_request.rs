@@ -22,7 +22,7 @@ use crate::{
     strangers,
 };
 
-/// The fields of a request to `/v1/chat/completions` that matter.
+/// The fields of a request to `/v1/chat/completions` that matter; those that are seldom there come last.
 pub(crate) const FIELDS: [&str; 38] = [
     "model",
     "messages",
@@ -63,6 +63,9 @@ pub(crate) const FIELDS: [&str; 38] = [
     "repetition_penalty",
     "repeat_last_n",
 ];
+
+/// Where those begin that are seldom there.
+pub(crate) const SELDOM: usize = 21;
 
 /// What Ollama cannot be asked for.
 const UNSUPPORTED: [&str; 8] = [
@@ -110,6 +113,23 @@ pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<u64>, BodyError> {
 /// # Errors
 /// Where something is not as OpenAI's API has it, or cannot be had of Ollama.
 pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
+    if given.has_from(SELDOM) {
+        check(given)?;
+    }
+    Ok(Body {
+        format: format(given)?,
+        tools: tools(given)?,
+        choice: choice(given.get("tool_choice"))?,
+        think: think(given)?,
+        logprobs: given.flag("logprobs")?,
+        top_logprobs: top_logprobs(given)?,
+        options: options(given, SELDOM, tokens_max(given)?)?,
+        ..Body::new(messages(given.get("messages"))?, given.flag("stream")?.unwrap_or(false))
+    })
+}
+
+/// Refuses what cannot be had.
+fn check(given: &Given<'_>) -> Result<(), BodyError> {
     for name in UNSUPPORTED {
         let asks = |raw: &&RawValue| !matches!(raw.get(), "{}" | "[]");
         if given.get(name).filter(asks).is_some() {
@@ -120,26 +140,17 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     if modalities.unwrap_or_default().iter().any(|Text(one)| one != "text") {
         return Err(BodyError::unsupported("modalities", "A reply is text."));
     }
-    Ok(Body {
-        format: format(given)?,
-        tools: tools(given)?,
-        choice: choice(given.get("tool_choice"))?,
-        think: think(given)?,
-        logprobs: given.flag("logprobs")?,
-        top_logprobs: top_logprobs(given)?,
-        options: options(given, tokens_max(given)?)?,
-        ..Body::new(messages(given.get("messages"))?, given.flag("stream")?.unwrap_or(false))
-    })
+    Ok(())
 }
 
-/// How the reply is drawn, in the words of OpenAI's API and of the servers that speak it.
+/// How the reply is drawn, in the words of OpenAI's API and of the servers that speak it. `seldom`: where the fields
+/// begin that are seldom there.
 pub(super) fn options<'a, const N: usize>(
     given: &Fields<'a, N>,
+    seldom: usize,
     tokens_max: Option<u64>,
 ) -> Result<Options<'a>, BodyError> {
-    // vLLM's and SGLang's word comes after llama.cpp's, which is Ollama's.
-    let penalty = given.number("repeat_penalty")?;
-    Ok(Options {
+    let mut options = Options {
         num_predict: tokens_max,
         temperature: given.number("temperature")?,
         top_p: given.number("top_p")?,
@@ -147,12 +158,18 @@ pub(super) fn options<'a, const N: usize>(
         frequency_penalty: given.number("frequency_penalty")?,
         presence_penalty: given.number("presence_penalty")?,
         stop: stop(given)?,
-        top_k: given.integer("top_k")?,
-        min_p: given.number("min_p")?,
-        typical_p: given.number("typical_p")?,
-        repeat_penalty: penalty.or(given.number("repetition_penalty")?),
-        repeat_last_n: given.integer("repeat_last_n")?,
-    })
+        ..Options::default()
+    };
+    if given.has_from(seldom) {
+        options.top_k = given.integer("top_k")?;
+        options.min_p = given.number("min_p")?;
+        options.typical_p = given.number("typical_p")?;
+        // vLLM's and SGLang's word comes after llama.cpp's, which is Ollama's.
+        let penalty = given.number("repeat_penalty")?;
+        options.repeat_penalty = penalty.or(given.number("repetition_penalty")?);
+        options.repeat_last_n = given.integer("repeat_last_n")?;
+    }
+    Ok(options)
 }
 
 /// The words at which a reply ends.
@@ -383,7 +400,13 @@ fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
     if let Some(effort) = given.string("reasoning_effort")? {
         return level("reasoning_effort", &effort).map(Some);
     }
-    let switch = switch.or(given.flag("enable_thinking")?).or(switched(given));
+    let mut switch = switch;
+    if given.has_from(SELDOM) {
+        switch = switch.or(given.flag("enable_thinking")?);
+    }
+    if !given.strangers().is_empty() {
+        switch = switch.or(switched(given));
+    }
     Ok(switch.map(Think::Switch))
 }
 

@@ -41,6 +41,9 @@ pub(super) const FIELDS: [&str; 23] = [
     "repeat_last_n",
 ];
 
+/// Where those begin that are seldom there.
+const SELDOM: usize = 17;
+
 pub(super) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 
 /// The body of Ollama's `/api/generate`.
@@ -71,7 +74,7 @@ pub(super) fn generate(
             return Err(BodyError::unsupported(name, why));
         }
     }
-    let options = options(given, tokens_max)?;
+    let options = options(given, SELDOM, tokens_max)?;
     let body =
         Generate { model, prompt: asked(given)?, stream, options, suffix: given.string("suffix")? };
     written(&body, body.prompt.len() + body.prompt.len() / 8 + 512)

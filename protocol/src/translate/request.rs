@@ -151,10 +151,11 @@ impl<'a> Request<'a> {
         let given =
             chat_request::Given::of_body(body, &chat_request::FIELDS, Some(strangers::CHAT))?;
         chat_request::one_choice(&given)?;
-        let mut prompt = prompt_of(
-            &given,
-            &["tools", "functions", "response_format", "prediction", "documents"],
-        );
+        let mut prompt = prompt_of(&given, &["tools", "response_format"]);
+        if given.has_from(chat_request::SELDOM) {
+            let seldom = ["functions", "prediction", "documents"];
+            seldom.into_iter().for_each(|name| prompt.text(given.get(name)));
+        }
         prompt.text_bytes += given.unknown_bytes();
         prompt.messages("messages", given.get("messages"));
         let model = given.string("model")?;

@@ -309,3 +309,18 @@ proptest! {
         check(&body)?;
     }
 }
+
+#[test]
+fn what_is_seldom_there_stands_behind_the_rest() {
+    let seldom = [
+        &UNSUPPORTED[..],
+        &["modalities", "enable_thinking", "top_k", "min_p", "typical_p", "repeat_penalty"],
+        &["repetition_penalty", "repeat_last_n"],
+    ]
+    .concat();
+    for name in seldom {
+        let at = FIELDS.iter().position(|field| *field == name);
+        assert!(at.is_some_and(|at| at >= SELDOM), "{name}");
+    }
+    assert_eq!(FIELDS[SELDOM - 1], "top_logprobs");
+}
