@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::{body::Text, json::read_object};
 
 /// The fields of a request that matter.
-pub(crate) const FIELDS: [&str; 15] = [
+pub(crate) const FIELDS: [&str; 19] = [
     "model",
     "messages",
     "system",
@@ -23,7 +23,11 @@ pub(crate) const FIELDS: [&str; 15] = [
     "thinking",
     "container",
     "mcp_servers",
+    "output_config",
     "output_format",
+    "compaction",
+    "fallbacks",
+    "thread",
 ];
 
 #[derive(Deserialize)]
@@ -88,11 +92,31 @@ pub(crate) struct Tool<'a> {
     pub(crate) strict: Option<bool>,
 }
 
+/// What a reply must be, and how much is thought for it.
+#[derive(Default, Deserialize)]
+pub(crate) struct OutputConfig<'a> {
+    #[serde(borrow)]
+    pub(crate) effort: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) format: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) task_budget: Option<&'a RawValue>,
+}
+
+/// The format of a reply.
+#[derive(Deserialize)]
+pub(crate) struct OutputFormat<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) schema: Option<&'a RawValue>,
+}
+
 /// A word, and what belongs to it (`tool_choice`, `thinking`).
 #[derive(Deserialize)]
 pub(crate) struct Switch<'a> {
     #[serde(borrow, rename = "type")]
-    pub(crate) kind: Text<'a>,
+    pub(crate) kind: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
     pub(crate) disable_parallel_tool_use: Option<bool>,

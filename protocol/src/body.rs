@@ -202,6 +202,12 @@ impl<'a, const N: usize> Fields<'a, N> {
         self.strangers.iter().find(|one| one.name == name).map(|one| one.value)
     }
 
+    /// Whether a field is there that has this place, or a later one, among those that are known. It is cheaper than
+    /// to look for each of those that are seldom there.
+    pub(crate) fn has_from(&self, place: usize) -> bool {
+        self.present.checked_shr(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0) != 0
+    }
+
     /// A field's text; `None` where it is missing or `null`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.find(name).filter(|raw| raw.get() != "null")

@@ -15,14 +15,15 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use crate::{
     body::{BodyError, Fields, Stranger},
     error::Code,
-    json::Cursor,
     levers::{Levers, LoadOptions},
 };
+
+use members::{MEMBERS, OBJECTS_ELSEWHERE, unlisted};
+
+pub(crate) use members::check_tools;
 
 /// The longest name of a field that is repeated to the client.
 const NAME_LENGTH_MAX: usize = 64;
@@ -31,8 +32,7 @@ const NAME_LENGTH_MAX: usize = 64;
 macro_rules! sampling {
     ($($more:literal),* $(,)?) => {
         &[
-            "top_k", "min_p", "top_a", "typical_p", "tfs_z", "top_n_sigma", "repetition_penalty",
-            "repeat_penalty", "repeat_last_n", "length_penalty", "mirostat", "mirostat_tau",
+            "top_a", "tfs_z", "top_n_sigma", "length_penalty", "mirostat", "mirostat_tau",
             "mirostat_eta", "dry_multiplier", "dry_base", "dry_allowed_length",
             "dry_penalty_last_n", "dry_sequence_breakers", "xtc_probability", "xtc_threshold",
             "dynatemp_range", "dynatemp_exponent", "samplers", "random_seed", "stop_token_ids",
@@ -40,7 +40,7 @@ macro_rules! sampling {
             "return_tokens_as_token_ids", "add_special_tokens", "truncate_prompt_tokens",
             "cache_prompt", "n_keep", "t_max_predict_ms", "return_tokens", "return_progress",
             "timings_per_token", "user", "metadata", "store", "service_tier", "safety_identifier",
-            "prompt_cache_key", "prompt_cache_retention", "usage",
+            "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "usage",
             $($more),*
         ]
     };
@@ -52,14 +52,12 @@ pub(crate) const CHAT: &[&str] = sampling![
     "separate_reasoning",
     "stream_reasoning",
     "reasoning_format",
-    "enable_thinking",
     "parse_tool_calls",
     "tool_stream",
     "add_generation_prompt",
     "continue_final_message",
     "safe_prompt",
     "transforms",
-    "documents",
     "prompt",
     "input",
 ];
@@ -71,12 +69,6 @@ pub(crate) const COMPLETION: &[&str] = sampling!["messages", "input"];
 pub(crate) const EMBEDDING: &[&str] = &[
     "user",
     "metadata",
-    "input_type",
-    "instruction",
-    "task",
-    "prompt_name",
-    "normalize",
-    "truncate",
     "truncate_prompt_tokens",
     "add_special_tokens",
     "safety_identifier",
@@ -87,27 +79,18 @@ pub(crate) const EMBEDDING: &[&str] = &[
 /// Of `/v1/responses`; none of them goes to a model server.
 pub(crate) const RESPONSE: &[&str] = &[
     "store",
-    "include",
-    "truncation",
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
     "stream_options",
     "max_tool_calls",
-    "top_logprobs",
     "client_metadata",
     "context_management",
-    "moderation",
-    "seed",
-    "stop",
-    "frequency_penalty",
-    "presence_penalty",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
+    "access_programs",
+    "background_options",
+    "image",
     "messages",
-    "max_tokens",
 ];
 
 /// Of `/v1/messages`; none of them goes to a model server.
@@ -115,8 +98,10 @@ pub(crate) const MESSAGE: &[&str] = &[
     "metadata",
     "service_tier",
     "context_management",
-    "output_config",
     "cache_control",
+    "diagnostics",
+    "fallback_credit_token",
+    "billing_policy",
     "betas",
     "anthropic_version",
     "anthropic_beta",
@@ -190,24 +175,6 @@ const RENDERED: &str = "_debug_render_only";
 /// Fields that are read, and may be used under `--options all` only.
 const GUARDED: [&str; 6] = ["template", RENDERED, "width", "height", "steps", "web_search_options"];
 
-/// Objects of which only these members may be used, and these only with values that are no objects or lists.
-const MEMBERS: [(&str, &[&str]); 4] = [
-    ("stream_options", &["include_usage", "include_obfuscation", "continuous_usage_stats"]),
-    ("reasoning", &["effort", "summary", "generate_summary", "exclude", "enabled"]),
-    ("thinking", &["type", "budget_tokens", "clear_thinking", "display"]),
-    (
-        "chat_template_kwargs",
-        &[
-            "enable_thinking",
-            "thinking",
-            "reasoning_effort",
-            "thinking_budget",
-            "preserve_thinking",
-            "clear_thinking",
-        ],
-    ),
-];
-
 /// Whether a request keeps to what its tenant may use. `has_budget`: what it uses must not pass what was
 /// reserved.
 ///
@@ -220,8 +187,32 @@ pub(crate) fn check<const N: usize>(
     has_budget: bool,
 ) -> Result<(), BodyError> {
     if levers.options == LoadOptions::Safe {
-        return check_safe(given);
+        return check_safe(given, &[]);
     }
+    check_all(given, levers, has_budget)
+}
+
+/// The same, where the body passes to a server of OpenAI's dialect.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_passed<const N: usize>(
+    given: &Fields<'_, N>,
+    levers: &Levers,
+    has_budget: bool,
+) -> Result<(), BodyError> {
+    if levers.options == LoadOptions::Safe {
+        return check_safe(given, &OBJECTS_ELSEWHERE);
+    }
+    check_all(given, levers, has_budget)
+}
+
+/// What holds where every field may be used.
+fn check_all<const N: usize>(
+    given: &Fields<'_, N>,
+    levers: &Levers,
+    has_budget: bool,
+) -> Result<(), BodyError> {
     for (at, Stranger { name, value }) in given.strangers().iter().enumerate() {
         let is = |names: &[&str]| names.contains(&&**name);
         let is_null = value.get() == "null";
@@ -295,14 +286,15 @@ pub(crate) fn not_listed(name: &str) -> BodyError {
     }
 }
 
-fn check_safe<const N: usize>(given: &Fields<'_, N>) -> Result<(), BodyError> {
+/// `objects`: those of [`MEMBERS`] that may stand there though the dialect has them not.
+fn check_safe<const N: usize>(given: &Fields<'_, N>, objects: &[&str]) -> Result<(), BodyError> {
     for (at, Stranger { name, value }) in given.strangers().iter().enumerate() {
         // Of two, only the first is read here, and most servers take the last.
         if is_twice(given, at) {
             return Err(twice(name));
         }
-        let is_known = MEMBERS.iter().any(|(object, _)| object == name);
-        if value.get() != "null" && !is_known && !ELSEWHERE.contains(&&**name) {
+        let is_known = objects.contains(&&**name) || ELSEWHERE.contains(&&**name);
+        if value.get() != "null" && !is_known {
             return Err(not_listed(name));
         }
     }
@@ -312,7 +304,7 @@ fn check_safe<const N: usize>(given: &Fields<'_, N>) -> Result<(), BodyError> {
     for (name, members) in MEMBERS {
         // `None` where the dialect has no such field.
         if let Some(raw) = given.get(name)
-            && let Some(member) = unlisted(raw, members)
+            && let Some(member) = unlisted(raw.get(), members)
         {
             return Err(not_listed(&format!("{name}.{member}")));
         }
@@ -341,20 +333,9 @@ fn asks<const N: usize>(given: &Fields<'_, N>, name: &str) -> bool {
 fn is_listed<const N: usize>(given: &Fields<'_, N>, name: &str) -> bool {
     let members = MEMBERS.iter().find(|(object, _)| *object == name);
     let Some((_, members)) = members else { return false };
-    given.get(name).is_none_or(|raw| unlisted(raw, members).is_none())
+    given.get(name).is_none_or(|raw| unlisted(raw.get(), members).is_none())
 }
 
-/// The first member of an object that is not among `members`, or is an object or a list itself.
-fn unlisted<'a>(raw: &'a RawValue, members: &[&str]) -> Option<Cow<'a, str>> {
-    let mut found = None;
-    Cursor::new(raw.get()).members(|cursor, name| {
-        let is_deep = matches!(cursor.value().as_bytes(), [b'{' | b'[', ..]);
-        if is_deep || !members.contains(&&*name) {
-            found.get_or_insert(name);
-        }
-    });
-    found
-}
-
+mod members;
 #[cfg(test)]
 mod tests;

@@ -49,18 +49,22 @@ const CHAT: Cases = cases!["chat_request", "json":
     "stop_list", "sampling", "reasoning", "developer", "langchain", "llamaindex", "audio",
     "refused_image_url", "refused_tool_choice", "refused_twice", "stream_options", "no_most",
     "old_functions", "odd_history", "refused_nothing_said",
+    "schema_beside_the_type", "refused_without_schema", "refused_two_schemas", "no_words_to_stop_at",
+    "allowed_tools",
 ];
 const MESSAGE: Cases = cases!["message_request", "json":
     "simple", "system_and_sampling", "tools_round_trip", "forced_tool", "image", "thinking",
     "refused_url", "refused_server_tool", "refused_without_max", "tool_error", "tool_reference",
     "odd_blocks", "documents", "refused_document", "refused_block", "thoughts", "images_of_results",
     "orphans", "late_system", "refused_nothing_said",
+    "schema_and_effort", "older_format", "nothing_in_objects", "refused_two_formats",
+    "refused_task_budget",
 ];
 const RESPONSE: Cases = cases!["response_request", "json":
     "text", "tools_round_trip", "parts_and_schema", "refused_previous", "refused_tool",
     "refused_image_url", "thought_and_said", "namespaces", "found_tools", "refused_namespace",
     "refused_item_reference", "refused_part_as_item", "refused_empty", "refused_only_secrets",
-    "words_between", "odd_items", "orphans",
+    "words_between", "odd_items", "orphans", "allowed_tools", "sampling", "refused_moderation",
 ];
 const COMPLETION: Cases = cases!["completion_request", "json":
     "simple", "list_of_one", "two_prompts", "tokens", "refused_choices", "refused_best_of",
@@ -69,7 +73,8 @@ const COMPLETION: Cases = cases!["completion_request", "json":
 const EMBEDDING: Cases = cases!["embedding_request", "json":
     "text", "list", "refused_tokens", "refused_token_lists", "refused_empty", "refused_format",
 ];
-const NATIVE: Cases = cases!["native_request", "json": "chat", "chat_tools", "chat_odd_history"];
+const NATIVE: Cases =
+    cases!["native_request", "json": "chat", "chat_tools", "chat_odd_history", "chat_without_stop"];
 const GENERATE: Cases =
     cases!["native_request", "json": "generate", "refused_raw", "refused_context"];
 

@@ -20,7 +20,10 @@ pub(crate) struct Body<'a> {
     /// In OpenAI's shape, which is Ollama's, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tools: Option<Cow<'a, RawValue>>,
-    /// Ollama has no word for it, nor for the three that follow.
+    /// Whether a prompt that is too long is cut; none: Ollama does so by itself, OpenAI's dialect does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) truncate: Option<bool>,
+    /// Ollama has no word for it, nor for the four that follow.
     #[serde(skip)]
     pub(crate) choice: Choice<'a>,
     #[serde(skip)]
@@ -28,6 +31,8 @@ pub(crate) struct Body<'a> {
     /// How much to think, in the word of an OpenAI client; `think` is what Ollama makes of it.
     #[serde(skip)]
     pub(crate) effort: Option<Cow<'a, str>>,
+    #[serde(skip)]
+    pub(crate) verbosity: Option<Cow<'a, str>>,
     #[serde(skip)]
     pub(crate) user: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +56,8 @@ pub(crate) enum Choice<'a> {
     Required,
     /// This one.
     Named(Cow<'a, str>),
+    /// As the model finds fit, or some tool if `is_required`, but of these only.
+    Among { names: Vec<Cow<'a, str>>, is_required: bool },
 }
 
 #[derive(Default, Serialize)]
@@ -129,6 +136,14 @@ pub(crate) struct Options<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) top_k: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) min_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) typical_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repeat_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repeat_last_n: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) frequency_penalty: Option<&'a RawValue>,
@@ -148,9 +163,11 @@ impl<'a> Body<'a> {
             stream,
             format: None,
             tools: None,
+            truncate: None,
             choice: Choice::Auto,
             parallel_tool_calls: None,
             effort: None,
+            verbosity: None,
             user: None,
             think: None,
             logprobs: None,

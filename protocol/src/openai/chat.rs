@@ -106,13 +106,32 @@ pub(crate) struct ToolFunction<'a> {
     pub(crate) name: Text<'a>,
 }
 
-/// A tool that is to be called.
+/// A tool that is to be called, or those that may be.
 #[derive(Deserialize)]
 pub(crate) struct ToolChoice<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) custom: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) allowed_tools: Option<AllowedTools<'a>>,
+    #[serde(borrow)]
+    pub(crate) mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) tools: Option<Vec<&'a RawValue>>,
     #[serde(borrow)]
     pub(crate) function: Option<ToolFunction<'a>>,
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,
+}
+
+/// The tools that may be called; the newer API has both members beside the type.
+#[derive(Deserialize)]
+pub(crate) struct AllowedTools<'a> {
+    #[serde(borrow)]
+    pub(crate) mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) tools: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +143,11 @@ pub(crate) struct StreamOptions {
 pub(crate) struct Reasoning<'a> {
     #[serde(borrow)]
     pub(crate) effort: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) mode: Option<Text<'a>>,
+    /// As OpenRouter has it, like the next.
+    pub(crate) enabled: Option<bool>,
+    pub(crate) exclude: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +156,9 @@ pub(crate) struct ResponseFormat<'a> {
     pub(crate) kind: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) json_schema: Option<JsonSchema<'a>>,
+    /// In the place where llama.cpp has it.
+    #[serde(borrow)]
+    pub(crate) schema: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

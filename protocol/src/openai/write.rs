@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The names of OpenAI's own models that take no `max_tokens` begin with these.
-const NEWER_MODELS: [&str; 4] = ["gpt-5", "o1", "o3", "o4"];
+const NEWER_MODELS: [&str; 5] = ["gpt-5", "gpt-6", "o1", "o3", "o4"];
 
 /// What stands before the images of a tool's result, and in the result itself where it has nothing else.
 const IMAGES_OF_RESULT: &str = "[From the result of the tool:]";
@@ -67,6 +67,8 @@ struct Chat<'b> {
     parallel_tool_calls: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<&'b str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verbosity: Option<&'b str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,6 +193,7 @@ pub(crate) fn write(body: &Body<'_>, model: &str, length: usize) -> Result<Vec<u
         tool_choice: tools.and_then(|_| choice(&body.choice)),
         parallel_tool_calls: body.parallel_tool_calls.filter(|_| tools.is_some()),
         reasoning_effort: body.effort.as_deref().or(body.think.as_ref().and_then(effort)),
+        verbosity: body.verbosity.as_deref(),
         logprobs: body.logprobs,
         top_logprobs: body.top_logprobs,
         user: body.user.as_deref(),
@@ -302,7 +305,7 @@ fn format<'b>(format: &'b Format<'_>) -> ResponseFormat<'b> {
 
 fn choice<'b>(choice: &'b Choice<'_>) -> Option<ToolChoice<'b>> {
     match choice {
-        Choice::Auto | Choice::Never => None,
+        Choice::Auto | Choice::Never | Choice::Among { .. } => None,
         Choice::Required => Some(ToolChoice::Word("required")),
         Choice::Named(name) => {
             Some(ToolChoice::Named { kind: "function", function: Name { name } })

@@ -99,8 +99,7 @@ proptest! {
     fn whatever_no_table_names_is_refused(name in "[a-z_]{1,12}") {
         for (route, _) in ROUTES {
             let is_named = ELSEWHERE.contains(&&*name) || fields::of(route).contains(&&*name) || fields::harmless(route).contains(&&*name);
-            let has_members = MEMBERS.iter().any(|(object, _)| *object == name);
-            if !is_named && !has_members {
+            if !is_named && !OBJECTS_ELSEWHERE.contains(&&*name) {
                 let found = kept(route, &format!(r#""{name}":1"#), &Levers::default(), false);
                 prop_assert_eq!(found, refused(&name));
             }
@@ -178,6 +177,95 @@ fn an_object_has_no_members_that_nobody_knows() {
     let rest = r#""chat_template_kwargs":{"enable_thinking":false},"reasoning":{"effort":"low"}"#;
     assert_eq!(kept(Route::OpenAiChat, rest, &Levers::default(), true), Ok(()));
     assert_eq!(kept(Route::OpenAiChat, rest, &Levers::OPEN, true), Ok(()));
+}
+
+#[test]
+fn an_object_within_an_object_has_no_members_that_nobody_knows() {
+    let (chat, responses, messages) =
+        (Route::OpenAiChat, Route::OpenAiResponses, Route::AnthropicMessages);
+    for (route, rest, field) in [
+        (chat, r#""response_format":{"type":"json_schema","x":1}"#, "response_format.x"),
+        (
+            chat,
+            r#""response_format":{"type":"json_schema","json_schema":{"schema":{},"x":1}}"#,
+            "response_format.json_schema.x",
+        ),
+        (chat, r#""tool_choice":{"type":"function","x":[1]}"#, "tool_choice.x"),
+        (chat, r#""tool_choice":{"function":{"name":"f","x":1}}"#, "tool_choice.function.x"),
+        (chat, r#""tool_choice":{"function":{"name":{}}}"#, "tool_choice.function.name"),
+        (responses, r#""text":{"x":1}"#, "text.x"),
+        (responses, r#""text":{"format":{"type":"text","x":1}}"#, "text.format.x"),
+        (responses, r#""reasoning":{"effort":"low","x":1}"#, "reasoning.x"),
+        (responses, r#""tools":[{"type":"function","name":"f"},{"name":"g","x":1}]"#, "tools[1].x"),
+        (messages, r#""output_config":{"effort":"low","x":{}}"#, "output_config.x"),
+        (messages, r#""output_config":{"effort":["low"]}"#, "output_config.effort"),
+        (messages, r#""output_config":{"format":{"schema":{},"x":1}}"#, "output_config.format.x"),
+        (messages, r#""output_format":{"type":"json_schema","x":1}"#, "output_format.x"),
+        (messages, r#""thinking":{"type":"enabled","x":1}"#, "thinking.x"),
+        (messages, r#""tool_choice":{"type":"auto","x":1}"#, "tool_choice.x"),
+        (messages, r#""tools":[{"name":"f","input_schema":{"y":1},"x":1}]"#, "tools[0].x"),
+    ] {
+        assert_eq!(kept(route, rest, &Levers::default(), false), refused(field), "{rest}");
+        assert_eq!(kept(route, rest, &Levers::OPEN, false), Ok(()), "{rest}");
+        let null = rest.replace(":1}", ":null}").replace(r#""x":[1]"#, r#""x":null"#);
+        if null != rest {
+            assert_eq!(kept(route, &null, &Levers::default(), false), Ok(()), "{null}");
+        }
+    }
+}
+
+#[test]
+fn an_object_of_another_dialect_is_refused_where_nothing_passes() {
+    for object in OBJECTS_ELSEWHERE {
+        for (route, _) in ROUTES {
+            let passes = matches!(route, Route::OpenAiChat | Route::OpenAiCompletions);
+            let expected = match passes || fields::of(route).contains(&object) {
+                true => Ok(()),
+                false => refused(object),
+            };
+            let found = kept(route, &format!(r#""{object}":{{}}"#), &Levers::default(), false);
+            assert_eq!(found, expected, "{route} {object}");
+        }
+    }
+}
+
+/// What clients send with every request must be written for both kinds of server.
+fn is_answered(route: Route, rest: &str) {
+    assert_eq!(kept(route, rest, &Levers::default(), true), Ok(()), "{rest}");
+    let body = body(route, rest);
+    let request = Request::read(route, body.as_bytes()).unwrap();
+    for kind in [UpstreamKind::Ollama, UpstreamKind::OpenAi] {
+        let target = Target { kind, model: None, tokens_max: None, levers: &Levers::default() };
+        assert!(request.write(&target).is_ok(), "{kind} {rest}");
+    }
+}
+
+#[test]
+fn what_coding_agents_always_send_is_answered() {
+    is_answered(
+        Route::AnthropicMessages,
+        r#""stream":true,"metadata":{"user_id":"u"},"service_tier":"auto","speed":"standard",
+        "system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h"}}],
+        "thinking":{"type":"adaptive","display":"omitted"},"output_config":{"effort":"xhigh"},
+        "context_management":{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]},
+        "diagnostics":{"previous_message_id":null},"cache_control":{"type":"ephemeral"},
+        "tools":[{"type":"custom","name":"f","description":"d","input_schema":{"type":"object"},
+            "defer_loading":true,"eager_input_streaming":true,"cache_control":{"type":"ephemeral"},
+            "input_examples":[{"a":1}],"allowed_callers":["direct"],"strict":true}],
+        "tool_choice":{"type":"auto","disable_parallel_tool_use":false}"#,
+    );
+    is_answered(
+        Route::OpenAiResponses,
+        r#""stream":true,"store":false,"include":["reasoning.encrypted_content"],
+        "instructions":"i","prompt_cache_key":"k","prompt_cache_options":{"mode":"implicit"},
+        "text":{"verbosity":"low"},"client_metadata":{"a":"b"},"parallel_tool_calls":false,
+        "reasoning":{"effort":"medium","summary":"auto","context":"auto","mode":"standard"},
+        "tool_choice":"auto","context_management":[{"type":"compaction","compact_threshold":9}],
+        "stream_options":{"include_obfuscation":false},"truncation":"disabled","top_logprobs":0,
+        "tools":[{"type":"function","name":"f","description":"d","strict":false,"async":false,
+            "parameters":{"type":"object"},"output_schema":{"type":"object"},
+            "defer_loading":false,"allowed_callers":["direct"]}]"#,
+    );
 }
 
 #[test]

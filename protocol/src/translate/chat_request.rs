@@ -7,20 +7,23 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::messages::messages;
 use crate::{
+    anthropic::Switch,
     body::{BodyError, Fields, Text},
     json::read_object,
     ollama::chat::{Body, Choice, Format, Options, Schema, Think},
-    openai::chat::{Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts},
+    openai::chat::{
+        AllowedTools, Reasoning, ResponseFormat, StreamOptions, Tool, ToolChoice, texts,
+    },
     strangers,
 };
 
-/// The fields of a request to `/v1/chat/completions` that matter.
-pub(crate) const FIELDS: [&str; 29] = [
+/// The fields of a request to `/v1/chat/completions` that matter; those that are seldom there come last.
+pub(crate) const FIELDS: [&str; 38] = [
     "model",
     "messages",
     "stream",
@@ -50,11 +53,31 @@ pub(crate) const FIELDS: [&str; 29] = [
     "prediction",
     "web_search_options",
     "verbosity",
+    "moderation",
+    "documents",
+    "enable_thinking",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
 ];
 
+/// Where those begin that are seldom there.
+pub(crate) const SELDOM: usize = 21;
+
 /// What Ollama cannot be asked for.
-const UNSUPPORTED: [&str; 6] =
-    ["logit_bias", "functions", "function_call", "audio", "prediction", "web_search_options"];
+const UNSUPPORTED: [&str; 8] = [
+    "logit_bias",
+    "functions",
+    "function_call",
+    "audio",
+    "prediction",
+    "web_search_options",
+    "moderation",
+    "documents",
+];
 
 /// The most alternatives for a token that Ollama tells of.
 const TOP_LOGPROBS_MAX: i64 = 20;
@@ -90,6 +113,23 @@ pub(super) fn tokens_max(given: &Given<'_>) -> Result<Option<u64>, BodyError> {
 /// # Errors
 /// Where something is not as OpenAI's API has it, or cannot be had of Ollama.
 pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
+    if given.has_from(SELDOM) {
+        check(given)?;
+    }
+    Ok(Body {
+        format: format(given)?,
+        tools: tools(given)?,
+        choice: choice(given.get("tool_choice"))?,
+        think: think(given)?,
+        logprobs: given.flag("logprobs")?,
+        top_logprobs: top_logprobs(given)?,
+        options: options(given, SELDOM, tokens_max(given)?)?,
+        ..Body::new(messages(given.get("messages"))?, given.flag("stream")?.unwrap_or(false))
+    })
+}
+
+/// Refuses what cannot be had.
+fn check(given: &Given<'_>) -> Result<(), BodyError> {
     for name in UNSUPPORTED {
         let asks = |raw: &&RawValue| !matches!(raw.get(), "{}" | "[]");
         if given.get(name).filter(asks).is_some() {
@@ -100,21 +140,18 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     if modalities.unwrap_or_default().iter().any(|Text(one)| one != "text") {
         return Err(BodyError::unsupported("modalities", "A reply is text."));
     }
-    Ok(Body {
-        format: format(given)?,
-        tools: tools(given)?,
-        choice: choice(given.get("tool_choice"))?,
-        think: think(given)?,
-        logprobs: given.flag("logprobs")?,
-        top_logprobs: top_logprobs(given)?,
-        options: options(given)?,
-        ..Body::new(messages(given.get("messages"))?, given.flag("stream")?.unwrap_or(false))
-    })
+    Ok(())
 }
 
-fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
-    Ok(Options {
-        num_predict: tokens_max(given)?,
+/// How the reply is drawn, in the words of OpenAI's API and of the servers that speak it. `seldom`: where the fields
+/// begin that are seldom there.
+pub(super) fn options<'a, const N: usize>(
+    given: &Fields<'a, N>,
+    seldom: usize,
+    tokens_max: Option<u64>,
+) -> Result<Options<'a>, BodyError> {
+    let mut options = Options {
+        num_predict: tokens_max,
         temperature: given.number("temperature")?,
         top_p: given.number("top_p")?,
         seed: given.integer("seed")?,
@@ -122,7 +159,17 @@ fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
         presence_penalty: given.number("presence_penalty")?,
         stop: stop(given)?,
         ..Options::default()
-    })
+    };
+    if given.has_from(seldom) {
+        options.top_k = given.integer("top_k")?;
+        options.min_p = given.number("min_p")?;
+        options.typical_p = given.number("typical_p")?;
+        // vLLM's and SGLang's word comes after llama.cpp's, which is Ollama's.
+        let penalty = given.number("repeat_penalty")?;
+        options.repeat_penalty = penalty.or(given.number("repetition_penalty")?);
+        options.repeat_last_n = given.integer("repeat_last_n")?;
+    }
+    Ok(options)
 }
 
 /// The words at which a reply ends.
@@ -130,25 +177,76 @@ pub(super) fn stop<'a, const N: usize>(
     given: &Fields<'a, N>,
 ) -> Result<Vec<Cow<'a, str>>, BodyError> {
     let Some(raw) = given.get("stop") else { return Ok(Vec::new()) };
-    texts(raw).ok_or_else(|| given.must("stop", "a string or a list of strings"))
+    let mut words =
+        texts(raw).ok_or_else(|| given.must("stop", "a string or a list of strings"))?;
+    words.retain(|word| !word.is_empty());
+    Ok(words)
+}
+
+/// The words of a list. An empty one is no word: Ollama would end the reply at once.
+pub(super) fn stops(list: Vec<Text<'_>>) -> Vec<Cow<'_, str>> {
+    list.into_iter().map(|Text(word)| word).filter(|word| !word.is_empty()).collect()
+}
+
+/// What a reply is to be.
+pub(super) enum Wanted<'a> {
+    Text,
+    Object,
+    Schema(&'a RawValue),
+    /// A schema in the place where llama.cpp has it.
+    SchemaOutside(&'a RawValue),
+    /// Something else.
+    Other,
+}
+
+/// What a `response_format` asks for. Beside OpenAI's shape that of llama.cpp is read, which has the schema next to
+/// the type (<https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md>): servers that do not know
+/// it would answer in prose.
+pub(super) fn wanted(raw: &RawValue) -> Result<Wanted<'_>, BodyError> {
+    let must = || BodyError::invalid("response_format", "an object with `type`");
+    let format: ResponseFormat<'_> = read_object(raw.get()).ok_or_else(must)?;
+    let inside = format.json_schema.and_then(|json_schema| json_schema.schema);
+    let is_empty = inside.is_none() && format.schema.is_none();
+    let Some(Text(kind)) = format.kind else {
+        return if is_empty { Ok(Wanted::Text) } else { Err(must()) };
+    };
+    if inside.is_some() && format.schema.is_some() {
+        let why = "The schema stands in `response_format.json_schema` already.";
+        return Err(BodyError::unsupported("response_format.schema", why));
+    }
+    let object = |place: &str, schema: &RawValue| {
+        let is_object = schema.get().starts_with('{');
+        if is_object { Ok(()) } else { Err(BodyError::invalid(place, "an object")) }
+    };
+    match (&*kind, inside, format.schema) {
+        ("text", ..) => Ok(Wanted::Text),
+        ("json_schema", Some(schema), _) => {
+            object("response_format.json_schema.schema", schema)?;
+            Ok(Wanted::Schema(schema))
+        }
+        ("json_schema" | "json_object", _, Some(schema)) => {
+            object("response_format.schema", schema)?;
+            let is_any = kind == "json_object" && schema.get()[1..].trim_start().starts_with('}');
+            Ok(if is_any { Wanted::Object } else { Wanted::SchemaOutside(schema) })
+        }
+        ("json_schema", None, None) => {
+            let must = "an object with a `schema`";
+            Err(BodyError::invalid("response_format.json_schema", must))
+        }
+        ("json_object", ..) => Ok(Wanted::Object),
+        _ => Ok(Wanted::Other),
+    }
 }
 
 fn format<'a>(given: &Given<'a>) -> Result<Option<Format<'a>>, BodyError> {
     let Some(raw) = given.get("response_format") else { return Ok(None) };
-    let must = || given.must("response_format", "an object with `type`");
-    let format: ResponseFormat<'a> = read_object(raw.get()).ok_or_else(must)?;
-    let Some(Text(kind)) = format.kind else { return Err(must()) };
-    match &*kind {
-        "text" => Ok(None),
-        "json_object" => Ok(Some(Format::Word("json"))),
-        "json_schema" => {
-            let schema = format.json_schema.and_then(|json_schema| json_schema.schema);
-            if schema.is_some_and(|schema| !schema.get().starts_with('{')) {
-                return Err(given.must("response_format.json_schema.schema", "an object"));
-            }
-            Ok(schema.map(|schema| Format::Schema(Schema::new(schema))))
+    match wanted(raw)? {
+        Wanted::Text => Ok(None),
+        Wanted::Object => Ok(Some(Format::Word("json"))),
+        Wanted::Schema(schema) | Wanted::SchemaOutside(schema) => {
+            Ok(Some(Format::Schema(Schema::new(schema))))
         }
-        _ => Err(BodyError::unsupported(
+        Wanted::Other => Err(BodyError::unsupported(
             "response_format.type",
             "The format of a response is `text`, `json_object` or `json_schema`.",
         )),
@@ -209,7 +307,12 @@ pub(super) fn functions(
     raw.map(|raw| Some(Cow::Owned(raw))).map_err(|_| BodyError::internal())
 }
 
-/// Which tools are to be called: a word, or the name of a function.
+fn not_called() -> BodyError {
+    let why = "A tool that is to be called is a `function`.";
+    BodyError::unsupported("tool_choice.type", why)
+}
+
+/// Which tools are to be called: a word, the name of a function, or the names of those that may be.
 pub(super) fn choice<'a>(raw: Option<&'a RawValue>) -> Result<Choice<'a>, BodyError> {
     let Some(raw) = raw else { return Ok(Choice::Auto) };
     let must = || BodyError::invalid("tool_choice", "`auto`, `none`, `required` or a function");
@@ -220,26 +323,135 @@ pub(super) fn choice<'a>(raw: Option<&'a RawValue>) -> Result<Choice<'a>, BodyEr
         _ => {}
     }
     let named: ToolChoice<'a> = read_object(raw.get()).ok_or_else(must)?;
-    // The newer API has the name beside the type.
-    let name = named.function.map(|function| function.name).or(named.name).ok_or_else(must)?;
-    Ok(Choice::Named(name.0))
+    match named.kind.as_ref().map(|Text(kind)| &**kind) {
+        None if raw.get().as_bytes()[1..].trim_ascii_start() == b"}" => Ok(Choice::Auto),
+        // The newer API has the name beside the type.
+        Some("custom") if named.custom.is_some() => Err(not_called()),
+        None | Some("function" | "custom") => {
+            let name = named.function.map(|function| function.name).or(named.name);
+            Ok(Choice::Named(name.ok_or_else(must)?.0))
+        }
+        Some("auto") => Ok(Choice::Auto),
+        Some("none") => Ok(Choice::Never),
+        Some("required") => Ok(Choice::Required),
+        Some("allowed_tools") => {
+            let beside = AllowedTools { mode: named.mode, tools: named.tools };
+            allowed(named.allowed_tools.unwrap_or(beside))
+        }
+        Some(_) => Err(not_called()),
+    }
+}
+
+/// The tools that may be called.
+fn allowed(allowed: AllowedTools<'_>) -> Result<Choice<'_>, BodyError> {
+    let is_required = match allowed.mode.as_ref().map(|Text(mode)| &**mode) {
+        None | Some("auto") => false,
+        Some("required") => true,
+        Some(_) => return Err(BodyError::invalid("tool_choice.mode", "`auto` or `required`")),
+    };
+    let must = || BodyError::invalid("tool_choice.tools", "a list of functions with names");
+    let mut names = Vec::new();
+    for raw in allowed.tools.ok_or_else(must)? {
+        let tool: ToolChoice<'_> = read_object(raw.get()).ok_or_else(must)?;
+        let name = tool.function.map(|function| function.name).or(tool.name);
+        names.push(name.ok_or_else(must)?.0);
+    }
+    Ok(Choice::Among { names, is_required })
+}
+
+/// Those tools alone that may be called.
+///
+/// # Errors
+/// Where one that may be called is not there.
+pub(super) fn among<'a>(
+    tools: Option<&RawValue>,
+    names: &[Cow<'_, str>],
+) -> Result<Option<Cow<'a, RawValue>>, BodyError> {
+    let tools: Vec<&RawValue> = match tools {
+        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| BodyError::internal())?,
+        None => Vec::new(),
+    };
+    let name = |raw: &&RawValue| {
+        let tool: Option<Tool<'_>> = read_object(raw.get());
+        tool.and_then(|tool| tool.function).map(|function| function.name.0.into_owned())
+    };
+    let named: Vec<_> = tools.iter().map(name).collect();
+    let is_there = |wanted: &Cow<'_, str>| named.iter().flatten().any(|name| name == wanted);
+    if !names.iter().all(is_there) {
+        return Err(BodyError::invalid("tool_choice.tools", "among the `tools`"));
+    }
+    let is_allowed = |name: &Option<String>| {
+        name.as_ref().is_some_and(|name| names.contains(&Cow::Borrowed(name)))
+    };
+    let kept: Vec<_> =
+        tools.iter().zip(&named).filter(|(_, name)| is_allowed(name)).map(|(raw, _)| raw).collect();
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let raw = serde_json::value::to_raw_value(&kept).map_err(|_| BodyError::internal())?;
+    Ok(Some(Cow::Owned(raw)))
 }
 
 fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
-    let effort = match given.get("reasoning") {
-        Some(raw) => {
-            let reasoning: Reasoning<'_> =
-                read_object(raw.get()).ok_or_else(|| given.must("reasoning", "an object"))?;
-            reasoning.effort.map(|Text(effort)| effort)
-        }
-        None => None,
-    };
-    let plain = given.string("reasoning_effort")?;
-    effort.or(plain).map(|effort| level(&effort)).transpose()
+    let (effort, switch) = reasoning(given)?;
+    if let Some(effort) = effort {
+        return level("reasoning.effort", &effort).map(Some);
+    }
+    if let Some(effort) = given.string("reasoning_effort")? {
+        return level("reasoning_effort", &effort).map(Some);
+    }
+    let mut switch = switch;
+    if given.has_from(SELDOM) {
+        switch = switch.or(given.flag("enable_thinking")?);
+    }
+    if !given.strangers().is_empty() {
+        switch = switch.or(switched(given));
+    }
+    Ok(switch.map(Think::Switch))
+}
+
+/// How much is to be thought, and whether at all.
+///
+/// # Errors
+/// Where something is asked for that no model server does.
+pub(super) fn reasoning<'a, const N: usize>(
+    given: &Fields<'a, N>,
+) -> Result<(Option<Cow<'a, str>>, Option<bool>), BodyError> {
+    let Some(raw) = given.get("reasoning") else { return Ok((None, None)) };
+    let must = || given.must("reasoning", "an object");
+    let reasoning: Reasoning<'a> = read_object(raw.get()).ok_or_else(must)?;
+    if reasoning.mode.is_some_and(|Text(mode)| mode != "standard") {
+        let why = "The model server has one mode of reasoning.";
+        return Err(BodyError::unsupported("reasoning.mode", why));
+    }
+    if reasoning.exclude == Some(true) {
+        return Err(BodyError::unsupported("reasoning.exclude", "What is thought is told."));
+    }
+    Ok((reasoning.effort.map(|Text(effort)| effort), reasoning.enabled))
+}
+
+/// Whether to think, as DeepSeek (`thinking`) and the templates of vLLM, SGLang and llama.cpp are told
+/// (`chat_template_kwargs`).
+fn switched(given: &Given<'_>) -> Option<bool> {
+    #[derive(Deserialize)]
+    struct Template {
+        enable_thinking: Option<bool>,
+        thinking: Option<bool>,
+    }
+    let kind = given.get("thinking").and_then(|raw| read_object::<Switch<'_>>(raw.get()));
+    let kind = kind.and_then(|switch| switch.kind);
+    let of_kind = kind.and_then(|Text(kind)| match &*kind {
+        "disabled" => Some(false),
+        "enabled" | "adaptive" => Some(true),
+        _ => None,
+    });
+    let template = given.get("chat_template_kwargs");
+    let template = template.and_then(|raw| read_object::<Template>(raw.get()));
+    of_kind.or(template.and_then(|template| template.enable_thinking.or(template.thinking)))
 }
 
 /// An effort as Ollama's switch or level.
-pub(super) fn level(effort: &str) -> Result<Think, BodyError> {
+pub(super) fn level(field: &str, effort: &str) -> Result<Think, BodyError> {
     Ok(match effort {
         "none" => Think::Switch(false),
         "minimal" | "low" => Think::Level("low"),
@@ -248,7 +460,7 @@ pub(super) fn level(effort: &str) -> Result<Think, BodyError> {
         "xhigh" | "ultra" | "max" => Think::Level("max"),
         _ => {
             let must = "`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`";
-            return Err(BodyError::invalid("reasoning_effort", must));
+            return Err(BodyError::invalid(field, must));
         }
     })
 }
@@ -262,203 +474,4 @@ fn top_logprobs(given: &Given<'_>) -> Result<Option<i64>, BodyError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        error::Code,
-        levers::Levers,
-        route::{Route, UpstreamKind},
-        translate::request::{Request, Target},
-    };
-
-    const TARGET: Target<'static> =
-        Target { kind: UpstreamKind::Ollama, model: None, tokens_max: None, levers: &Levers::OPEN };
-
-    fn with(rest: &str) -> String {
-        format!(r#"{{"model":"m","messages":[{{"role":"user","content":"a"}}]{rest}}}"#)
-    }
-
-    fn written(body: &[u8]) -> Result<Vec<u8>, BodyError> {
-        let outgoing = Request::read(Route::OpenAiChat, body)?.write(&TARGET)?;
-        Ok(outgoing.body.unwrap())
-    }
-
-    fn native(rest: &str) -> String {
-        String::from_utf8(written(with(rest).as_bytes()).unwrap()).unwrap()
-    }
-
-    fn refusal(rest: &str) -> (Code, String) {
-        let error = written(with(rest).as_bytes()).unwrap_err();
-        (error.code, error.field.unwrap_or_default())
-    }
-
-    #[test]
-    fn what_is_not_said_is_not_sent() {
-        let expected = r#"{"model":"m","messages":[{"role":"user","content":"a"}],"stream":false,"options":{}}"#;
-        assert_eq!(native(""), expected);
-        let nulls = r#","temperature":null,"tools":null,"stop":null,"n":null,"tool_choice":null,
-            "max_tokens":null,"response_format":null,"reasoning":null,"stream_options":null"#;
-        assert_eq!(native(nulls), expected);
-        let unknown = r#","user":"u","logit_bias":{},"keep_alive":0,"options":{"num_ctx":1}"#;
-        assert_eq!(native(unknown), expected);
-    }
-
-    #[test]
-    fn the_newer_limit_wins_over_the_older() {
-        let rest = r#","max_tokens":5,"max_completion_tokens":7"#;
-        let body = with(rest);
-        let request = Request::read(Route::OpenAiChat, body.as_bytes()).unwrap();
-        assert_eq!(request.tokens_max, Some(7));
-        assert!(native(rest).contains(r#""num_predict":7"#));
-        assert!(native(r#","max_tokens":5.0"#).contains(r#""num_predict":5}"#));
-    }
-
-    #[test]
-    fn an_effort_becomes_thinking() {
-        for (effort, think) in [
-            ("none", "false"),
-            ("minimal", "\"low\""),
-            ("low", "\"low\""),
-            ("medium", "\"medium\""),
-            ("high", "\"high\""),
-            ("xhigh", "\"max\""),
-            ("ultra", "\"max\""),
-            ("max", "\"max\""),
-        ] {
-            let expected = format!(r#""think":{think}"#);
-            assert!(native(&format!(r#","reasoning_effort":"{effort}""#)).contains(&expected));
-            let rest = format!(r#","reasoning":{{"effort":"{effort}"}},"reasoning_effort":"low""#);
-            assert!(native(&rest).contains(&expected));
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_had_is_refused_and_not_dropped() {
-        let function = r#"{"type":"function","function":{"name":"f"}}"#;
-        for (rest, field) in [
-            (r#","n":2"#.to_owned(), "n"),
-            (r#","n":0"#.to_owned(), "n"),
-            (r#","tool_choice":"required""#.to_owned(), "tool_choice"),
-            (format!(r#","tools":[{function}],"tool_choice":{function}"#), "tool_choice"),
-            (format!(r#","tools":[{function},{{"type":"custom"}}]"#), "tools[1].type"),
-            (r#","response_format":{"type":"grammar"}"#.to_owned(), "response_format.type"),
-            (r#","logit_bias":{"1":2}"#.to_owned(), "logit_bias"),
-            (r#","functions":[{"name":"f"}]"#.to_owned(), "functions"),
-            (r#","modalities":["text","audio"]"#.to_owned(), "modalities"),
-            (r#","web_search_options":{"a":1}"#.to_owned(), "web_search_options"),
-        ] {
-            let (code, at) = refusal(&rest);
-            assert_eq!((code, at.as_str()), (Code::UnsupportedParameter, field), "{rest}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_type_is_refused_by_name() {
-        for (rest, field) in [
-            (r#","stream":"yes""#, "stream"),
-            (r#","stream_options":[true]"#, "stream_options"),
-            (r#","temperature":"0""#, "temperature"),
-            (r#","seed":1.5"#, "seed"),
-            (r#","stop":[1]"#, "stop"),
-            (r#","stop":5"#, "stop"),
-            (r#","max_tokens":"5""#, "max_tokens"),
-            (r#","response_format":"json""#, "response_format"),
-            (
-                r#","response_format":{"type":"json_schema","json_schema":{"schema":1}}"#,
-                "response_format.json_schema.schema",
-            ),
-            (r#","tools":{}"#, "tools"),
-            (r#","tools":[{"type":"function"}]"#, "tools[0]"),
-            (r#","reasoning_effort":"huge""#, "reasoning_effort"),
-            (r#","reasoning":"high""#, "reasoning"),
-            (r#","top_logprobs":21"#, "top_logprobs"),
-            (r#","logprobs":5"#, "logprobs"),
-        ] {
-            let (code, at) = refusal(rest);
-            assert_eq!((code, at.as_str()), (Code::InvalidRequest, field), "{rest}");
-        }
-        assert_eq!(refusal(r#","MODEL":"x""#), (Code::AmbiguousField, "model".to_owned()));
-        assert_eq!(
-            refusal(r#","tools":[],"tools":[]"#),
-            (Code::AmbiguousField, "tools".to_owned())
-        );
-    }
-
-    #[test]
-    fn a_tool_choice_of_none_hides_the_tools() {
-        let tools = r#","tools":[{"type":"function","function":{"name":"f"}}]"#;
-        assert!(native(&format!(r#"{tools},"tool_choice":"auto""#)).contains("\"tools\""));
-        assert!(!native(&format!(r#"{tools},"tool_choice":"none""#)).contains("\"tools\""));
-    }
-
-    /// JSON in which the names and words that matter come up often.
-    fn json() -> impl Strategy<Value = String> {
-        let words = prop::sample::select(vec![
-            "user",
-            "assistant",
-            "tool",
-            "text",
-            "image_url",
-            "function",
-            "json_schema",
-            "auto",
-            "data:image/png;base64,QUJD",
-            "{\\\"a\\\":1}",
-            "c",
-            "",
-        ]);
-        let leaf = prop_oneof![
-            Just("null".to_owned()),
-            Just("true".to_owned()),
-            (-9_i64..99).prop_map(|number| number.to_string()),
-            words.prop_map(|word| format!("\"{word}\"")),
-        ];
-        let mut names = FIELDS.to_vec();
-        names.extend(["role", "content", "type", "text", "tool_calls", "function", "name", "id"]);
-        names.extend(["arguments", "tool_call_id", "image_url", "url", "json_schema", "schema"]);
-        let names = prop::sample::select(names);
-        leaf.prop_recursive(5, 60, 6, move |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4)
-                    .prop_map(|items| format!("[{}]", items.join(","))),
-                prop::collection::btree_map(names.clone(), inner, 0..6).prop_map(|fields| {
-                    let field = |(name, value)| format!("\"{name}\":{value}");
-                    let fields: Vec<_> = fields.into_iter().map(field).collect();
-                    format!("{{{}}}", fields.join(","))
-                }),
-            ]
-        })
-    }
-
-    fn check(body: &[u8]) -> Result<(), TestCaseError> {
-        for kind in [UpstreamKind::Ollama, UpstreamKind::OpenAi] {
-            let Ok(request) = Request::read(Route::OpenAiChat, body) else { return Ok(()) };
-            let Ok(outgoing) = request.write(&Target { kind, ..TARGET }) else { continue };
-            let Some(sent) = outgoing.body else { continue };
-            let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
-            prop_assert_eq!(&sent["model"], &*request.model);
-            if kind == UpstreamKind::Ollama {
-                prop_assert_eq!(&sent["stream"], request.stream);
-                prop_assert!(sent["messages"].as_array().is_some_and(|list| !list.is_empty()));
-            }
-        }
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn any_body_is_translated_to_json_or_refused(messages in json(), rest in json()) {
-            let rest = rest.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-            let rest = rest.filter(|rest| !rest.is_empty()).map_or(String::new(), |r| format!(",{r}"));
-            check(format!(r#"{{"model":"m","messages":{messages}{rest}}}"#).as_bytes())?;
-            check(with(&rest).as_bytes())?;
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
-            check(&body)?;
-        }
-    }
-}
+mod tests;

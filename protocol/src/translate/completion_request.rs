@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chat_request::stop;
+use super::chat_request::options;
 use crate::{
     body::{BodyError, Fields},
     caps,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The fields of a request to `/v1/completions` that matter.
-pub(super) const FIELDS: [&str; 17] = [
+pub(super) const FIELDS: [&str; 23] = [
     "model",
     "prompt",
     "suffix",
@@ -33,7 +33,16 @@ pub(super) const FIELDS: [&str; 17] = [
     "best_of",
     "logprobs",
     "logit_bias",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
 ];
+
+/// Where those begin that are seldom there.
+const SELDOM: usize = 17;
 
 pub(super) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 
@@ -65,16 +74,7 @@ pub(super) fn generate(
             return Err(BodyError::unsupported(name, why));
         }
     }
-    let options = Options {
-        num_predict: tokens_max,
-        temperature: given.number("temperature")?,
-        top_p: given.number("top_p")?,
-        seed: given.integer("seed")?,
-        frequency_penalty: given.number("frequency_penalty")?,
-        presence_penalty: given.number("presence_penalty")?,
-        stop: stop(given)?,
-        ..Options::default()
-    };
+    let options = options(given, SELDOM, tokens_max)?;
     let body =
         Generate { model, prompt: asked(given)?, stream, options, suffix: given.string("suffix")? };
     written(&body, body.prompt.len() + body.prompt.len() / 8 + 512)

@@ -1,11 +1,13 @@
 //! Which fields of a request are read, for whoever describes them.
 
 #[cfg(test)]
+mod known;
+#[cfg(test)]
 mod rows;
 #[cfg(test)]
 mod tables;
 
-use super::{chat_request, completion_request, request, response_request};
+use super::{chat_request, completion_request, embedding_request, response_request};
 use crate::{anthropic, ollama, route::Route, strangers};
 
 /// The fields that are read of a request's body on that route. Ollama's own routes share one list.
@@ -14,7 +16,7 @@ pub fn of(route: Route) -> &'static [&'static str] {
     match route {
         Route::OpenAiChat => &chat_request::FIELDS,
         Route::OpenAiCompletions => &completion_request::FIELDS,
-        Route::OpenAiEmbeddings => &request::EMBEDDING_FIELDS,
+        Route::OpenAiEmbeddings => &embedding_request::FIELDS,
         Route::OpenAiResponses => &response_request::FIELDS,
         Route::AnthropicMessages | Route::AnthropicCount => &anthropic::FIELDS,
         Route::OllamaChat

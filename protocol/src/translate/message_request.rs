@@ -9,17 +9,20 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{
-    chat_request::{self, functions},
+    chat_request::{self, functions, level, stops},
     history,
     messages::{arguments_of, is_base64},
     odd,
 };
 use crate::{
-    anthropic::{Block, FIELDS, Message as Said, Source, Switch, Tool},
+    anthropic::{Block, FIELDS, Message as Said, OutputConfig, OutputFormat, Source, Switch, Tool},
     body::{BodyError, Fields, Text},
     caps,
+    error::Code,
     json::read_object,
-    ollama::chat::{Body, Choice, Function, Image, Message, Options, Think, ToolCall},
+    ollama::chat::{
+        Body, Choice, Format, Function, Image, Message, Options, Schema, Think, ToolCall,
+    },
     prompt::source_not_fetched,
 };
 
@@ -30,8 +33,8 @@ pub(crate) type Given<'a> = Fields<'a, { FIELDS.len() }>;
 /// # Errors
 /// Where something is not as Anthropic's API has it, or cannot be had of the model servers.
 pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
-    for name in ["container", "mcp_servers", "output_format"] {
-        if given.get(name).is_some_and(|raw| raw.get() != "[]") {
+    for name in ["container", "mcp_servers", "compaction", "fallbacks", "thread"] {
+        if given.get(name).is_some_and(|raw| !matches!(raw.get(), "[]" | "{}")) {
             return Err(BodyError::unsupported(name, "The model servers have nothing like it."));
         }
     }
@@ -53,17 +56,21 @@ pub(super) fn body<'a>(given: &Given<'a>) -> Result<Body<'a>, BodyError> {
     let stop: Vec<Text<'a>> =
         given.read("stop_sequences", "a list of strings")?.unwrap_or_default();
     let (choice, parallel_tool_calls) = choice(given)?;
+    let OutputConfig { effort, format, .. } = output_config(given)?;
+    let (think, effort) = think(given, effort.map(|Text(effort)| effort))?;
     Ok(Body {
+        format: self::format(given, format)?,
         tools: tools(given)?,
         choice,
         parallel_tool_calls,
-        think: think(given)?,
+        think,
+        effort,
         options: Options {
             num_predict: given.most("max_tokens")?,
             temperature: given.number("temperature")?,
             top_p: given.number("top_p")?,
             top_k: given.integer("top_k")?,
-            stop: stop.into_iter().map(|Text(text)| text).collect(),
+            stop: stops(stop),
             ..Options::default()
         },
         ..Body::new(messages, given.flag("stream")?.unwrap_or(false))
@@ -322,7 +329,7 @@ fn choice<'a>(given: &Given<'a>) -> Result<(Choice<'a>, Option<bool>), BodyError
     let must = || given.must("tool_choice", "an object of type `auto`, `any`, `tool` or `none`");
     let choice: Switch<'a> = read_object(raw.get()).ok_or_else(must)?;
     let parallel = choice.disable_parallel_tool_use.map(|is_disabled| !is_disabled);
-    let choice = match &*choice.kind.0 {
+    let choice = match choice.kind.as_ref().map_or("auto", |Text(kind)| kind) {
         "auto" => Choice::Auto,
         "none" => Choice::Never,
         "any" => Choice::Required,
@@ -332,13 +339,66 @@ fn choice<'a>(given: &Given<'a>) -> Result<(Choice<'a>, Option<bool>), BodyError
     Ok((choice, parallel))
 }
 
-fn think(given: &Given<'_>) -> Result<Option<Think>, BodyError> {
-    let Some(raw) = given.get("thinking") else { return Ok(None) };
+/// Whether to think, and how much: for Ollama, and in the client's own word. Who says that nothing is to be thought
+/// is heard before who says how much.
+fn think<'a>(
+    given: &Given<'_>,
+    effort: Option<Cow<'a, str>>,
+) -> Result<(Option<Think>, Option<Cow<'a, str>>), BodyError> {
+    let much = effort.as_deref().map(|effort| level("output_config.effort", effort)).transpose()?;
+    let Some(raw) = given.get("thinking") else { return Ok((much, effort)) };
     let must = || given.must("thinking", "an object of type `enabled`, `adaptive` or `disabled`");
     let thinking: Switch<'_> = read_object(raw.get()).ok_or_else(must)?;
-    match &*thinking.kind.0 {
-        "enabled" | "adaptive" => Ok(Some(Think::Switch(true))),
-        "disabled" => Ok(Some(Think::Switch(false))),
-        _ => Err(must()),
+    match thinking.kind.as_ref().map(|Text(kind)| &**kind) {
+        None => Ok((much, effort)),
+        Some("enabled" | "adaptive") => Ok((much.or(Some(Think::Switch(true))), effort)),
+        Some("disabled") => Ok((Some(Think::Switch(false)), None)),
+        Some("between_tools") => {
+            let why = "Thinking is on or off: `enabled`, `adaptive` or `disabled`.";
+            Err(BodyError::unsupported("thinking.type", why))
+        }
+        Some(_) => Err(must()),
+    }
+}
+
+fn output_config<'a>(given: &Given<'a>) -> Result<OutputConfig<'a>, BodyError> {
+    let Some(raw) = given.get("output_config") else { return Ok(OutputConfig::default()) };
+    let must = || given.must("output_config", "an object");
+    let config: OutputConfig<'a> = read_object(raw.get()).ok_or_else(must)?;
+    if config.task_budget.is_some_and(|raw| raw.get() != "{}") {
+        let why = "The model servers know no budget of a task.";
+        return Err(BodyError::unsupported("output_config.task_budget", why));
+    }
+    Ok(config)
+}
+
+/// What the reply must be, by `output_config.format` or by the older `output_format`.
+fn format<'a>(
+    given: &Given<'a>,
+    newer: Option<&'a RawValue>,
+) -> Result<Option<Format<'a>>, BodyError> {
+    let (raw, field) = match (newer, given.get("output_format")) {
+        (None, None) => return Ok(None),
+        (Some(raw), None) => (raw, "output_config.format"),
+        (None, Some(raw)) => (raw, "output_format"),
+        (Some(_), Some(_)) => {
+            let message = "`output_format` and `output_config.format` are both given.";
+            return Err(BodyError::new(Code::AmbiguousField, "output_format", message));
+        }
+    };
+    let must = || BodyError::invalid(field, "an object with `type` and `schema`");
+    let format: OutputFormat<'a> = read_object(raw.get()).ok_or_else(must)?;
+    match (format.kind.as_ref().map(|Text(kind)| &**kind), format.schema) {
+        (None, None) => Ok(None),
+        (Some("json_schema"), Some(schema)) if schema.get().starts_with('{') => {
+            // Anthropic promises that the reply fits.
+            Ok(Some(Format::Schema(Schema { strict: Some(true), ..Schema::new(schema) })))
+        }
+        (Some("json_schema"), _) => Err(BodyError::invalid(format!("{field}.schema"), "an object")),
+        (None, Some(_)) => Err(must()),
+        (Some(_), _) => {
+            let why = "The format of a reply is `json_schema`.";
+            Err(BodyError::unsupported(format!("{field}.type"), why))
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`request`] | a request: what policy must know of it, and what an upstream is to be sent |
-//! | `chat_request`, `completion_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
+//! | `chat_request`, `completion_request`, `embedding_request`, `message_request`, `response_request`, `native_request` | requests of each dialect, read |
 //! | `passed` | what has to be another in a request that passes |
 //! | [`fields`] | which fields of a request are read, by route; and what becomes of each, which tests ask |
 //! | `messages` | the messages of OpenAI's chat |
@@ -31,6 +31,7 @@ mod chat_stream;
 mod completion;
 mod completion_request;
 mod echo;
+mod embedding_request;
 pub mod fields;
 mod history;
 pub mod long;

@@ -9,10 +9,13 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::messages::{arguments_of, is_base64};
+use super::{
+    chat_request::stops,
+    messages::{arguments_of, is_base64},
+};
 use crate::{
     body::{BodyError, Text},
-    json::{read_object, written},
+    json::{self, read_object, written},
     ollama::{
         chat::{Body, Format, Function, Image, Message, Options, Schema, Think, ToolCall},
         request::{Given, Inspected, options_of},
@@ -55,6 +58,10 @@ struct Called<'a> {
     arguments: Option<&'a RawValue>,
 }
 
+/// What the servers of OpenAI's dialect have not.
+const NOT_TAKEN: [&str; 8] =
+    ["raw", "suffix", "context", "template", "width", "height", "steps", "_debug_render_only"];
+
 /// The body of `/v1/embeddings`.
 #[derive(Serialize)]
 struct Embedding<'b> {
@@ -75,7 +82,7 @@ pub(super) fn body<'a>(
     stream: bool,
 ) -> Result<Body<'a>, BodyError> {
     let given = inspected.fields();
-    for name in ["raw", "suffix", "context", "template"] {
+    for name in NOT_TAKEN {
         let asks = |raw: &&RawValue| !matches!(raw.get(), "false" | "\"\"" | "[]");
         if given.get(name).filter(asks).is_some() {
             let why = "The server of this model has nothing like it.";
@@ -85,7 +92,7 @@ pub(super) fn body<'a>(
     let messages = if route == Route::OllamaChat { chat(given)? } else { generate(given)? };
     Ok(Body {
         format: format(given)?,
-        tools: given.get("tools").filter(|raw| raw.get() != "[]").map(Cow::Borrowed),
+        tools: given.get("tools").filter(|raw| json::is_filled(raw.get())).map(Cow::Borrowed),
         think: think(given)?,
         logprobs: given.flag("logprobs")?,
         top_logprobs: given.integer("top_logprobs")?,
@@ -180,7 +187,8 @@ fn options<'a>(given: &Given<'a>) -> Result<Options<'a>, BodyError> {
         seed: options.integer("seed")?,
         frequency_penalty: options.number("frequency_penalty")?,
         presence_penalty: options.number("presence_penalty")?,
-        stop: stop.into_iter().map(|Text(text)| text).collect(),
+        stop: stops(stop),
+        ..Options::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! A body that passes to an upstream of its own dialect, OpenAI's: what has to be another there.
 
-use super::chat_request::Given;
+use super::chat_request::{Given, Wanted, wanted};
 use crate::{
     body::{BodyError, Fields},
     openai::write::limit_name,
@@ -70,6 +70,25 @@ fn agreed<const N: usize>(
     Ok(changes)
 }
 
+/// The format of a reply, where the server might not read it as it stands: a schema goes to its standard place, and
+/// nothing at all is no format.
+///
+/// # Errors
+/// Where the format is a schema, and there is none.
+pub(super) fn response_format(given: &Given<'_>) -> Result<Option<Change>, BodyError> {
+    let raw = given.get("response_format").filter(|raw| raw.get().starts_with('{'));
+    let Some(raw) = raw else { return Ok(None) };
+    let format = match wanted(raw)? {
+        Wanted::SchemaOutside(schema) => format!(
+            "{{\"type\":\"json_schema\",\"json_schema\":{{\"name\":\"reply\",\"schema\":{}}}}}",
+            schema.get()
+        ),
+        Wanted::Text if !raw.get().contains('"') => "null".to_owned(),
+        Wanted::Text | Wanted::Object | Wanted::Schema(_) | Wanted::Other => return Ok(None),
+    };
+    Ok(Some(("response_format", format)))
+}
+
 /// The options of a stream, with the wish for its usage among them.
 pub(super) fn with_usage<const N: usize>(given: &Fields<'_, N>) -> Result<Change, BodyError> {
     const KNOWN: [&str; 1] = ["include_usage"];
@@ -126,6 +145,7 @@ mod tests {
             ),
             ("", "m", Some(7), Some(r#","max_tokens":7}"#)),
             ("", "gpt-5-mini", Some(7), Some(r#","max_completion_tokens":7}"#)),
+            ("", "gpt-6-mini", Some(7), Some(r#","max_completion_tokens":7}"#)),
             ("", "gpt-oss:20b", Some(7), Some(r#","max_tokens":7}"#)),
             (r#","max_tokens":0"#, "m", Some(7), Some(r#","max_tokens":7}"#)),
             (

@@ -6,44 +6,26 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-
 use super::{
-    Reply, chat_request, completion_request, history, message_request, native_request, passed,
-    response_request,
+    Reply, chat_request, completion_request, embedding_request, history, message_request,
+    native_request, passed, response_request,
 };
 pub use crate::surrogate::mended_body;
 use crate::{
     anthropic,
     body::{BodyError, Fields},
-    json::{is_filled, write_string, written},
+    json::write_string,
     levers::{Levers, LoadOptions},
     ollama::{
         chat::{Body, Choice},
         order::Order,
         request::{Inspected, inspect},
     },
-    openai::{chat::are_texts, write},
+    openai::write,
     prompt::Prompt,
     route::{Route, UpstreamKind},
     strangers,
 };
-
-/// The fields of a request to `/v1/embeddings` that matter.
-pub(crate) const EMBEDDING_FIELDS: [&str; 6] =
-    ["model", "input", "dimensions", "encoding_format", "stream", "messages"];
-
-type Embedding<'a> = Fields<'a, { EMBEDDING_FIELDS.len() }>;
-
-/// The body of Ollama's `/api/embed`.
-#[derive(Serialize)]
-struct Embed<'b> {
-    model: &'b str,
-    input: Option<&'b RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dimensions: Option<i64>,
-}
 
 /// A request, read.
 pub struct Request<'a> {
@@ -74,7 +56,7 @@ enum What<'a> {
     Native(Inspected<'a>),
     Chat(chat_request::Given<'a>),
     Completion(completion_request::Given<'a>),
-    Embedding(Embedding<'a>),
+    Embedding(embedding_request::Given<'a>),
     Response(response_request::Given<'a>),
     Message(message_request::Given<'a>),
 }
@@ -170,8 +152,11 @@ impl<'a> Request<'a> {
         let given =
             chat_request::Given::of_body(body, &chat_request::FIELDS, Some(strangers::CHAT))?;
         chat_request::one_choice(&given)?;
-        let mut prompt =
-            prompt_of(&given, &["tools", "functions", "response_format", "prediction"]);
+        let mut prompt = prompt_of(&given, &["tools", "response_format"]);
+        if given.has_from(chat_request::SELDOM) {
+            let seldom = ["functions", "prediction", "documents"];
+            seldom.into_iter().for_each(|name| prompt.text(given.get(name)));
+        }
         prompt.text_bytes += given.unknown_bytes();
         prompt.messages("messages", given.get("messages"));
         let model = given.string("model")?;
@@ -216,30 +201,19 @@ impl<'a> Request<'a> {
     }
 
     fn embedding(body: &'a [u8]) -> Result<Self, BodyError> {
-        let given = Embedding::of_body(body, &EMBEDDING_FIELDS, Some(strangers::EMBEDDING))?;
+        let given = embedding_request::Given::of_body(
+            body,
+            &embedding_request::FIELDS,
+            Some(strangers::EMBEDDING),
+        )?;
         let base64 = match given.string("encoding_format")?.as_deref() {
             None | Some("float") => false,
             Some("base64") => true,
             Some(_) => return Err(given.must("encoding_format", "`float` or `base64`")),
         };
-        if given.get("messages").is_some() {
-            let why = "Messages are not embedded: send the text itself as `input`.";
-            return Err(BodyError::unsupported("messages", why));
-        }
-        let asked = given.get("input");
-        let must = || given.must("input", "a string or a list of strings");
-        let raw = asked.filter(|raw| is_filled(raw.get())).ok_or_else(must)?;
-        if !are_texts(raw) {
-            let is_tokens = raw.get()[1..].trim_start().starts_with(['[', '-'])
-                || raw.get()[1..].trim_start().starts_with(|first: char| first.is_ascii_digit());
-            if is_tokens {
-                let why = "Token ids are not taken: send the text itself. (LangChain: \
-                    `check_embedding_ctx_length=False`.)";
-                return Err(BodyError::unsupported("input", why));
-            }
-            return Err(must());
-        }
-        let mut prompt = prompt_of(&given, &["input"]);
+        embedding_request::check(&given)?;
+        let mut prompt =
+            prompt_of(&given, &["input", "input_type", "instruction", "task", "prompt_name"]);
         prompt.text_bytes += given.unknown_bytes();
         let model = given.string("model")?;
         Ok(Self {
@@ -259,7 +233,7 @@ impl<'a> Request<'a> {
         let model = given.string("model")?;
         Ok(Self {
             stream: given.flag("stream")?.unwrap_or(false),
-            tokens_max: given.most("max_output_tokens")?,
+            tokens_max: response_request::tokens_max(&given)?,
             reply: Reply::Response(Box::new(response_request::echo(&given))),
             ..Self::new((Route::OpenAiResponses, body), model, prompt, What::Response(given))?
         })
@@ -272,7 +246,7 @@ impl<'a> Request<'a> {
         if route == Route::AnthropicMessages && tokens_max.is_none() {
             return Err(given.must("max_tokens", "a whole number of at least 1"));
         }
-        let mut prompt = prompt_of(&given, &["system", "tools"]);
+        let mut prompt = prompt_of(&given, &["system", "tools", "output_config", "output_format"]);
         prompt.messages("messages", given.get("messages"));
         let model = given.string("model")?;
         Ok(Self {
@@ -318,11 +292,17 @@ impl<'a> Request<'a> {
                 strangers::check(inspected.fields(), levers, has_budget)?;
                 inspected.held(levers).map(drop)
             }
-            What::Chat(given) => strangers::check(given, levers, has_budget),
-            What::Completion(given) => strangers::check(given, levers, has_budget),
+            What::Chat(given) => strangers::check_passed(given, levers, has_budget),
+            What::Completion(given) => strangers::check_passed(given, levers, has_budget),
             What::Embedding(given) => strangers::check(given, levers, has_budget),
-            What::Response(given) => strangers::check(given, levers, has_budget),
-            What::Message(given) => strangers::check(given, levers, has_budget),
+            What::Response(given) => {
+                strangers::check(given, levers, has_budget)?;
+                strangers::check_tools(given, levers)
+            }
+            What::Message(given) => {
+                strangers::check(given, levers, has_budget)?;
+                strangers::check_tools(given, levers)
+            }
         }
     }
 
@@ -359,7 +339,8 @@ impl<'a> Request<'a> {
             }
             (What::Chat(given), UpstreamKind::OpenAi) => {
                 let (model, most) = (self.named(target), target.tokens_max);
-                let changes = passed::chat_limit(given, model, most, self.tokens_max)?;
+                let mut changes = passed::chat_limit(given, model, most, self.tokens_max)?;
+                changes.extend(passed::response_format(given)?);
                 self.passed("/chat/completions", given, target, changes)
             }
             (What::Completion(given), UpstreamKind::OpenAi) => {
@@ -378,12 +359,8 @@ impl<'a> Request<'a> {
                 Ok(Outgoing { path: "/api/generate", body: Some(body) })
             }
             (What::Embedding(given), UpstreamKind::Ollama) => {
-                let body = Embed {
-                    model: self.named(target),
-                    input: given.get("input"),
-                    dimensions: given.integer("dimensions")?,
-                };
-                let body = written(&body, self.body.len() + 256)?;
+                let body =
+                    embedding_request::embed(given, self.named(target), self.body.len() + 256)?;
                 Ok(Outgoing { path: "/api/embed", body: Some(body) })
             }
         }
@@ -418,8 +395,14 @@ impl<'a> Request<'a> {
         let model = self.named(target);
         body.messages = history::told(body.messages, target.kind, self.route)?;
         body.options.num_predict = target.tokens_max.or(body.options.num_predict);
-        if body.choice == Choice::Never {
-            body.tools = None;
+        match &body.choice {
+            Choice::Never => body.tools = None,
+            Choice::Among { names, is_required } => {
+                let is_required = *is_required;
+                body.tools = chat_request::among(body.tools.as_deref(), names)?;
+                body.choice = if is_required { Choice::Required } else { Choice::Auto };
+            }
+            Choice::Auto | Choice::Required | Choice::Named(_) => {}
         }
         match target.kind {
             UpstreamKind::OpenAi => {

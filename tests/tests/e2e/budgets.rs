@@ -164,11 +164,13 @@ async fn no_part_of_a_prompt_escapes_a_budget() {
     let long = "image ".repeat(300);
     let tool = json!([{ "type": "function", "function": { "name": "f", "description": long } }]);
     let images = json!([{ "role": "user", "content": "a", "images": ["QUJD"] }]);
+    let format = json!({ "type": "json_schema", "schema": { "description": long } });
     for (path, field, value) in [
         (PATH, "messages", json!([{ "role": "user", "content": long }])),
         (PATH, "tools", tool.clone()),
-        (PATH, "documents", json!([long])),
         ("/v1/responses", "instructions", json!(long)),
+        ("/v1/messages", "output_config", json!({ "format": format })),
+        ("/v1/messages", "output_format", format),
         ("/api/generate", "system", json!(long)),
         ("/api/chat", "tools", tool),
         // An image is taken for 1536 tokens.
@@ -177,7 +179,7 @@ async fn no_part_of_a_prompt_escapes_a_budget() {
         let body = json!({ "model": "llama3.2", "messages": [{ "role": "user", "content": "a" }],
             "max_tokens": 9, "max_output_tokens": 9, "options": { "num_predict": 9 } });
         let body = match path {
-            PATH | "/api/chat" => body,
+            PATH | "/api/chat" | "/v1/messages" => body,
             "/api/generate" => with(body, "prompt", json!("a")),
             _ => with(body, "input", json!("a")),
         };
@@ -186,6 +188,14 @@ async fn no_part_of_a_prompt_escapes_a_budget() {
         assert_eq!(reply.status, 429, "{path} {field}: {}", reply.text());
         let reply = post(gateway.address, path, Some(&key), &body).await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+    // Ollama has nothing like it.
+    let gateway = TestGateway::with(Setup { openai: true, ..Setup::default() }).await;
+    let (_, key) = gateway.limited(daily(1_000)).await;
+    for (words, status) in [(&*long, 429), ("a", 200)] {
+        let body = with(with(whole_chat("a"), "max_tokens", json!(9)), "documents", json!([words]));
+        let reply = post(gateway.address, PATH, Some(&key), &body).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
     }
 }
 

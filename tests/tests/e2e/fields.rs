@@ -141,3 +141,108 @@ async fn a_body_of_millions_of_messages_is_refused_at_the_bound() {
     let reply = post(gateway.address, CHAT, Some(&gateway.key), &long).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
+
+/// What the model server is sent of a request that is answered.
+async fn sent(gateway: &TestGateway, path: &str, body: &Value) -> Value {
+    let reply = post(gateway.address, path, Some(&gateway.key), body).await;
+    assert_eq!(reply.status, 200, "{path} {body}: {}", reply.text());
+    last(gateway)
+}
+
+#[tokio::test]
+async fn a_schema_reaches_every_server_from_every_dialect() {
+    let schema = json!({ "type": "object", "properties": { "town": { "type": "string" } } });
+    let format = json!({ "type": "json_schema", "schema": schema });
+    for openai in [false, true] {
+        let gateway = TestGateway::with(Setup { openai, ..Setup::default() }).await;
+        let place = if openai { "/response_format/json_schema/schema" } else { "/format" };
+        let message = with(whole_chat("hi"), "max_tokens", json!(5));
+        let response = json!({ "model": MODEL, "input": "hi" });
+        for (path, base, field, value) in [
+            ("/v1/messages", message.clone(), "output_config", json!({ "format": format })),
+            ("/v1/messages", message, "output_format", format.clone()),
+            (CHAT, whole_chat("hi"), "response_format", format.clone()),
+            (
+                CHAT,
+                whole_chat("hi"),
+                "response_format",
+                json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": schema } }),
+            ),
+            ("/v1/responses", response, "text", json!({ "format": format })),
+            ("/api/chat", whole_chat("hi"), "format", schema.clone()),
+        ] {
+            for stream in [false, true] {
+                let body = with(with(base.clone(), field, value.clone()), "stream", json!(stream));
+                let sent = sent(&gateway, path, &body).await;
+                assert_eq!(sent.pointer(place), Some(&schema), "{path} {field}: {sent}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_format_without_a_schema_reaches_no_model_server() {
+    for openai in [false, true] {
+        let gateway = TestGateway::with(Setup { openai, ..Setup::default() }).await;
+        let before = posted(&gateway);
+        let message = with(whole_chat("hi"), "max_tokens", json!(5));
+        let format = json!({ "type": "json_schema" });
+        for (path, body, named) in [
+            (
+                "/v1/messages",
+                with(message.clone(), "output_config", json!({ "format": format })),
+                "output_config.format.schema",
+            ),
+            (
+                "/v1/messages",
+                with(message, "output_config", json!({ "unheard_of": 1 })),
+                "output_config.unheard_of",
+            ),
+            (
+                CHAT,
+                with(whole_chat("hi"), "response_format", format.clone()),
+                "response_format.json_schema",
+            ),
+            (
+                "/v1/responses",
+                json!({ "model": MODEL, "input": "hi", "text": { "format": format } }),
+                "text.format.schema",
+            ),
+        ] {
+            for stream in [false, true] {
+                let body = with(body.clone(), "stream", json!(stream));
+                let reply = post(gateway.address, path, Some(&gateway.key), &body).await;
+                assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+                assert!(reply.text().contains(named), "{path}: {}", reply.text());
+            }
+        }
+        assert_eq!(posted(&gateway), before);
+    }
+}
+
+#[tokio::test]
+async fn no_empty_word_to_stop_at_is_written() {
+    for openai in [false, true] {
+        let gateway = TestGateway::with(Setup { openai, ..Setup::default() }).await;
+        let place = if openai { "/stop" } else { "/options/stop" };
+        let message = with(whole_chat("hi"), "max_tokens", json!(5));
+        let completion = json!({ "model": MODEL, "prompt": "hi", "stream": false });
+        let options = json!({ "stop": ["", "END"] });
+        let mut bodies = vec![
+            ("/v1/messages", with(message.clone(), "stop_sequences", json!(["", "END"])), true),
+            ("/v1/messages", with(message, "stop_sequences", json!([""])), false),
+        ];
+        if openai {
+            bodies.push(("/api/chat", with(whole_chat("hi"), "options", options), true));
+        } else {
+            bodies.push((CHAT, with(whole_chat("hi"), "stop", json!(["", "END"])), true));
+            bodies.push((CHAT, with(whole_chat("hi"), "stop", json!("")), false));
+            bodies.push(("/v1/completions", with(completion, "stop", json!("")), false));
+        }
+        for (path, body, has_one) in bodies {
+            let sent = sent(&gateway, path, &body).await;
+            let expected = has_one.then(|| json!(["END"]));
+            assert_eq!(sent.pointer(place), expected.as_ref(), "{path}: {sent}");
+        }
+    }
+}

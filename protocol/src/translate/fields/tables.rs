@@ -46,6 +46,8 @@ pub(super) struct Row {
     pub(super) says: &'static str,
     /// The members of a body that use it: itself first, and what it needs to mean something.
     pub(super) with: &'static str,
+    /// What stands for `TYPE` in them, one after another; none: it does not stand there.
+    pub(super) types: &'static [&'static str],
     pub(super) ollama: Fate,
     pub(super) openai: Fate,
 }
@@ -80,7 +82,7 @@ pub(super) struct Asked {
     stream: bool,
 }
 
-fn object(members: &str) -> Map<String, Value> {
+pub(super) fn object(members: &str) -> Map<String, Value> {
     let text = if members.starts_with('{') { members.to_owned() } else { format!("{{{members}}}") };
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -96,7 +98,11 @@ fn ask(route: Route, body: &Map<String, Value>, kind: UpstreamKind) -> Result<As
 
 /// Why a row is not true; none where it is.
 fn untrue(section: &Section, row: &Row, kind: UpstreamKind, fate: Fate) -> Option<String> {
-    let members = object(row.with);
+    row.asked().iter().find_map(|with| untrue_of(section, with, kind, fate))
+}
+
+fn untrue_of(section: &Section, with: &str, kind: UpstreamKind, fate: Fate) -> Option<String> {
+    let members = object(with);
     let (field, value) = members.iter().next().unwrap();
     let mut without = object(section.base);
     without.extend(members.iter().skip(1).map(|(name, value)| (name.clone(), value.clone())));
@@ -170,19 +176,37 @@ impl Fate {
     }
 }
 
+// === impl Row ===
+
+impl Row {
+    /// The members of each body that it asks for.
+    pub(super) fn asked(&self) -> Vec<String> {
+        if self.types.is_empty() {
+            return vec![self.with.to_owned()];
+        }
+        self.types.iter().map(|kind| self.with.replace("TYPE", kind)).collect()
+    }
+
+    /// What the table calls it.
+    fn said(&self) -> String {
+        let types: Vec<_> = self.types.iter().map(|kind| format!("`{kind}`")).collect();
+        format!("{} {}", self.says, types.join(", ")).trim_end().to_owned()
+    }
+}
+
 // === impl Section ===
 
 impl Section {
     /// The table; rows that follow each other and say the same are one.
     fn table(&self) -> String {
         let mut lines: Vec<(String, [String; 2])> = Vec::new();
-        for Row { says, ollama, openai, .. } in self.rows {
-            let cells = [ollama.said(), openai.said()];
+        for row in self.rows {
+            let cells = [row.ollama.said(), row.openai.said()];
             match lines.last_mut() {
                 Some((fields, last)) if *last == cells => {
-                    let _ = write!(fields, ", {says}");
+                    let _ = write!(fields, ", {}", row.said());
                 }
-                _ => lines.push(((*says).to_owned(), cells)),
+                _ => lines.push((row.said(), cells)),
             }
         }
         let mut table = "| field | Ollama | OpenAI's dialect |\n|---|---|---|\n".to_owned();
