@@ -1,7 +1,13 @@
 use super::*;
 use crate::{
+    levers::Levers,
     route::{Route, UpstreamKind},
-    translate::{Reply, ReplyMeta, request::Request, stream::Translation, whole::whole},
+    translate::{
+        Reply, ReplyMeta,
+        request::{Request, Target},
+        stream::Translation,
+        whole::whole,
+    },
 };
 
 const TOOLS: &str = r#"[
@@ -88,6 +94,23 @@ fn a_call_is_given_back_as_the_client_knows_its_tool() {
             item.retain(|name, _| !matches!(name.as_str(), "id" | "status" | "call_id"));
             assert_eq!(Value::from(item), expected, "{function} of {kind}");
         }
+    }
+}
+
+#[test]
+fn a_choice_among_tools_means_those_of_the_namespace() {
+    let choice = r#"{"type":"allowed_tools","mode":"auto","tools":[
+        {"type":"function","name":"search","namespace":"mcp__docs__"},{"type":"custom","name":"patch"}]}"#;
+    let body = format!(r#"{{"model":"m","input":"a","tools":{TOOLS},"tool_choice":{choice}}}"#);
+    let request = Request::read(Route::OpenAiResponses, body.as_bytes()).unwrap();
+    for kind in [UpstreamKind::Ollama, UpstreamKind::OpenAi] {
+        let levers = &Levers::OPEN;
+        let target = Target { kind, model: Some("m"), tokens_max: None, levers };
+        let written = request.write(&target).unwrap().body.unwrap();
+        let written: Value = serde_json::from_slice(&written).unwrap();
+        let tools = written["tools"].as_array().unwrap().iter();
+        let names: Vec<_> = tools.map(|tool| tool["function"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["mcp__docs__search", "patch"]);
     }
 }
 
