@@ -32,7 +32,7 @@ use crate::{
     http::{refusal::Refusal, room::NoRoom},
     keyring,
     phase::Phase,
-    telemetry,
+    telemetry::{self, UNTRANSLATABLE},
     upstream::client::{Call, CallError, ReadError, Reply},
 };
 
@@ -357,7 +357,7 @@ impl Trip {
         let whole = heavy::work(gateway, (tenant, &bytes), work).await;
         let whole = whole.and_then(|whole| whole);
         // What is untranslatable to us is no sign that the server is sick.
-        let untranslatable = |why| Fault::new(why, "untranslatable", Ended::Well, Again::No);
+        let untranslatable = |why| Fault::new(why, UNTRANSLATABLE, Ended::Well, Again::No);
         Ok(Asked::Whole(whole.map_err(untranslatable)?))
     }
 
