@@ -1,9 +1,12 @@
 //! What is read of a reply of an OpenAI-compatible server: of a whole completion, of a chunk of a
 //! stream, of an embedding.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::{RawValue, Value};
 
 use super::said::{self, Said};
@@ -15,19 +18,23 @@ use crate::{
     usage::Usage,
 };
 
-/// A completion or a chunk, borrowed.
+/// A completion or a chunk, borrowed. `M`: what is read of a message.
 #[derive(Deserialize)]
-pub(crate) struct Reply<'a> {
+#[serde(bound(deserialize = "M: Deserialize<'de>"))]
+pub(crate) struct Reply<'a, M = Message<'a>> {
     #[serde(borrow)]
     pub(crate) error: Option<&'a RawValue>,
     #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
+    choices: Option<Vec<Choice<'a, M>>>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     /// Embeddings.
     #[serde(borrow)]
     pub(crate) data: Option<Vec<Embedding<'a>>>,
 }
+
+/// One that passes: nothing is read of its messages but that they are objects.
+pub(crate) type PassedReply<'a> = Reply<'a, Skipped>;
 
 /// One vector.
 #[derive(Deserialize)]
@@ -37,12 +44,12 @@ pub(crate) struct Embedding<'a> {
 }
 
 #[derive(Deserialize)]
-struct Choice<'a> {
+#[serde(bound(deserialize = "M: Deserialize<'de>"))]
+struct Choice<'a, M> {
     index: Option<usize>,
-    #[serde(borrow)]
-    delta: Option<Message<'a>>,
-    #[serde(borrow)]
-    message: Option<Message<'a>>,
+    delta: Option<M>,
+    /// Of a whole reply, where one more allocation costs nothing; a chunk is to be small.
+    message: Option<Box<M>>,
     /// Of a completion of plain text.
     #[serde(borrow)]
     text: Option<&'a RawValue>,
@@ -52,27 +59,46 @@ struct Choice<'a> {
     logprobs: Option<&'a RawValue>,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
+/// A message or a part of one. What few servers send stands apart, so that it costs nothing where it is not there.
+pub(crate) struct Message<'a> {
     content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    refusal: Option<&'a RawValue>,
-    #[serde(borrow)]
     reasoning: Option<&'a RawValue>,
-    #[serde(borrow)]
     reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    thinking: Option<&'a RawValue>,
-    #[serde(borrow)]
     tool_calls: Option<&'a RawValue>,
-    #[serde(borrow)]
+    rest: Option<Box<Rest<'a>>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Rest<'a> {
+    refusal: Option<&'a RawValue>,
+    reasoning_text: Option<&'a RawValue>,
+    reasoning_details: Option<&'a RawValue>,
+    thinking: Option<&'a RawValue>,
     function_call: Option<&'a RawValue>,
 }
+
+/// The fields of a message that are read.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Content,
+    Reasoning,
+    ReasoningContent,
+    ToolCalls,
+    Refusal,
+    ReasoningText,
+    ReasoningDetails,
+    Thinking,
+    FunctionCall,
+    #[serde(other)]
+    Other,
+}
+
+/// An object of which nothing is read.
+#[derive(Deserialize)]
+pub(crate) struct Skipped {}
+
+struct MessageVisitor<'a>(PhantomData<&'a ()>);
 
 /// What a reply or a chunk says.
 pub(crate) struct Told<'a> {
@@ -118,50 +144,115 @@ struct Counts {
     completion_tokens: u64,
 }
 
+// === impl Message ===
+
+impl<'de: 'a, 'a> Deserialize<'de> for Message<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MessageVisitor(PhantomData))
+    }
+}
+
+impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
+    type Value = Message<'a>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'a>, A::Error> {
+        let mut message = Message::NOTHING;
+        while let Some(field) = map.next_key::<Field>()? {
+            if matches!(field, Field::Other) {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let Some(value) = map.next_value::<Option<&'a RawValue>>()? else { continue };
+            if message.place(field).is_some_and(|place| place.replace(value).is_some()) {
+                return Err(A::Error::custom("a field stands there twice"));
+            }
+        }
+        Ok(message)
+    }
+}
+
+impl<'a> Message<'a> {
+    const NOTHING: Self = Self {
+        content: None,
+        reasoning: None,
+        reasoning_content: None,
+        tool_calls: None,
+        rest: None,
+    };
+
+    /// Where a field is kept.
+    #[inline]
+    fn place(&mut self, field: Field) -> Option<&mut Option<&'a RawValue>> {
+        match field {
+            Field::Content => return Some(&mut self.content),
+            Field::Reasoning => return Some(&mut self.reasoning),
+            Field::ReasoningContent => return Some(&mut self.reasoning_content),
+            Field::ToolCalls => return Some(&mut self.tool_calls),
+            _ => {}
+        }
+        let rest = self.rest.get_or_insert_default();
+        match field {
+            Field::Refusal => Some(&mut rest.refusal),
+            Field::ReasoningText => Some(&mut rest.reasoning_text),
+            Field::ReasoningDetails => Some(&mut rest.reasoning_details),
+            Field::Thinking => Some(&mut rest.thinking),
+            Field::FunctionCall => Some(&mut rest.function_call),
+            _ => None,
+        }
+    }
+}
+
 // === impl Reply ===
 
 impl<'a> Reply<'a> {
-    /// Reads one; `None` where it is not a JSON object of this shape.
-    pub(crate) fn read(text: &'a [u8]) -> Option<Self> {
-        json::read_object(std::str::from_utf8(text).ok()?)
-    }
-
     /// What it says, in no dialect.
+    #[inline]
     pub(crate) fn told(&self) -> Told<'a> {
         let Some(choice) = self.choices.as_ref().and_then(|choices| choices.first()) else {
             let (piece, lists) = (Piece::default(), Lists::default());
             return Told { piece, lists, calls: Called::None };
         };
-        let message = choice.delta.or(choice.message).unwrap_or_default();
-        let logprobs = choice.logprobs.and_then(|raw| json::read_object::<Logprobs<'a>>(raw.get()));
-        let logprobs = logprobs.and_then(|logprobs| logprobs.content);
+        let message = choice.delta.as_ref().or(choice.message.as_deref());
+        let message = message.unwrap_or(const { &Message::NOTHING });
+        let logprobs = choice.logprobs.and_then(|raw| {
+            json::read_object::<Logprobs<'a>>(raw.get())?.content.filter(|raw| is_filled(Some(raw)))
+        });
         let (mut content, mut lists) = (message.content.or(choice.text), Lists::default());
-        if let Some(raw) = content.filter(|raw| raw.get().starts_with('[')) {
-            (content, lists.content) = (None, Some(raw));
-        }
-        if message.refusal.is_some() && !is_filled(content) {
-            content = text(message.refusal).or(content);
+        if content.is_some_and(|raw| raw.get().as_bytes().first() == Some(&b'[')) {
+            lists.content = content.take();
         }
         // Some servers say the same under two names.
-        let thinking = text(message.reasoning_content)
-            .or_else(|| text(message.reasoning))
-            .or_else(|| text(message.reasoning_text))
-            .or_else(|| text(message.thinking));
-        if thinking.is_none() {
-            lists.reasoning = message.reasoning_details;
-        }
+        let mut thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
         let listed = message.tool_calls.filter(|raw| is_filled(Some(raw)));
-        let function = message.function_call.filter(|raw| raw.get().starts_with('{'));
-        let calls = match (listed, function) {
-            (Some(raw), _) => Called::Listed(raw),
-            (None, Some(raw)) => Called::Function(raw),
-            (None, None) => Called::None,
-        };
-        let logprobs = logprobs.filter(|raw| is_filled(Some(raw)));
+        let mut calls = listed.map_or(Called::None, Called::Listed);
+        if let Some(rest) = message.rest.as_deref() {
+            if !is_filled(content) {
+                content = text(rest.refusal).or(content);
+            }
+            thinking = thinking.or(text(rest.reasoning_text)).or(text(rest.thinking));
+            if thinking.is_none() {
+                lists.reasoning = rest.reasoning_details;
+            }
+            if let (Called::None, Some(raw)) = (calls, rest.function_call) {
+                calls = Called::Function(raw);
+            }
+        }
         Told { piece: Piece { content, thinking, calls: Vec::new(), logprobs }, lists, calls }
+    }
+}
+
+impl<'a, M: Deserialize<'a>> Reply<'a, M> {
+    /// Reads one; `None` where it is not a JSON object of this shape.
+    pub(crate) fn read(text: &'a [u8]) -> Option<Self> {
+        json::read_object(std::str::from_utf8(text).ok()?)
     }
 
     /// Why it ended, where it says so.
+    #[inline]
     pub(crate) fn reason(&self) -> Result<Option<Reason>, Aborted> {
         let choice = self.choices.as_ref().and_then(|choices| choices.first());
         let word = choice.and_then(|choice| choice.finish_reason.as_ref());
@@ -202,6 +293,7 @@ impl<'a> Reply<'a> {
 
 impl Told<'_> {
     /// Whether plain strings are all that it says.
+    #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.calls, Called::None) && !self.has_lists()
     }
@@ -272,16 +364,19 @@ mod tests {
         let text = r#"{"choices":[{"delta":{"content":"a","reasoning_content":"b"},
             "logprobs":{"content":[{"token":"a"}]},"finish_reason":"length"}],
             "usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
-        let reply = Reply::read(text.as_bytes()).unwrap();
+        let reply: Reply<'_> = Reply::read(text.as_bytes()).unwrap();
         let piece = reply.told().piece;
         assert_eq!(text_of(piece.content).as_deref(), Some("a"));
         assert_eq!(text_of(piece.thinking).as_deref(), Some("b"));
         assert!(piece.logprobs.is_some());
         assert_eq!(reply.reason(), Ok(Some(Reason::Length)));
         assert_eq!(reply.usage().map(|usage| usage.total()), Some(7));
-        let last = Reply::read(br#"{"choices":[],"usage":null}"#).unwrap();
+        let last: Reply<'_> = Reply::read(br#"{"choices":[],"usage":null}"#).unwrap();
         assert!(last.is_without_choice() && last.usage().is_none());
-        assert!(Reply::read(b"[]").is_none() && Reply::read(b"x").is_none());
+        for text in ["[]", "x", r#"{"choices":[{"delta":"a"}]}"#] {
+            assert!(Reply::<'_, Message<'_>>::read(text.as_bytes()).is_none(), "{text}");
+            assert!(PassedReply::read(text.as_bytes()).is_none(), "{text}");
+        }
     }
 
     fn told(message: &str) -> Option<Vec<(bool, String)>> {
@@ -322,7 +417,7 @@ mod tests {
     fn a_word_may_say_that_nothing_has_ended_or_that_the_server_failed() {
         let reason = |word: &str| {
             let text = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":{word}}}]}}"#);
-            let reply = Reply::read(text.as_bytes()).unwrap();
+            let reply: Reply<'_> = Reply::read(text.as_bytes()).unwrap();
             assert_eq!(
                 reply.choices().map(|(_, ended)| ended > 0),
                 reply.reason().map(|reason| reason.is_some())

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memmem};
 use serde_json::{Value, json};
 
-use super::reply::{Aborted, Reply, is_keep_alive};
+use super::reply::{Aborted, PassedReply as Reply, is_keep_alive};
 use crate::{
     ollama::{BadReply, stream::Passed},
     sse::{self, EVENT_MAX, Events},

@@ -229,7 +229,7 @@ impl Translation {
         if self.is_done() {
             return Ok(());
         }
-        let Source::OpenAi { has_begun, reason, usage, .. } = &mut self.source else {
+        let Source::OpenAi { calls, has_begun, reason, usage, .. } = &mut self.source else {
             return Ok(());
         };
         if event.is_done() {
@@ -250,26 +250,27 @@ impl Translation {
             return if is_idle { Ok(()) } else { Err(StreamFault::UpstreamError) };
         }
         let ends = chunk.reason().map_err(|Aborted| StreamFault::UpstreamError)?;
-        *usage = chunk.usage().or(*usage);
-        *reason = ends.or(*reason);
+        if let Some(said) = chunk.usage() {
+            *usage = Some(said);
+        }
+        if ends.is_some() {
+            *reason = ends;
+        }
         if chunk.is_without_choice() {
             return Ok(());
         }
         *has_begun = true;
+        let is_in_call = calls.is_open();
         let told = chunk.told();
-        if told.is_plain() && !self.is_in_call() {
-            self.produced += u64::from(told.piece.carries());
-            return self.write(&told.piece, ends.is_some());
+        if is_in_call || !told.is_plain() {
+            return self.read_parts(told, ends.is_some());
         }
-        self.read_parts(told, ends.is_some())
-    }
-
-    /// Whether a part of a call has been written, and its end has not come.
-    fn is_in_call(&self) -> bool {
-        matches!(&self.source, Source::OpenAi { calls, .. } if calls.is_open())
+        self.produced += u64::from(told.piece.carries());
+        self.write(&told.piece, ends.is_some())
     }
 
     /// Reads what has calls, or stands in the middle of one, or in lists.
+    #[cold]
     fn read_parts(&mut self, told: Told<'_>, is_last: bool) -> Result<(), StreamFault> {
         let said = told.said().ok_or(StreamFault::Content)?;
         let has_calls = !matches!(told.calls, Called::None);

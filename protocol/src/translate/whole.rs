@@ -234,7 +234,7 @@ fn native_embedding(
     meta: &ReplyMeta,
     prompt: u64,
 ) -> Result<(Vec<u8>, Usage), ReplyError> {
-    let reply = Completion::read(text).ok_or(ReplyError::NotJson)?;
+    let reply: Completion<'_> = Completion::read(text).ok_or(ReplyError::NotJson)?;
     if reply.error.is_some() {
         return Err(ReplyError::UpstreamError);
     }
