@@ -263,7 +263,7 @@ impl Translation {
         let is_in_call = calls.is_open();
         let told = chunk.told();
         if is_in_call || !told.is_plain() {
-            return self.read_parts(told, ends.is_some());
+            return self.read_parts(&told, ends.is_some());
         }
         self.produced += u64::from(told.piece.carries());
         self.write(&told.piece, ends.is_some())
@@ -271,7 +271,7 @@ impl Translation {
 
     /// Reads what has calls, or stands in the middle of one, or in lists.
     #[cold]
-    fn read_parts(&mut self, told: Told<'_>, is_last: bool) -> Result<(), StreamFault> {
+    fn read_parts(&mut self, told: &Told<'_>, is_last: bool) -> Result<(), StreamFault> {
         let said = told.said().ok_or(StreamFault::Content)?;
         let has_calls = !matches!(told.calls, Called::None);
         self.produced += u64::from(has_calls || !said.is_empty());

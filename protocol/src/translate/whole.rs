@@ -89,7 +89,7 @@ pub fn whole(
             let told = completion.told();
             texts = said(&told, reply)?;
             let ending = Ending { reason, usage: completion.usage() };
-            (pieces(told, &texts, reason).ok_or(ReplyError::Call)?, ending)
+            (pieces(&told, &texts, reason).ok_or(ReplyError::Call)?, ending)
         }
     };
     let guessed = || Usage { prompt, completion: text.len() as u64 / 4, estimated: true };
@@ -111,21 +111,21 @@ fn said(told: &Told<'_>, reply: &Reply) -> Result<Vec<Said>, ReplyError> {
 }
 
 /// The pieces of a whole completion; `None` where a tool call is none.
-fn pieces<'a>(told: Told<'a>, said: &'a [Said], reason: Reason) -> Option<Vec<Piece<'a>>> {
+fn pieces<'a>(told: &Told<'a>, said: &'a [Said], reason: Reason) -> Option<Vec<Piece<'a>>> {
     let calls = match told.calls {
         Called::None => Vec::new(),
         Called::Listed(raw) => calls::whole(raw, reason)?,
         Called::Function(raw) => calls::whole_function(raw, reason)?,
     };
     if !told.has_lists() {
-        return Some(vec![Piece { calls, ..told.piece }]);
+        return Some(vec![Piece { calls, ..told.piece.clone() }]);
     }
     let mut pieces: Vec<Piece<'a>> = Vec::new();
     for said in said {
         let piece = said.piece();
         match pieces.last_mut() {
             Some(last) if last.content.is_none() && !said.is_thinking => {
-                last.content = piece.content
+                last.content = piece.content;
             }
             _ => pieces.push(piece),
         }
