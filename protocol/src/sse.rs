@@ -61,6 +61,16 @@ pub fn named_event(kind: &str, data: &[u8], out: &mut BytesMut) {
     event(data, out);
 }
 
+// === impl Event ===
+
+impl Event {
+    /// Whether it ends a stream of OpenAI's.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.data.starts_with(b"[DONE]") && self.data.trim_ascii_end() == b"[DONE]"
+    }
+}
+
 // === impl Events ===
 
 impl Events {

@@ -80,7 +80,7 @@ metrics! {
     Gauge BREAKER_STATE = "gateway_breaker_state":
         "How the breaker of an upstream is, by upstream: 0 closed, 1 half open, 2 open.";
     Counter UPSTREAM_FAULTS_TOTAL = "gateway_upstream_faults_total":
-        "Calls of upstreams that failed before anything was sent to the client, by upstream and kind; where the upstream says why, also within a stream, with the code of that as the kind. The breaker counts `unconnected`; by tenant `internal_error` (500), `unavailable` (502 to 504), `broken`, `first_byte_timeout`, `stalled`, `model_loading` and `upstream_out_of_memory`; and never `untranslatable`, `own_shortage`, `total_timeout`, `too_large`, `not_now` (404), `refused` (other 4xx), `unsent`, `context_length_exceeded`, `capability_missing`, `content_filter`, `upstream_rate_limited` and `upstream_overloaded`.";
+        "Calls of upstreams that failed before anything was sent to the client, and streams that cannot be translated, by upstream and kind; where the upstream says why, also within a stream, with the code of that as the kind. The breaker counts `unconnected`; by tenant `internal_error` (500), `unavailable` (502 to 504), `broken`, `first_byte_timeout`, `stalled`, `model_loading` and `upstream_out_of_memory`; and never `untranslatable`, `own_shortage`, `total_timeout`, `too_large`, `not_now` (404), `refused` (other 4xx), `unsent`, `context_length_exceeded`, `capability_missing`, `content_filter`, `upstream_rate_limited` and `upstream_overloaded`.";
     Gauge CATALOG_MODELS = "gateway_catalog_models":
         "Models in the catalog.";
     Gauge ACTOR_MAILBOX_DEPTH = "gateway_actor_mailbox_depth":

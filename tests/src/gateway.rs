@@ -262,10 +262,18 @@ impl TestGateway {
     /// # Panics
     /// Where it cannot be added.
     pub async fn add_upstream(&self, name: &str, address: SocketAddr) {
+        self.add_upstream_of(UpstreamKind::Ollama, name, address).await;
+    }
+
+    /// The same, of that kind.
+    ///
+    /// # Panics
+    /// Where it cannot be.
+    pub async fn add_upstream_of(&self, kind: UpstreamKind, name: &str, address: SocketAddr) {
         let upstream = Upstream {
             name: name.to_owned(),
             url: format!("http://{address}"),
-            kind: UpstreamKind::Ollama,
+            kind,
             slots: None,
             keep_alive: true,
             created_at: Timestamp::now(),

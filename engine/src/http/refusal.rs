@@ -16,7 +16,7 @@ use protocol::{
     id::RequestId,
     ollama::request::BodyError,
     route::{Dialect, Route},
-    translate::{Reply, failure},
+    translate::{Reply, failure, whole::ReplyError},
 };
 
 use storage::admission::{Limit, Refused, Wait};
@@ -103,6 +103,9 @@ pub enum Refusal {
     /// The upstream answered with something that is no reply.
     #[error("the upstream's reply cannot be understood")]
     UpstreamReply,
+    /// The upstream answered with something that has no form in the client's dialect.
+    #[error("the upstream's reply cannot be translated: {0}")]
+    Untranslatable(ReplyError),
 }
 
 impl From<NotNow> for Refusal {
@@ -243,7 +246,8 @@ impl Refusal {
             }
             Self::Call(CallError::Broken(_))
             | Self::Read(ReadError::Broken(_) | ReadError::TooLarge)
-            | Self::UpstreamReply => Code::UpstreamFailed,
+            | Self::UpstreamReply
+            | Self::Untranslatable(_) => Code::UpstreamFailed,
             Self::Caused(Caused { cause, .. }) => cause.code(),
             Self::UpstreamStatus(status, _) => upstream_status(*status),
             Self::Read(ReadError::NoRoom) | Self::NoRoom(_) => Code::Overloaded,

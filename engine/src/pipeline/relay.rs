@@ -56,6 +56,8 @@ pub(super) struct Flow {
     /// Until the first byte, where the settings ask for them.
     comments: Option<Comments>,
     end: Option<End>,
+    /// It ended because it cannot be translated.
+    is_untranslatable: bool,
     turn: Turn,
     _room: Option<Held>,
     _cut: crate::cuts::Cut,
@@ -120,6 +122,7 @@ impl Flow {
             meter: record.take_meter().map(Meter::new),
             comments: every.map(Comments::new),
             end: None,
+            is_untranslatable: false,
             turn,
             _room: room,
             _cut: cut,
@@ -182,11 +185,13 @@ impl Flow {
                 if let Some(cause) = self.form.cause() {
                     return Poll::Ready(self.refused(cause, bytes));
                 }
-                actors::quiet!(warn, "the upstream's stream failed", ""; ?fault);
+                let why = fault.to_string();
+                actors::quiet!(warn, "the upstream's stream failed", &why; why);
                 let (outcome, code) = (Outcome::UpstreamFailed, Code::UpstreamFailed);
                 // What is untranslatable to us is no sign that the server is sick.
                 let is_upstreams =
                     matches!(fault, StreamFault::BrokenOff | StreamFault::UpstreamError);
+                self.is_untranslatable = !is_upstreams;
                 self.source = None;
                 let told = self.break_off(BrokenOff { outcome, code, is_upstreams });
                 return Poll::Ready(match told {
@@ -292,6 +297,9 @@ impl Flow {
     pub(super) fn settle(&mut self, record: &mut Record) {
         let was_said = self.form.usage().is_some();
         self.count_unread();
+        if self.is_untranslatable {
+            record.untranslatable();
+        }
         let said = self.form.usage();
         let usage = or_estimate(said, self.prompt, || self.form.produced());
         match self.end {

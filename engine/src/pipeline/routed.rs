@@ -41,7 +41,7 @@ use crate::{
     },
     keyring,
     phase::Phase,
-    telemetry,
+    telemetry::{self, UNTRANSLATABLE},
     upstream::client::{Call, CallError, ReadError, Reply},
 };
 
@@ -373,7 +373,7 @@ impl Trip {
             // Some servers tell of an error with the status of a success.
             (Refusal::UpstreamReply, Some(cause)) => faults::cause(cause, inference.route, None),
             // What is untranslatable to us is no sign that the server is sick.
-            _ => Fault::new(why, "untranslatable", Ended::Well, Again::No),
+            _ => Fault::new(why, UNTRANSLATABLE, Ended::Well, Again::No),
         })
     }
 

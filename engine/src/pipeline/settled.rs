@@ -28,7 +28,7 @@ use super::passage::Passage;
 use crate::{
     gateway::Gateway,
     http::{body::ReplyBody, limits, refusal::Refusal},
-    telemetry::{self, Ended, NOBODY},
+    telemetry::{self, Ended, NOBODY, UNTRANSLATABLE},
 };
 
 /// What is known of a request, growing as it goes. Settles when it is dropped.
@@ -274,6 +274,15 @@ impl Record {
         {
             self.gateway.rates.learn(model, completion, sent_at.elapsed());
         }
+    }
+
+    /// The stream of its upstream was one that cannot be translated.
+    pub(super) fn untranslatable(&self) {
+        let upstream = self
+            .passage
+            .as_ref()
+            .and_then(|passage| passage.read(|passed| passed.upstream.clone()));
+        telemetry::upstream_fault(upstream.as_deref().unwrap_or_default(), UNTRANSLATABLE);
     }
 
     /// The first byte of the reply is on its way.

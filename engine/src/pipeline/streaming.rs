@@ -216,7 +216,8 @@ impl Reading {
     /// Reads a whole reply of such an upstream. `room` holds as much as the reply is long.
     ///
     /// # Errors
-    /// [`Refusal::UpstreamReply`] where it is no reply; where there is no room for what it becomes.
+    /// [`Refusal::UpstreamReply`] and [`Refusal::Untranslatable`] where it is no reply; where there is no room for
+    /// what it becomes.
     pub(super) fn read(self, reply: &Bytes, mut room: Held) -> Result<Whole, Refusal> {
         let Self { route, from, prompt, .. } = self;
         let guessed = || {
@@ -235,7 +236,7 @@ impl Reading {
             room.add(reply.len()).map_err(|NoRoom| Refusal::NoRoom("for a reply"))?;
             let meta = meta(self.asked);
             let (body, usage) = translate::whole::whole(reply, from, &self.reply, &meta, prompt)
-                .map_err(|_| Refusal::UpstreamReply)?;
+                .map_err(Refusal::Untranslatable)?;
             (Bytes::from(body), usage)
         } else {
             let said = match from {

@@ -158,7 +158,10 @@ pub(crate) fn retried(upstream: &str) {
     counter!(names::RETRIES_TOTAL, "upstream" => upstream.to_owned()).increment(1);
 }
 
-/// A call of that upstream failed before there was anything for the client: a word for why.
+/// The word for a reply of an upstream that the gateway cannot translate: no sign that the server is sick.
+pub(crate) const UNTRANSLATABLE: &str = "untranslatable";
+
+/// A call of that upstream failed: a word for why.
 pub(crate) fn upstream_fault(upstream: &str, kind: &'static str) {
     let upstream = upstream.to_owned();
     counter!(names::UPSTREAM_FAULTS_TOTAL, "upstream" => upstream, "kind" => kind).increment(1);

@@ -91,20 +91,20 @@ const REQUESTS: [(&str, Route, Cases); 7] = [
 const OLLAMA: Cases = cases!["from_ollama", "ndjson":
     "plain", "thinking", "thinking_and_content", "tools_on_done_line", "tools_on_earlier_lines",
     "content_on_done_line", "empty", "length", "load", "unicode", "logprobs", "error_line",
-    "error_first", "no_done_line", "not_json", "half_surrogates",
+    "error_first", "no_done_line", "not_json", "half_surrogates", "tools_odd_arguments", "bad_arguments", "done_without_reason",
 ];
 const OPENAI: Cases = cases!["from_openai", "sse":
     "plain", "without_usage", "tools_in_parts", "reasoning", "length", "without_done",
     "broken_off", "done_without_reason", "error", "not_json", "comments", "repeated_names",
-    "line_ends", "half_surrogates", "length_in_a_call", "logprobs", "object_error",
+    "line_ends", "half_surrogates", "length_in_a_call", "logprobs", "object_error", "tools_mixed", "tools_named_late", "tools_without_arguments", "tools_odd_arguments", "tools_without_index", "text_in_a_call", "not_an_object", "thinking_phases", "content_parts", "keep_alives", "late_reason", "aborted", "only_done", "refusal", "function_call",
 ];
 const WHOLE_OLLAMA: Cases = cases!["whole_ollama", "json":
     "plain", "thinking", "tools", "length", "empty", "logprobs", "error", "unfinished",
-    "half_surrogate",
+    "half_surrogate", "tools_odd_arguments", "bad_arguments",
 ];
 const WHOLE_OPENAI: Cases = cases!["whole_openai", "json":
     "plain", "tools", "reasoning", "length", "error", "no_choice", "half_arguments", "logprobs",
-    "half_surrogate", "content_is_no_text", "length_in_a_call", "detail",
+    "half_surrogate", "content_is_a_list", "length_in_a_call", "detail", "tools_odd_arguments", "content_parts", "refusal", "two_names", "function_call", "aborted", "without_reason", "nameless_call", "untold_content",
 ];
 /// Streams that only ever pass.
 const PASSED: Cases = cases!["from_openai", "sse": "text"];

@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use crate::{
     body::Text,
     json,
-    translate::piece::{Arguments, CallPiece, Ending, Piece, Reason},
+    openai::calls::arguments_of,
+    translate::piece::{CallPiece, Ending, Piece, Reason},
     usage::Usage,
 };
 
@@ -204,7 +205,7 @@ pub(crate) fn calls<'a>(raw: &'a RawValue, first: usize) -> Option<Vec<CallPiece
             index: first + at,
             id: id.map(|Text(id)| id),
             name: Some(function.name.0),
-            arguments: function.arguments.map_or(Arguments::Empty, Arguments::Object),
+            arguments: arguments_of(function.arguments)?,
         })
     };
     calls.into_iter().enumerate().map(read).collect()

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memmem};
 use serde_json::{Value, json};
 
-use super::reply::Reply;
+use super::reply::{Aborted, PassedReply as Reply, is_keep_alive};
 use crate::{
     cause::Cause,
     ollama::{BadReply, stream::Passed},
@@ -49,7 +49,11 @@ enum Verdict {
 pub fn said(reply: &[u8]) -> Result<Option<Usage>, BadReply> {
     let reply = Reply::read(reply).ok_or(BadReply)?;
     let says_something = !reply.is_without_choice() || reply.data.is_some();
-    if reply.error.is_some() || !says_something { Err(BadReply) } else { Ok(reply.usage()) }
+    if reply.error.is_some() || reply.choices().is_err() || !says_something {
+        Err(BadReply)
+    } else {
+        Ok(reply.usage())
+    }
 }
 
 // === impl PassedStream ===
@@ -199,33 +203,49 @@ impl PassedStream {
         let mut events = Events::default();
         events.push(event.clone());
         let read = events.next_event().map_err(StreamFault::from)?.or_else(|| events.finish());
-        let Some(read) = read else { return Ok(Verdict::Passes) };
-        if read.data == "[DONE]" {
+        let Some(read) = read else {
+            return Ok(if is_comment(event) { Verdict::Passes } else { Verdict::Hidden });
+        };
+        if read.is_done() {
             self.is_done = true;
-            return if self.has_reason() {
-                Ok(Verdict::Passes)
-            } else {
-                Err(StreamFault::BrokenOff)
-            };
+            // It may be all that says that this is the end, but not all there is.
+            let has_begun = self.begun > 0;
+            return if has_begun { Ok(Verdict::Passes) } else { Err(StreamFault::BrokenOff) };
         }
-        let chunk = Reply::read(&read.data).ok_or(StreamFault::NotJson)?;
-        if chunk.error.is_some() || chunk.is_none() || read.kind == "error" {
+        let Some(chunk) = Reply::read(&read.data) else {
+            let is_idle = is_keep_alive(&read.kind, &read.data);
+            return if is_idle { Ok(Verdict::Hidden) } else { Err(StreamFault::NotJson) };
+        };
+        if chunk.error.is_some() || read.kind == "error" {
             self.cause = Cause::read(None, &read.data);
             return Err(StreamFault::UpstreamError);
         }
+        if chunk.is_none() {
+            let is_idle = is_keep_alive(&read.kind, &read.data);
+            return if is_idle { Ok(Verdict::Hidden) } else { Err(StreamFault::UpstreamError) };
+        }
+        let (begun, ended) = chunk.choices().map_err(|Aborted| StreamFault::UpstreamError)?;
         if self.head.is_null() {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();
         }
         self.usage = chunk.usage().or(self.usage);
-        let (begun, ended) = chunk.choices();
         self.begun = self.begun.max(begun);
         self.ended += ended;
+        if chunk.is_without_choice() && chunk.usage().is_none() {
+            // It opens the stream, and is no chunk to the SDKs.
+            return Ok(Verdict::Hidden);
+        }
         if chunk.is_without_choice() && chunk.usage().is_some() {
             return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
         }
         self.produced += u64::from(memmem::find(&read.data, b"\"finish_reason\":\"").is_none());
         Ok(Verdict::Passes)
     }
+}
+
+/// Whether an event without data has nothing but comments: the SDKs choke on every other field.
+fn is_comment(event: &[u8]) -> bool {
+    event.split(|byte| matches!(byte, b'\n' | b'\r')).all(|line| matches!(line, [] | [b':', ..]))
 }
 
 /// Where the first event ends: after its blank line, or with the text.
@@ -325,13 +345,52 @@ mod tests {
             ),
             ("data: {\"detail\":\"UPSTREAM-WORDS\"}\n\n", StreamFault::UpstreamError),
             ("data: UPSTREAM-WORDS\n\n", StreamFault::NotJson),
-            ("data: [DONE]\n\n", StreamFault::BrokenOff),
+            (
+                "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\n",
+                StreamFault::UpstreamError,
+            ),
             ("", StreamFault::BrokenOff),
         ] {
             let text = format!("{first}{bad}");
             for at in 0..text.len() {
                 let (out, fault, _) = run(false, &[&text.as_bytes()[..at], &text.as_bytes()[at..]]);
                 assert_eq!((out.as_str(), fault), (first, Some(expected)), "{bad} cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_event_alone_ends_a_reply_but_is_none() {
+        let chunk =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"\"}]}\n\n";
+        let text = format!("{chunk}data: [DONE]\n\n");
+        let (out, fault, stream) = run(true, &[text.as_bytes()]);
+        assert_eq!((out, fault, stream.is_done()), (text.clone(), None, true));
+        let (out, fault, _) = run(true, &[chunk.as_bytes()]);
+        assert_eq!((out.as_str(), fault), (chunk, Some(StreamFault::BrokenOff)));
+        let (out, fault, _) = run(true, &[b"data: [DONE]\n\n"]);
+        assert_eq!((out.as_str(), fault), ("", Some(StreamFault::BrokenOff)));
+    }
+
+    #[test]
+    fn what_the_sdks_choke_on_is_left_out() {
+        let text =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";
+        for idle in [
+            "event: ping",
+            "event: ping\ndata: {\"type\":\"ping\"}",
+            "data:",
+            "data: {}",
+            "retry: 3000",
+            "id: 1",
+            "data: {\"choices\":[],\"usage\":null}",
+            "data: {\"object\":\"chat.completion.chunk\",\"choices\":null}",
+        ] {
+            let all = format!("{idle}\n\n{text}{idle}\r\n\r\n: comment\n\ndata: [DONE]\n\n");
+            for at in 0..all.len() {
+                let (out, fault, _) = run(false, &[&all.as_bytes()[..at], &all.as_bytes()[at..]]);
+                let expected = format!("{text}: comment\n\ndata: [DONE]\n\n");
+                assert_eq!((out, fault), (expected, None), "{idle} cut at {at}");
             }
         }
     }

@@ -8,9 +8,13 @@
 use std::borrow::Cow;
 
 use bytes::BufMut;
+use serde_json::Value;
 
 use super::piece::{Arguments, CallPiece};
-use crate::json::{compact, splice_string, write_string};
+use crate::{
+    json::{compact, splice_string, write_string},
+    surrogate::mended,
+};
 
 /// The id of a call: the upstream's, or one made of the reply's id and the call's index, so that the
 /// same reply always reads the same.
@@ -22,6 +26,11 @@ pub(super) fn id<'c>(call: &'c CallPiece<'_>, reply: &str) -> Cow<'c, str> {
             Cow::Owned(format!("call_{reply}_{}", call.index))
         }
     }
+}
+
+/// The arguments of a call as an object; `None` where their text is none.
+pub(super) fn object(text: &str) -> Option<Value> {
+    serde_json::from_str(&mended(text)).ok().filter(Value::is_object)
 }
 
 /// Writes calls as a list of OpenAI's; `None` where one is not what it must be. `with_index`: as in a
@@ -41,11 +50,11 @@ pub(super) fn write(calls: &[CallPiece<'_>], reply: &str, out: &mut impl BufMut)
             out.put_slice(b",\"function\":{");
         }
         out.put_slice(b"\"arguments\":");
-        match call.arguments {
+        match &call.arguments {
             Arguments::Object(raw) => write_string(&compact(raw.get()), out),
             Arguments::Text(raw) => splice_string(raw.get(), out)?,
             Arguments::Empty => out.put_slice(b"\"{}\""),
-            Arguments::Nothing => out.put_slice(b"\"\""),
+            Arguments::Held(text) => write_string(text, out),
         }
         out.put_slice(b"}}");
     }

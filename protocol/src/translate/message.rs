@@ -42,35 +42,32 @@ enum Block {
     Call(usize),
 }
 
-/// Writes a whole message; `None` where something is not what it must be.
+/// Writes a whole message of pieces; `None` where something is not what it must be.
 pub(super) fn write(
-    piece: &Piece<'_>,
+    pieces: &[Piece<'_>],
     ending: Ending,
     usage: Usage,
     meta: &ReplyMeta,
 ) -> Option<Vec<u8>> {
     let mut content = Vec::new();
-    if let Some(thinking) = text_of(piece.thinking) {
-        content.push(json!({ "type": "thinking", "thinking": thinking, "signature": "" }));
-    }
-    if piece.has_content() {
-        content.push(json!({ "type": "text", "text": text_of(piece.content)? }));
-    }
-    for call in &piece.calls {
-        let arguments = call.arguments.text()?;
-        let input: Option<Value> = serde_json::from_str(&arguments).ok().filter(Value::is_object);
-        if input.is_none() && ending.reason == Reason::Length {
-            // It was cut off in the middle of it: there is no half of an object.
-            continue;
+    let mut has_calls = false;
+    for piece in pieces {
+        if let Some(thinking) = text_of(piece.thinking) {
+            content.push(json!({ "type": "thinking", "thinking": thinking, "signature": "" }));
         }
-        let input = input?;
-        let (id, name) = (calls::id(call, &meta.id), call.name.as_deref()?);
-        content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input }));
+        if piece.has_content() {
+            content.push(json!({ "type": "text", "text": text_of(piece.content)? }));
+        }
+        for call in &piece.calls {
+            let (id, name) = (calls::id(call, &meta.id), call.name.as_deref()?);
+            let input = calls::object(&call.arguments.text()?)?;
+            content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input }));
+        }
+        has_calls |= !piece.calls.is_empty();
     }
-    let reason = ending.reason.anthropic(!piece.calls.is_empty());
     let mut message = message(meta, usage);
     message["content"] = content.into();
-    message["stop_reason"] = reason.into();
+    message["stop_reason"] = ending.reason.anthropic(has_calls).into();
     Some(message.to_string().into_bytes())
 }
 
@@ -139,20 +136,20 @@ impl MessageStream {
             let block = || json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
             self.begin(Block::Call(call.index), out, block);
         }
-        // Parts of calls that are mixed with each other have no place in a sequence of blocks.
+        // A part of a call that is not open has no place in a sequence of blocks.
         if self.open != Some(Block::Call(call.index)) {
             return None;
         }
-        match call.arguments {
+        match &call.arguments {
             Arguments::Text(raw) => self.delta("input_json_delta", "partial_json", raw, out),
-            Arguments::Object(_) => {
+            Arguments::Object(_) | Arguments::Held(_) => {
                 let text = call.arguments.text()?;
                 self.delta_head("input_json_delta", "partial_json", out);
                 write_string(&text, out);
                 out.put_slice(DELTA_END);
                 Some(())
             }
-            Arguments::Empty | Arguments::Nothing => Some(()),
+            Arguments::Empty => Some(()),
         }
     }
 

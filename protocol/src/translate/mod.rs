@@ -145,6 +145,12 @@ pub enum StreamFault {
     /// A line is no JSON object of the shape that is promised.
     #[error("a line is not what the model server's API promises")]
     NotJson,
+    /// What a line says is no text.
+    #[error("the content of a line is no text that can be translated")]
+    Content,
+    /// A tool call is none.
+    #[error("a tool call has no name, or arguments that are no JSON object")]
+    Call,
     /// A line says that the model server failed; who read it knows the cause, where it is a known one.
     #[error("the model server reported an error")]
     UpstreamError,

@@ -45,17 +45,10 @@ pub(super) fn write(
     usage: Usage,
     (meta, route): (&ReplyMeta, Route),
 ) -> Option<Vec<u8>> {
-    let mut lines = NativeLines::new(meta.clone(), route);
-    let whole = |call| Gathered::new(call, &meta.id).and_then(|call| call.call());
-    let mut calls: Vec<Value> = Vec::new();
-    for call in &piece.calls {
-        match whole(call) {
-            Some(call) => calls.push(call),
-            // It was cut off in the middle of it.
-            None if ending.reason == Reason::Length => {}
-            None => return None,
-        }
-    }
+    let lines = NativeLines::new(meta.clone(), route);
+    let call = |call| Gathered::new(call, &meta.id)?.call();
+    let calls: Option<Vec<Value>> = piece.calls.iter().map(call).collect();
+    let calls = calls?;
     let mut reply = lines.last(ending.reason, usage);
     let said = if lines.is_chat { &mut reply["message"] } else { &mut reply };
     said[if lines.is_chat { "content" } else { "response" }] =
@@ -72,7 +65,6 @@ pub(super) fn write(
     if let Some(logprobs) = piece.logprobs {
         reply["logprobs"] = serde_json::from_str(logprobs.get()).ok()?;
     }
-    lines.call = None;
     Some(reply.to_string().into_bytes())
 }
 
@@ -200,14 +192,13 @@ impl Gathered {
             index: part.index,
             id: calls::id(part, reply).into_owned(),
             name: part.name.as_deref()?.to_owned(),
-            arguments: part.arguments.text()?,
+            arguments: part.arguments.text()?.into_owned(),
         })
     }
 
     fn call(&self) -> Option<Value> {
         let Self { index, id, name, arguments } = self;
-        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let arguments: Value = serde_json::from_str(arguments).ok().filter(Value::is_object)?;
+        let arguments = calls::object(arguments)?;
         let function = json!({ "index": index, "name": name, "arguments": arguments });
         Some(json!({ "id": id, "function": function }))
     }

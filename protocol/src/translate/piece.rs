@@ -24,7 +24,8 @@ pub(crate) struct Piece<'a> {
 /// A tool call, or the next part of one.
 #[derive(Clone, Debug)]
 pub(crate) struct CallPiece<'a> {
-    /// Which call of the reply it is, from 0. Parts of one call come one after another.
+    /// Which call of the reply it is, from 0. Parts of one call come one after another, and nothing else comes
+    /// between them.
     pub(crate) index: usize,
     pub(crate) id: Option<Cow<'a, str>>,
     /// Its function; only the first part of a call has one.
@@ -33,16 +34,16 @@ pub(crate) struct CallPiece<'a> {
 }
 
 /// The arguments of a call, as an upstream gives them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Arguments<'a> {
     /// All of them, as a JSON object.
     Object(&'a RawValue),
     /// The next part of their text, as a JSON string.
     Text(&'a RawValue),
+    /// The same, decoded: it has waited.
+    Held(String),
     /// All of them: there are none.
     Empty,
-    /// None of them yet.
-    Nothing,
 }
 
 /// Why a reply ended, in the words that all dialects have a word for.
@@ -81,12 +82,12 @@ impl Piece<'_> {
 
 impl Arguments<'_> {
     /// Their text, or the next part of it.
-    pub(crate) fn text(self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Object(raw) => Some(crate::json::compact(raw.get()).into_owned()),
-            Self::Text(raw) => crate::json::text_of(raw.get()).map(Cow::into_owned),
-            Self::Empty => Some("{}".to_owned()),
-            Self::Nothing => Some(String::new()),
+            Self::Object(raw) => Some(crate::json::compact(raw.get())),
+            Self::Text(raw) => crate::json::text_of(raw.get()),
+            Self::Held(text) => Some(text.into()),
+            Self::Empty => Some("{}".into()),
         }
     }
 }
@@ -102,10 +103,15 @@ impl Reason {
     /// The reason of OpenAI's word.
     pub(crate) fn of_openai(word: &str) -> Self {
         match word {
-            "length" => Self::Length,
-            "content_filter" => Self::Filtered,
+            "length" | "max_tokens" | "model_length" => Self::Length,
+            "content_filter" | "refusal" | "safety" | "sensitive" => Self::Filtered,
             _ => Self::Stop,
         }
+    }
+
+    /// Whether something else than the model ended it, perhaps in the middle of a call.
+    pub(crate) const fn is_cut(self) -> bool {
+        matches!(self, Self::Length | Self::Filtered)
     }
 
     /// OpenAI's word. Its SDKs know a closed set of them.

@@ -19,6 +19,11 @@ use super::{
 };
 use crate::{error::Code, openai::reply::text_of, sse, usage::Usage};
 
+/// Where an item, or the response, stands.
+const IN_PROGRESS: &str = "in_progress";
+const COMPLETED: &str = "completed";
+const INCOMPLETE: &str = "incomplete";
+
 /// What is written of one stream, or of a whole response.
 #[derive(Debug)]
 pub(super) struct ResponseStream {
@@ -41,17 +46,20 @@ enum Item {
     Call { index: usize, id: String, name: String, arguments: String },
 }
 
-/// Writes a whole response; `None` where something is not what it must be.
+/// Writes a whole response of pieces; `None` where something is not what it must be.
 pub(super) fn write(
-    piece: &Piece<'_>,
+    pieces: &[Piece<'_>],
     reason: Reason,
     usage: Usage,
     (meta, echo): (&ReplyMeta, &Echo),
 ) -> Option<Vec<u8>> {
     let mut stream = ResponseStream::new(meta.clone(), echo.clone());
     let mut events = BytesMut::new();
-    stream.piece(piece, &mut events)?;
-    stream.close(&mut events);
+    for piece in pieces {
+        stream.piece(piece, &mut events)?;
+        events.clear();
+    }
+    stream.close(status(reason), &mut events);
     serde_json::to_vec(&stream.echoed(&stream.ended(reason, usage))).ok()
 }
 
@@ -83,7 +91,7 @@ impl ResponseStream {
 
     pub(super) fn finish(&mut self, reason: Reason, usage: Usage, out: &mut BytesMut) {
         self.start(out);
-        self.close(out);
+        self.close(status(reason), out);
         let response = self.ended(reason, usage);
         let kind =
             if reason == Reason::Stop { "response.completed" } else { "response.incomplete" };
@@ -103,7 +111,7 @@ impl ResponseStream {
             return;
         }
         for kind in ["response.created", "response.in_progress"] {
-            let response = self.response("in_progress");
+            let response = self.response(IN_PROGRESS);
             self.told(kind, &response, out);
         }
     }
@@ -150,7 +158,7 @@ impl ResponseStream {
             Some(Item::Call { index, arguments, .. }) if *index == call.index => {
                 arguments.push_str(&more);
             }
-            // Parts of calls that are mixed with each other have no place in a sequence of items.
+            // A part of a call that is not open has no place in a sequence of items.
             _ => return None,
         }
         if !more.is_empty() && self.kind() == Kind::Function {
@@ -161,24 +169,24 @@ impl ResponseStream {
     }
 
     fn begin(&mut self, item: Item, out: &mut BytesMut) {
-        self.close(out);
+        self.close(COMPLETED, out);
         let kind = match item {
             Item::Reasoning(_) => "rs",
             Item::Message(_) => "msg",
             Item::Call { .. } => "fc",
         };
         self.item_id = format!("{kind}_{}_{}", self.meta.id, self.output.len());
-        let added = self.item(&item, false);
+        let added = self.item(&item, IN_PROGRESS);
         self.open = Some(item);
         let at = self.output.len();
         let added = json!({ "output_index": at, "item": added });
         self.event("response.output_item.added", added, out);
     }
 
-    /// Tells that the item which is growing is whole.
-    fn close(&mut self, out: &mut BytesMut) {
+    /// Tells that the item which is growing grows no more: it is whole, or was cut off.
+    fn close(&mut self, status: &str, out: &mut BytesMut) {
         let Some(item) = self.open.take() else { return };
-        let whole = self.item(&item, true);
+        let whole = self.item(&item, status);
         match &item {
             Item::Reasoning(text) => {
                 let (done, part) =
@@ -193,7 +201,7 @@ impl ResponseStream {
                 let part = json!({ "part": text_part(text) });
                 self.of_item("response.content_part.done", "content_index", part, out);
             }
-            Item::Call { name, arguments, .. } => self.called(name, or_empty(arguments), out),
+            Item::Call { name, arguments, .. } => self.called(name, arguments, out),
         }
         let done = json!({ "output_index": self.output.len(), "item": whole });
         self.event("response.output_item.done", done, out);
@@ -227,23 +235,23 @@ impl ResponseStream {
         }
     }
 
-    fn item(&self, item: &Item, is_whole: bool) -> Value {
-        let (id, status) = (&self.item_id, if is_whole { "completed" } else { "in_progress" });
+    fn item(&self, item: &Item, status: &str) -> Value {
+        let (id, is_grown) = (&self.item_id, status != IN_PROGRESS);
         match item {
             Item::Reasoning(text) => {
                 let part = json!({ "type": "summary_text", "text": text });
-                let summary = if is_whole { vec![part] } else { Vec::new() };
+                let summary = if is_grown { vec![part] } else { Vec::new() };
                 json!({ "id": id, "type": "reasoning", "summary": summary })
             }
             Item::Message(text) => {
-                let content = if is_whole { vec![text_part(text)] } else { Vec::new() };
+                let content = if is_grown { vec![text_part(text)] } else { Vec::new() };
                 json!({
                     "id": id, "type": "message", "status": status, "role": "assistant",
                     "content": content,
                 })
             }
             Item::Call { id: call, name, arguments, .. } => {
-                let arguments = is_whole.then(|| or_empty(arguments));
+                let arguments = is_grown.then_some(arguments.as_str());
                 let names = self.echo.names();
                 let kind = names.kind(name).item();
                 let mut item = json!({ "id": id, "type": kind, "status": status, "call_id": call });
@@ -291,10 +299,7 @@ impl ResponseStream {
     }
 
     fn ended(&self, reason: Reason, usage: Usage) -> Value {
-        let mut response = self.response(match reason {
-            Reason::Stop => "completed",
-            Reason::Length | Reason::Filtered => "incomplete",
-        });
+        let mut response = self.response(status(reason));
         match reason {
             Reason::Stop => {}
             Reason::Length => {
@@ -343,11 +348,11 @@ impl ResponseStream {
     }
 }
 
-fn text_part(text: &str) -> Value {
-    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+/// How the response ended, and what was growing when it did.
+const fn status(reason: Reason) -> &'static str {
+    if reason.is_cut() { INCOMPLETE } else { COMPLETED }
 }
 
-/// A call without arguments has the arguments of an empty object.
-fn or_empty(arguments: &str) -> &str {
-    if arguments.is_empty() { "{}" } else { arguments }
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
 }

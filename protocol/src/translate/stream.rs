@@ -13,7 +13,7 @@ use super::{
     failure,
     message::MessageStream,
     native::NativeLines,
-    piece::{Ending, Piece, Reason},
+    piece::{CallPiece, Ending, Piece, Reason},
     response::ResponseStream,
 };
 use crate::{
@@ -21,9 +21,13 @@ use crate::{
     error::Code,
     ndjson::{LINE_MAX, Lines},
     ollama::reply::Line,
-    openai::reply::{Calls, Reply as Chunk},
+    openai::{
+        calls::Calls,
+        reply::{Aborted, Called, Reply as Chunk, Told, is_keep_alive},
+        said::Said,
+    },
     route::{Route, UpstreamKind},
-    sse::Events,
+    sse::{Event, Events},
     usage::Usage,
 };
 
@@ -45,8 +49,18 @@ pub struct Translation {
 
 /// What comes from the upstream.
 enum Source {
-    Ollama { lines: Lines, calls: usize },
-    OpenAi { events: Box<Events>, calls: Calls, reason: Option<Reason>, usage: Option<Usage> },
+    Ollama {
+        lines: Lines,
+        calls: usize,
+    },
+    OpenAi {
+        events: Box<Events>,
+        calls: Calls,
+        /// Something of a reply has come.
+        has_begun: bool,
+        reason: Option<Reason>,
+        usage: Option<Usage>,
+    },
 }
 
 /// What goes to the client.
@@ -70,6 +84,7 @@ impl Translation {
             UpstreamKind::OpenAi => Source::OpenAi {
                 events: Box::default(),
                 calls: Calls::default(),
+                has_begun: false,
                 reason: None,
                 usage: None,
             },
@@ -165,24 +180,27 @@ impl Translation {
             Source::OpenAi { events, .. } => events.push(chunk),
         }
         loop {
-            let next = match &mut self.source {
-                Source::Ollama { lines, .. } => lines.next_line()?,
-                Source::OpenAi { events, .. } => events.next_event()?.map(|event| event.data),
-            };
-            match next {
-                Some(text) => self.read(&text)?,
-                None => return Ok(()),
+            match &mut self.source {
+                Source::Ollama { lines, .. } => match lines.next_line()? {
+                    Some(line) => self.read_line(&line)?,
+                    None => return Ok(()),
+                },
+                Source::OpenAi { events, .. } => match events.next_event()? {
+                    Some(event) => self.read_event(&event)?,
+                    None => return Ok(()),
+                },
             }
         }
     }
 
     fn last(&mut self) -> Result<(), StreamFault> {
-        let rest = match &mut self.source {
-            Source::Ollama { lines, .. } => lines.finish(),
-            Source::OpenAi { events, .. } => events.finish().map(|event| event.data),
-        };
-        if let Some(text) = rest {
-            self.read(&text)?;
+        match &mut self.source {
+            Source::Ollama { lines, .. } => {
+                lines.finish().map_or(Ok(()), |line| self.read_line(&line))?;
+            }
+            Source::OpenAi { events, .. } => {
+                events.finish().map_or(Ok(()), |event| self.read_event(&event))?;
+            }
         }
         if self.is_done() {
             return Ok(());
@@ -196,52 +214,109 @@ impl Translation {
         }
     }
 
-    /// Reads one line or event. Nothing of one that is not what it must be is written.
-    fn read(&mut self, text: &[u8]) -> Result<(), StreamFault> {
+    /// Reads one line. Nothing of one that is not what it must be is written.
+    fn read_line(&mut self, text: &[u8]) -> Result<(), StreamFault> {
         if self.is_done() {
             return Ok(());
         }
-        if matches!(self.source, Source::Ollama { .. }) {
-            self.read_line(text)
-        } else {
-            self.read_event(text)
-        }
-    }
-
-    fn read_line(&mut self, text: &[u8]) -> Result<(), StreamFault> {
         let line = Line::read(text).ok_or(StreamFault::NotJson)?;
         if line.error.is_some() {
             self.cause = Cause::read(None, text);
             return Err(StreamFault::UpstreamError);
         }
         let Source::Ollama { calls, .. } = &mut self.source else { return Ok(()) };
-        let piece = line.piece(*calls).ok_or(StreamFault::NotJson)?;
+        let piece = line.piece(*calls).ok_or(StreamFault::Call)?;
         *calls += piece.calls.len();
         let ending = line.ending();
+        self.produced += u64::from(piece.carries());
         self.write(&piece, ending.is_some())?;
         ending.map_or(Ok(()), |ending| self.finish(ending))
     }
 
-    fn read_event(&mut self, text: &[u8]) -> Result<(), StreamFault> {
-        let Source::OpenAi { calls, reason, usage, .. } = &mut self.source else { return Ok(()) };
-        if text == b"[DONE]" {
-            let said = *reason;
+    /// Reads one event, in the same way.
+    fn read_event(&mut self, event: &Event) -> Result<(), StreamFault> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let Source::OpenAi { calls, has_begun, reason, usage, .. } = &mut self.source else {
+            return Ok(());
+        };
+        if event.is_done() {
+            // Some servers never say why they end, and this alone says that it is the end.
+            let said = reason.or(has_begun.then_some(Reason::Stop));
             let ending = Ending { reason: said.ok_or(StreamFault::BrokenOff)?, usage: *usage };
             return self.finish(ending);
         }
-        let chunk = Chunk::read(text).ok_or(StreamFault::NotJson)?;
-        if chunk.error.is_some() || chunk.is_none() {
-            self.cause = Cause::read(None, text);
+        let Some(chunk) = Chunk::read(&event.data) else {
+            let is_idle = is_keep_alive(&event.kind, &event.data);
+            return if is_idle { Ok(()) } else { Err(StreamFault::NotJson) };
+        };
+        if chunk.error.is_some() || event.kind == "error" {
+            self.cause = Cause::read(None, &event.data);
             return Err(StreamFault::UpstreamError);
         }
-        let piece = chunk.piece(calls).ok_or(StreamFault::NotJson)?;
-        *usage = chunk.usage().or(*usage);
-        let ends = chunk.reason();
-        *reason = ends.or(*reason);
+        if chunk.is_none() {
+            let is_idle = is_keep_alive(&event.kind, &event.data);
+            return if is_idle { Ok(()) } else { Err(StreamFault::UpstreamError) };
+        }
+        let ends = chunk.reason().map_err(|Aborted| StreamFault::UpstreamError)?;
+        if let Some(said) = chunk.usage() {
+            *usage = Some(said);
+        }
+        if ends.is_some() {
+            *reason = ends;
+        }
         if chunk.is_without_choice() {
             return Ok(());
         }
-        self.write(&piece, ends.is_some())
+        *has_begun = true;
+        let is_in_call = calls.is_open();
+        let told = chunk.told();
+        if is_in_call || !told.is_plain() {
+            return self.read_parts(&told, ends.is_some());
+        }
+        self.produced += u64::from(told.piece.carries());
+        self.write(&told.piece, ends.is_some())
+    }
+
+    /// Reads what has calls, or stands in the middle of one, or in lists.
+    #[cold]
+    fn read_parts(&mut self, told: &Told<'_>, is_last: bool) -> Result<(), StreamFault> {
+        let said = told.said().ok_or(StreamFault::Content)?;
+        let has_calls = !matches!(told.calls, Called::None);
+        self.produced += u64::from(has_calls || !said.is_empty());
+        match &mut self.source {
+            Source::OpenAi { calls, .. } if calls.is_open() => {
+                said.into_iter().for_each(|said| calls.hold(said));
+            }
+            _ if told.has_lists() => {
+                said.iter().try_for_each(|said| self.write(&said.piece(), is_last))?;
+            }
+            _ => self.write(&told.piece, is_last)?,
+        }
+        let Source::OpenAi { calls, .. } = &mut self.source else { return Ok(()) };
+        let parts = match told.calls {
+            Called::None => Some(Vec::new()),
+            Called::Listed(raw) => calls.take(raw),
+            Called::Function(raw) => calls.take_function(raw),
+        };
+        let parts = parts.ok_or(StreamFault::Call)?;
+        let later = if calls.is_open() { Vec::new() } else { calls.release() };
+        if calls.is_too_long() {
+            return Err(StreamFault::TooLong);
+        }
+        self.write_calls(parts, &later)
+    }
+
+    fn write_calls(
+        &mut self,
+        calls: Vec<CallPiece<'_>>,
+        later: &[Said],
+    ) -> Result<(), StreamFault> {
+        if !calls.is_empty() {
+            self.write(&Piece { calls, ..Piece::default() }, false)?;
+        }
+        later.iter().try_for_each(|said| self.write(&said.piece(), false))
     }
 
     fn write(&mut self, piece: &Piece<'_>, is_last: bool) -> Result<(), StreamFault> {
@@ -255,13 +330,17 @@ impl Translation {
         };
         if written.is_none() {
             out.truncate(start);
-            return Err(StreamFault::NotJson);
+            return Err(StreamFault::Content);
         }
-        self.produced += u64::from(piece.carries());
         Ok(())
     }
 
     fn finish(&mut self, Ending { reason, usage }: Ending) -> Result<(), StreamFault> {
+        if let Source::OpenAi { calls, .. } = &mut self.source {
+            let rest = calls.finish(reason).ok_or(StreamFault::Call)?;
+            let later = calls.release();
+            self.write_calls(rest, &later)?;
+        }
         let estimate = Usage { prompt: self.prompt, completion: self.produced, estimated: true };
         let (usage, out) = (usage.unwrap_or(estimate), &mut self.out);
         let start = out.len();
@@ -275,7 +354,7 @@ impl Translation {
         }
         if !is_whole {
             out.truncate(start);
-            return Err(StreamFault::NotJson);
+            return Err(StreamFault::Call);
         }
         self.usage = Some(usage);
         Ok(())

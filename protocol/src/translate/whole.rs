@@ -14,7 +14,11 @@ use crate::{
     body::Text,
     json::{self, write_string},
     ollama::reply::Line,
-    openai::reply::{Calls, Reply as Completion},
+    openai::{
+        calls,
+        reply::{Called, Reply as Completion, Told},
+        said::{Said, joined},
+    },
     route::{Route, UpstreamKind},
     usage::Usage,
 };
@@ -28,6 +32,12 @@ pub enum ReplyError {
     /// It says that the model server failed.
     #[error("the model server reported an error")]
     UpstreamError,
+    /// What it says is no text.
+    #[error("the content of the reply is no text that can be translated")]
+    Content,
+    /// A tool call of it is none.
+    #[error("a tool call of the reply has no name, or arguments that are no JSON object")]
+    Call,
     /// It does not say that it is done: the model stopped in the middle.
     #[error("the reply broke off")]
     BrokenOff,
@@ -53,37 +63,84 @@ pub fn whole(
         }
         _ => {}
     }
-    let mut calls = Calls::default();
-    let (piece, ending) = match from {
+    let texts;
+    let (pieces, ending) = match from {
         UpstreamKind::Ollama => {
             let line = Line::read(text).ok_or(ReplyError::NotJson)?;
             if line.error.is_some() {
                 return Err(ReplyError::UpstreamError);
             }
+            if !line.says_something() {
+                return Err(ReplyError::NotJson);
+            }
             let ending = line.ending().ok_or(ReplyError::BrokenOff)?;
-            (line.piece(0).filter(|_| line.says_something()).ok_or(ReplyError::NotJson)?, ending)
+            (vec![line.piece(0).ok_or(ReplyError::Call)?], ending)
         }
         UpstreamKind::OpenAi => {
             let completion = Completion::read(text).ok_or(ReplyError::NotJson)?;
-            if completion.error.is_some() {
+            let reason = completion.reason();
+            if completion.error.is_some() || reason.is_err() {
                 return Err(ReplyError::UpstreamError);
             }
             if completion.is_without_choice() {
                 return Err(ReplyError::NotJson);
             }
-            let reason = completion.reason().unwrap_or(Reason::Stop);
-            let piece = completion.piece(&mut calls).ok_or(ReplyError::NotJson)?;
-            (piece, Ending { reason, usage: completion.usage() })
+            let reason = reason.unwrap_or_default().unwrap_or(Reason::Stop);
+            let told = completion.told();
+            texts = said(&told, reply)?;
+            let ending = Ending { reason, usage: completion.usage() };
+            (pieces(&told, &texts, reason).ok_or(ReplyError::Call)?, ending)
         }
     };
     let guessed = || Usage { prompt, completion: text.len() as u64 / 4, estimated: true };
     let usage = ending.usage.unwrap_or_else(guessed);
-    let written = write(&piece, ending, usage, reply, meta, text.len());
-    written.map(|written| (written, usage)).ok_or(ReplyError::NotJson)
+    let written = write(&pieces, ending, usage, reply, meta, text.len());
+    written.map(|written| (written, usage)).ok_or(ReplyError::Content)
+}
+
+/// What stands in lists, and not in plain strings: in its order where the dialect keeps one.
+fn said(told: &Told<'_>, reply: &Reply) -> Result<Vec<Said>, ReplyError> {
+    if !told.has_lists() {
+        return Ok(Vec::new());
+    }
+    let said = told.said().ok_or(ReplyError::Content)?;
+    match reply {
+        Reply::Message | Reply::Response(_) => Ok(said),
+        _ => joined(&said).ok_or(ReplyError::Content),
+    }
+}
+
+/// The pieces of a whole completion; `None` where a tool call is none.
+fn pieces<'a>(told: &Told<'a>, said: &'a [Said], reason: Reason) -> Option<Vec<Piece<'a>>> {
+    let calls = match told.calls {
+        Called::None => Vec::new(),
+        Called::Listed(raw) => calls::whole(raw, reason)?,
+        Called::Function(raw) => calls::whole_function(raw, reason)?,
+    };
+    if !told.has_lists() {
+        return Some(vec![Piece { calls, ..told.piece.clone() }]);
+    }
+    let mut pieces: Vec<Piece<'a>> = Vec::new();
+    for said in said {
+        let piece = said.piece();
+        match pieces.last_mut() {
+            Some(last) if last.content.is_none() && !said.is_thinking => {
+                last.content = piece.content;
+            }
+            _ => pieces.push(piece),
+        }
+    }
+    if pieces.is_empty() {
+        pieces.push(Piece::default());
+    }
+    if let Some(last) = pieces.last_mut() {
+        (last.calls, last.logprobs) = (calls, told.piece.logprobs);
+    }
+    Some(pieces)
 }
 
 fn write(
-    piece: &Piece<'_>,
+    pieces: &[Piece<'_>],
     ending: Ending,
     usage: Usage,
     reply: &Reply,
@@ -92,14 +149,20 @@ fn write(
 ) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(length + 512);
     match reply {
+        Reply::Response(echo) => {
+            return response::write(pieces, ending.reason, usage, (meta, echo));
+        }
+        Reply::Message => return message::write(pieces, ending, usage, meta),
+        _ => {}
+    }
+    let [piece] = pieces else { return None };
+    match reply {
         Reply::Chat { .. } => chat_reply::write(piece, ending, usage, meta, &mut out)?,
         Reply::Completion { echo, .. } => {
             completion::write(piece, ending, usage, (meta, echo.as_deref()), &mut out)?;
         }
-        Reply::Response(echo) => return response::write(piece, ending.reason, usage, (meta, echo)),
-        Reply::Message => return message::write(piece, ending, usage, meta),
         Reply::Native(route) => return native::write(piece, ending, usage, (meta, *route)),
-        Reply::Embedding { .. } => return None,
+        Reply::Response(_) | Reply::Message | Reply::Embedding { .. } => return None,
     }
     Some(out)
 }
@@ -171,7 +234,7 @@ fn native_embedding(
     meta: &ReplyMeta,
     prompt: u64,
 ) -> Result<(Vec<u8>, Usage), ReplyError> {
-    let reply = Completion::read(text).ok_or(ReplyError::NotJson)?;
+    let reply: Completion<'_> = Completion::read(text).ok_or(ReplyError::NotJson)?;
     if reply.error.is_some() {
         return Err(ReplyError::UpstreamError);
     }

@@ -82,6 +82,7 @@ mod memory;
 mod models;
 mod names;
 mod native;
+mod odd_replies;
 mod openai;
 mod operations;
 mod origins;
