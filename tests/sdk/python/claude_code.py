@@ -40,14 +40,15 @@ TOOLS = [tool("Bash", ("command",)), tool("Glob", ("pattern",)), tool("Grep", ("
 
 
 class Session:
-    """A conversation. `run(name, input)` gives the content of a tool's result."""
+    """A conversation. `run(name, input)` gives the content of a tool's result; a turn asks at most `rounds` times."""
 
-    def __init__(self, url: str, key: str, model: str, run, **more):
+    def __init__(self, url: str, key: str, model: str, run, rounds: int = 9, **more):
         # The gateway's key is the bearer's; the other is one of Anthropic's, as it is left over in its cache.
         self.client = anthropic.Anthropic(
             base_url=url, auth_token=key, max_retries=0, timeout=60,
             default_headers={**HEADERS, "x-api-key": "sk-ant-api03-left-over"})
-        self.run, self.messages, self.compacted, self.refused = run, [], 0, None
+        self.run, self.rounds = run, rounds
+        self.messages, self.compacted, self.refused = [], 0, None
         who = {"device_id": "d", "account_uuid": "", "session_id": HEADERS["x-claude-code-session-id"]}
         self.asked = {
             "model": model, "max_tokens": 32000, "system": SYSTEM, "tools": TOOLS, "betas": BETAS,
@@ -61,7 +62,7 @@ class Session:
         self.messages.append({"role": "user", "content": reminders + [block(prompt)]})
         if system:
             self.messages.append({"role": "system", "content": [block(system)]})
-        while True:
+        for _ in range(self.rounds):
             try:
                 reply = self.ask()
             except anthropic.BadRequestError as refused:
@@ -79,6 +80,8 @@ class Session:
             self.messages.append({"role": "user", "content": [
                 {"type": "tool_result", "tool_use_id": call.id, "content": self.run(call.name, call.input)}
                 for call in calls]})
+        self.messages.append({"role": "assistant", "content": [block("I was interrupted.")]})
+        return ""
 
     def ask(self):
         messages = copy.deepcopy(self.messages)
@@ -92,9 +95,23 @@ class Session:
             pass
         assert self.messages, "the prompt alone is too long"
         self.messages.append({"role": "user", "content": [block(SUMMARIZE)]})
-        summary = "".join(each.text for each in self.ask().content if each.type == "text")
+        while (reply := self.summarized()) is None:
+            # The oldest turn goes, up to the next that a user begins.
+            self.messages.pop(0)
+            while self.messages[0]["role"] != "user" or self.messages[0]["content"][0]["type"] != "text":
+                self.messages.pop(0)
+        summary = "".join(each.text for each in reply.content if each.type == "text")
         self.messages = [{"role": "user", "content": [block(CONTINUED + summary), block(prompt)]}]
         self.compacted += 1
+
+    def summarized(self):
+        """The summary; `None` where the prompt is too long even for that."""
+        try:
+            return self.ask()
+        except anthropic.BadRequestError as refused:
+            if not TOO_LONG.search(refused.message):
+                raise
+            return None
 
     def count(self) -> int:
         names = ("model", "system", "tools", "thinking", "betas")

@@ -36,14 +36,15 @@ TOOLS = [
 
 
 class Session:
-    """A conversation. `run(namespace, name, input)` gives the output of a tool."""
+    """A conversation. `run(namespace, name, input)` gives the output of a tool; a turn asks at most `rounds` times."""
 
-    def __init__(self, url: str, key: str, model: str, run, **more):
+    def __init__(self, url: str, key: str, model: str, run, rounds: int = 9, **more):
         self.client = httpx.Client(
             base_url=url, headers={**HEADERS, "authorization": f"Bearer {key}"}, timeout=60, trust_env=False)
-        self.run, self.input, self.calls, self.usage = run, [
+        self.run, self.rounds, self.calls, self.usage = run, rounds, [], None
+        self.input = [
             message("developer", "<permissions instructions>Ask before you write.</permissions instructions>"),
-            message("user", "<environment_context><cwd>/work</cwd></environment_context>")], [], None
+            message("user", "<environment_context><cwd>/work</cwd></environment_context>")]
         self.asked = {
             "model": model, "instructions": "You are Codex.", "tools": TOOLS, "tool_choice": "auto",
             "parallel_tool_calls": True, "reasoning": {"effort": "medium", "summary": "auto"}, "store": False,
@@ -53,7 +54,7 @@ class Session:
     def turn(self, prompt: str) -> str:
         """Says the prompt, runs what is called, and returns the answer."""
         self.input.append(message("user", prompt))
-        while True:
+        for _ in range(self.rounds):
             items = self.ask()
             self.input += [replayed(item) for item in items]
             calls = [item for item in items if item["type"] in ("function_call", "custom_tool_call")]
@@ -66,6 +67,7 @@ class Session:
             if not calls:
                 texts = [part["text"] for item in items if item["type"] == "message" for part in item["content"]]
                 return "".join(texts)
+        return ""
 
     def ask(self) -> list[dict]:
         body = zstandard.ZstdCompressor().compress(json.dumps({**self.asked, "input": self.input}).encode())

@@ -36,8 +36,8 @@ def run(name: str, asked: dict):
     return f"{name} was run with {sorted(asked.items())}"
 
 
-def session(**more) -> claude_code.Session:
-    return claude_code.Session(os.environ["GATEWAY_URL"], os.environ["GATEWAY_KEY"], THINKS, run, **more)
+def session() -> claude_code.Session:
+    return claude_code.Session(os.environ["GATEWAY_URL"], os.environ["GATEWAY_KEY"], THINKS, run)
 
 
 class Sessions(unittest.TestCase):
