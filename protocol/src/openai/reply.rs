@@ -157,6 +157,16 @@ impl<'a> Reply<'a> {
     pub(crate) fn is_without_choice(&self) -> bool {
         self.choices.as_ref().is_none_or(Vec::is_empty)
     }
+
+    /// Whether nothing is said in it: the first chunk of most servers only tells the role.
+    pub(crate) fn is_silent(&self) -> bool {
+        let is_silent = |choice: &Choice<'_>| {
+            let message = choice.delta.or(choice.message).unwrap_or_default();
+            let said = [message.content, message.reasoning, message.reasoning_content];
+            !said.into_iter().chain([message.tool_calls, choice.text]).any(is_filled)
+        };
+        self.choices.iter().flatten().all(is_silent)
+    }
 }
 
 // === impl Calls ===

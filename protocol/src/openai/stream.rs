@@ -208,12 +208,14 @@ impl PassedStream {
         }
         self.usage = chunk.usage().or(self.usage);
         let (begun, ended) = chunk.choices();
+        let is_opening = begun > self.begun && chunk.is_silent();
         self.begun = self.begun.max(begun);
         self.ended += ended;
         if chunk.is_without_choice() && chunk.usage().is_some() {
             return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
         }
-        self.produced += u64::from(memmem::find(&read.data, b"\"finish_reason\":\"").is_none());
+        let is_ending = memmem::find(&read.data, b"\"finish_reason\":\"").is_some();
+        self.produced += u64::from(!is_opening && !is_ending);
         Ok(Verdict::Passes)
     }
 }
@@ -270,6 +272,31 @@ mod tests {
         assert_eq!(stream.end(), Passed::default());
         assert_eq!(stream.usage().map(|usage| usage.total()), Some(5));
         assert_eq!(stream.produced(), 1);
+    }
+
+    #[test]
+    fn an_event_that_only_opens_the_reply_is_no_token() {
+        let event = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{{{delta}}}}}]}}\n\n");
+        let produced = |deltas: &[&str]| {
+            let mut stream = PassedStream::new(false);
+            for delta in deltas {
+                assert_eq!(stream.push(event(delta).into()).fault, None);
+            }
+            stream.produced()
+        };
+        let said = r#""content":"a""#;
+        for opening in
+            [r#""role":"assistant","content":null"#, r#""role":"assistant","content":"""#]
+        {
+            assert_eq!(produced(&[opening, said, said]), 2, "{opening}");
+            // Only the first: what comes later may be a token that has no letters yet.
+            assert_eq!(produced(&[said, opening, opening]), 3, "{opening}");
+        }
+        for first in
+            [said, r#""content":"","reasoning_content":"a""#, r#""tool_calls":[{"index":0}]"#]
+        {
+            assert_eq!(produced(&[first, said]), 2, "{first}");
+        }
     }
 
     #[test]
