@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import time
+import urllib.error
 import urllib.request
 import uuid
 
@@ -28,12 +29,14 @@ class Tenant:
 
     def events(self, count: int) -> list[dict]:
         """What is written down of so many requests; the writer has a moment for it."""
-        return eventually(lambda: self.written(count))
+        def look():
+            events = self.written()
+            assert len(events) == count, events
+            return events
+        return eventually(look)
 
-    def written(self, count: int):
-        events = neuronetz("audit", "query", "--tenant", self.name, "--limit", "1000")
-        assert len(events) == count, events
-        return events
+    def written(self) -> list[dict]:
+        return neuronetz("audit", "query", "--tenant", self.name, "--limit", "1000")
 
     def has_used(self, prompt: int, completion: int) -> None:
         """Fails unless the ledger says so; it has a moment for it as well."""

@@ -1,12 +1,10 @@
 """The gateway in front of llama.cpp with a small model: what does not depend on the model's words."""
 
 import json
-import re
 import time
 import unittest
 
 import anthropic
-import httpx
 import ollama
 import openai
 
@@ -36,7 +34,7 @@ class Counted(unittest.TestCase):
             for event in tenant.events(2):
                 self.assertEqual((event["prompt_tokens"], event["completion_tokens"], event["estimated"]),
                                  (prompt, 12, False))
-            self.assertEqual(tenant.used(), (2 * prompt, 24))
+            tenant.has_used(2 * prompt, 24)
 
     def test_a_schema_holds_and_ends_the_reply(self):
         for dialect in ALL:
@@ -51,8 +49,7 @@ class Counted(unittest.TestCase):
                 self.assertIsInstance(found["wet"], bool)
                 made += said.tokens[1]
             self.assertEqual(predicted() - before, made, dialect)
-            self.assertEqual(tenant.used()[1], sum(event["completion_tokens"] for event in tenant.events(2)))
-            self.assertEqual(tenant.used()[1], made)
+            self.assertEqual(sum(event["completion_tokens"] for event in tenant.events(2)), made)
 
     def test_openais_old_completions(self):
         client = Chat(Tenant().key).client
@@ -62,14 +59,15 @@ class Counted(unittest.TestCase):
 
 class Limited(unittest.TestCase):
     def test_a_budget_is_used_up_by_what_the_server_counted(self):
-        budget, spent = 300, 0
+        budget, spent = 300, []
         tenant = Tenant("--budget-tokens", str(budget), "--budget-period", "total")
         with self.assertRaises(openai.RateLimitError) as caught:
             for _ in range(100):
-                spent += sum(Chat(tenant.key).whole(PROMPT, 16).tokens)
+                spent.append(Chat(tenant.key).whole(PROMPT, 16).tokens)
         self.assertEqual(caught.exception.code, "budget_exhausted")
-        self.assertTrue(0 < spent <= budget, spent)
-        self.assertEqual(sum(tenant.used()), spent)
+        prompt, completion = (sum(tokens) for tokens in zip(*spent))
+        self.assertTrue(0 < prompt + completion <= budget, spent)
+        tenant.has_used(prompt, completion)
 
     def test_a_stream_ends_where_the_budget_does(self):
         budget = 120
@@ -78,8 +76,7 @@ class Limited(unittest.TestCase):
         is_idle()
         self.assertEqual(said.end, "length")
         self.assertLessEqual(sum(said.tokens), budget)
-        tenant.events(1)
-        self.assertEqual(tenant.used(), said.tokens)
+        tenant.has_used(*said.tokens)
 
     def test_a_window_of_tokens(self):
         tenant = Tenant("--tpm", "200")
@@ -87,7 +84,8 @@ class Limited(unittest.TestCase):
             for _ in range(100):
                 Chat(tenant.key).whole(PROMPT, 16)
         self.assertEqual(caught.exception.code, "rate_limit_tokens")
-        self.assertLessEqual(sum(tenant.used()), 200)
+        used = sum(event["prompt_tokens"] + event["completion_tokens"] for event in tenant.written())
+        self.assertTrue(0 < used <= 200, used)
 
     def test_the_other_name_of_a_limit_is_refused_or_held(self):
         """llama.cpp puts its `n_predict` before `max_tokens`."""
@@ -98,7 +96,8 @@ class Limited(unittest.TestCase):
         reply = self.two_limits(trusted)
         made = reply.usage.completion_tokens
         self.assertTrue(0 < made <= 80, made)
-        self.assertEqual((predicted() - before, trusted.used()[1]), (made, trusted.events(1)[0]["completion_tokens"]))
+        self.assertEqual(predicted() - before, made)
+        trusted.has_used(reply.usage.prompt_tokens, made)
         # The larger of both is what a budget must have.
         with self.assertRaises(openai.RateLimitError) as caught:
             self.two_limits(Tenant("--options", "all", "--budget-tokens", "80", "--budget-period", "total"))
@@ -138,26 +137,21 @@ class Refused(unittest.TestCase):
 
 
 class Cancelled(unittest.TestCase):
+    """Of streams alone: of a whole reply llama.cpp does not notice that its client has left."""
+
     MOST = 1500
 
     def test_the_server_stops_when_the_client_leaves_a_stream(self):
         for dialect in ALL:
-            tenant = Tenant()
+            tenant, before = Tenant(), predicted()
             stream = dialect(tenant.key).begin(self.MOST)
             self.assertTrue(gateway.slot()["is_processing"], dialect)
             stream.close()
-            made = is_idle()["next_token"][0]["n_decoded"]
-            self.assertLess(made, self.MOST // 2, dialect)
+            is_idle()
+            self.assertLess(predicted() - before, self.MOST // 4, dialect)
             (event,) = tenant.events(1)
-            self.assertNotEqual(event["outcome"], "completed", dialect)
-            self.assertTrue(0 < event["completion_tokens"] <= made + 1, (dialect, event, made))
-
-    def test_the_server_stops_when_the_client_leaves_a_whole_reply(self):
-        body = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": self.MOST}
-        head = {"authorization": f"Bearer {Tenant().key}"}
-        with self.assertRaises(httpx.ReadTimeout):
-            httpx.post(URL + "/v1/chat/completions", json=body, headers=head, timeout=1)
-        self.assertLess(is_idle()["next_token"][0]["n_decoded"], self.MOST // 2)
+            self.assertEqual(event["outcome"], "client_left", dialect)
+            self.assertTrue(0 < event["completion_tokens"] < self.MOST // 4, (dialect, event))
 
 
 class Sessions(unittest.TestCase):
@@ -183,7 +177,7 @@ class Speed(unittest.TestCase):
         def rate(url: str, key: str) -> str:
             client = openai.OpenAI(base_url=url + "/v1", api_key=key, max_retries=0, timeout=120)
             begun = time.monotonic()
-            reply = client.chat.completions.create(model=MODEL, max_tokens=128, stream=True, temperature=0, messages=[
+            reply = client.chat.completions.create(model=MODEL, max_tokens=64, stream=True, messages=[
                 {"role": "user", "content": PROMPT}], stream_options={"include_usage": True})
             made = list(reply)[-1].usage.completion_tokens
             return f"{made} tokens, {made / (time.monotonic() - begun):.1f} a second"
