@@ -10,12 +10,7 @@ use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::{name::ModelName, secret::Secret};
 use scripted_ollama::{Script, Scripted};
-use storage::{
-    Storage,
-    keys::NewKey,
-    limits::Limits,
-    tenants::NewTenant,
-};
+use storage::{Storage, keys::NewKey, limits::Limits, tenants::NewTenant};
 
 use super::{failure::Failure, key, open, output::Out, serve, upstream};
 use crate::{
