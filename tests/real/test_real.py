@@ -69,15 +69,6 @@ class Limited(unittest.TestCase):
         self.assertTrue(0 < prompt + completion <= budget, spent)
         tenant.has_used(prompt, completion)
 
-    def test_a_stream_ends_where_the_budget_does(self):
-        budget = 120
-        tenant = Tenant("--budget-tokens", str(budget), "--budget-period", "total", "--reserve", "learned")
-        said = Chat(tenant.key).streamed(PROMPT, 1500)
-        is_idle()
-        self.assertEqual(said.end, "length")
-        self.assertLessEqual(sum(said.tokens), budget)
-        tenant.has_used(*said.tokens)
-
     def test_a_window_of_tokens(self):
         tenant = Tenant("--tpm", "200")
         with self.assertRaises(openai.RateLimitError) as caught:
@@ -158,7 +149,9 @@ class Sessions(unittest.TestCase):
     def test_claude_code_compacts_when_the_context_is_full(self):
         tenant = Tenant()
         told = claude_code.Session(URL, tenant.key, MODEL, lambda name, asked: "done", max_tokens=24, rounds=3)
-        for number in range(30):
+        # As Claude Code does. llama.cpp closes idle connections after seconds, sometimes just when one is used again.
+        told.client = told.client.copy(max_retries=3)
+        for number in range(16):
             told.turn(f"Number {number}: " + "the river goes on and on " * 12)
         self.assertGreaterEqual(told.compacted, 1)
         self.assertRegex(told.refused, rf"prompt is too long: \d+ tokens > {CONTEXT} maximum")
