@@ -151,8 +151,8 @@ class Sessions(unittest.TestCase):
         told = claude_code.Session(URL, tenant.key, MODEL, lambda name, asked: "done", max_tokens=24, rounds=3)
         # As Claude Code does. llama.cpp closes idle connections after seconds, sometimes just when one is used again.
         told.client = told.client.copy(max_retries=3)
-        for number in range(16):
-            told.turn(f"Number {number}: " + "the river goes on and on " * 12)
+        for number in range(12):
+            told.turn(f"Number {number}: " + "the river goes on and on " * 40)
         self.assertGreaterEqual(told.compacted, 1)
         self.assertRegex(told.refused, rf"prompt is too long: \d+ tokens > {CONTEXT} maximum")
         self.assertLess(told.count(), CONTEXT)
