@@ -1,13 +1,13 @@
 # What people type. CI runs the same recipes.
 
-.PHONY: help demo test check fmt lint deny docs docs-api unit sdk coverage fuzz bench bench-instructions loadtest soak compare build image clean
+.PHONY: help demo test check fmt lint deny docs docs-api unit sdk real coverage fuzz bench bench-instructions loadtest soak compare build image clean
 
 help: ## Shows this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-demo: ## Builds and runs a gateway with a key, on a temporary database.
+demo: ## Builds and runs a gateway with a key, on a temporary database (MODEL=real: in front of llama.cpp with a small model).
 	@cargo build --locked --bin neuronetz
-	@target/debug/neuronetz demo
+	@$(if $(filter real,$(MODEL)),tests/real/run demo,target/debug/neuronetz demo)
 
 build: ## Builds the release binary (PGO=1: optimized for what it does, by a fifth faster; half an hour).
 	$(if $(PGO),@loadtests/pgo/run,cargo build --release --locked --bin neuronetz)
@@ -42,6 +42,9 @@ coverage: ## Shows which lines of the rules, the limits and the identities tests
 
 sdk: ## Runs the real clients alone.
 	tests/run sdk
+
+real: ## Puts the gateway in front of a real llama.cpp with a real model (compiles it once: 15 minutes) and tries it.
+	@tests/real/run
 
 fuzz: ## Feeds each fuzz target for a minute (FUZZ_SECONDS).
 	@protocol/fuzz/run

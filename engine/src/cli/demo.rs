@@ -1,39 +1,46 @@
 //! `neuronetz demo`: a gateway to try out.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use clap::Args;
 use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::{name::ModelName, secret::Secret};
 use scripted_ollama::{Script, Scripted};
-use storage::{
-    Storage,
-    keys::NewKey,
-    limits::Limits,
-    tenants::NewTenant,
-    upstreams::{Upstream, UpstreamKind},
-};
+use storage::{Storage, keys::NewKey, limits::Limits, tenants::NewTenant};
 
 use super::{failure::Failure, key, open, output::Out, serve, upstream};
 use crate::{
+    clock::SystemClock,
     config::{Config, env::Environment},
-    telemetry,
+    gateway, telemetry,
 };
 
 /// Where an Ollama listens that was started with no settings.
 const OLLAMA: &str = "http://127.0.0.1:11434";
+
+/// A free port of this machine.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Where the gateway listens. Where the port is taken, a free one is.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// The model server, as in NEURONETZ_UPSTREAMS: http://host:port, or openai+http://host:port of OpenAI's
+    /// dialect. Default: the Ollama of this machine, or a scripted one.
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
 }
 
 /// The model server behind the demo.
 struct Behind {
     url: String,
+    /// What it is, for the user.
+    what: String,
     model: String,
     /// Kept while the demo runs, where there is no real one.
     scripted: Option<Scripted>,
@@ -43,7 +50,7 @@ struct Behind {
 pub(super) async fn run(arguments: Arguments, out: &mut Out<'_>) -> Result<(), Failure> {
     let directory = tempfile::tempdir()?;
     let listen = free(arguments.listen).await;
-    let behind = behind(directory.path()).await?;
+    let behind = behind(directory.path(), arguments.upstream).await?;
     let config = config(directory.path(), listen, &behind.url)?;
     telemetry::log(&config.log);
     let key = make_key(&open(&config).await?, &config).await?;
@@ -77,33 +84,41 @@ fn config(directory: &Path, listen: SocketAddr, upstream: &str) -> Result<Config
     Ok(Config::load(None, &Environment::of(named), |path| std::fs::read_to_string(path))?)
 }
 
-/// The Ollama of this machine where one answers with a model, else the scripted one.
-async fn behind(directory: &Path) -> Result<Behind, Failure> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let asking = config(directory, any, OLLAMA)?;
-    let local = Upstream {
-        name: "ollama".to_owned(),
-        url: OLLAMA.to_owned(),
-        kind: UpstreamKind::Ollama,
-        slots: None,
-        keep_alive: true,
-        created_at: Timestamp::now(),
-    };
-    let mut answers = upstream::ask(&asking, vec![local]).await?;
+/// The model server that was named; else the Ollama of this machine where one answers with a model, else the
+/// scripted one.
+async fn behind(directory: &Path, named: Option<String>) -> Result<Behind, Failure> {
+    if let Some(url) = named {
+        let what = format!("the model server at {url}");
+        let none = || Failure::Failed(format!("No model that chats is to be had at {url}."));
+        let model = model(directory, &url).await?.ok_or_else(none)?;
+        return Ok(Behind { url, what, model, scripted: None });
+    }
+    if let Some(model) = model(directory, OLLAMA).await? {
+        let what = format!("the Ollama at {OLLAMA}");
+        return Ok(Behind { url: OLLAMA.to_owned(), what, model, scripted: None });
+    }
+    let scripted = Scripted::start(Script::default(), ANY).await?;
+    Ok(Behind {
+        url: format!("http://{}", scripted.address()),
+        what: format!(
+            "a scripted Ollama (no Ollama with a model answers at {OLLAMA}); it only echoes"
+        ),
+        model: "llama3.2".to_owned(),
+        scripted: Some(scripted),
+    })
+}
+
+/// The first model of a server that chats. `None` where there is none, or the server does not answer.
+async fn model(directory: &Path, url: &str) -> Result<Option<String>, Failure> {
+    let config = config(directory, ANY, url)?;
+    let upstreams = gateway::configured(&config.upstream, &SystemClock);
+    let mut answers = upstream::ask(&config, upstreams).await?;
     let models = answers.pop().and_then(|(_, models, _)| models.ok()).unwrap_or_default();
     // A model that embeds does not chat.
     let chats =
         |name: &ModelName| !["embed", "bert", "bge"].iter().any(|w| name.as_str().contains(w));
-    if let Some(model) = models.into_iter().find(|model| chats(&model.name)) {
-        let model = model.name.as_str().to_owned();
-        return Ok(Behind { url: OLLAMA.to_owned(), model, scripted: None });
-    }
-    let scripted = Scripted::start(Script::default(), any).await?;
-    Ok(Behind {
-        url: format!("http://{}", scripted.address()),
-        model: "llama3.2".to_owned(),
-        scripted: Some(scripted),
-    })
+    let found = models.into_iter().find(|model| chats(&model.name));
+    Ok(found.map(|model| model.name.as_str().to_owned()))
 }
 
 async fn make_key(storage: &Storage, config: &Config) -> Result<Secret, Failure> {
@@ -136,13 +151,7 @@ async fn make_key(storage: &Storage, config: &Config) -> Result<Secret, Failure>
 }
 
 fn told(address: SocketAddr, behind: &Behind, key: &str) -> String {
-    let model = &behind.model;
-    let what = match &behind.scripted {
-        None => format!("the Ollama at {OLLAMA}"),
-        Some(_) => format!(
-            "a scripted Ollama (no Ollama with a model answers at {OLLAMA}); it only echoes"
-        ),
-    };
+    let Behind { what, model, .. } = behind;
     format!(
         r#"Neuronetz is listening on http://{address}, in front of {what}.
 The key of this demo is {key}

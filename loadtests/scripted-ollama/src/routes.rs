@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::ask::{self, Ask};
@@ -21,6 +22,9 @@ use crate::plan::Plan;
 use crate::reply::{self, Reply};
 use crate::shape::{self, Shape};
 use crate::state::{OfModel, Seen, State};
+
+/// Requests that `/scripted/requests` tells.
+const TOLD_MAX: usize = 16;
 
 /// Answers a request. `reset` is the connection's: set, it ends with a TCP reset.
 pub(crate) async fn answer(
@@ -88,12 +92,26 @@ fn read(state: &State, path: &str) -> Result<Reply, Failure> {
         "/api/version" => reply::json(format!("{{\"version\":\"{}\"}}", state.script.version)),
         "/api/tags" => catalog::tags(state),
         "/api/ps" => catalog::ps(state),
+        "/scripted/requests" => reply::json(seen(state)),
         "/v1/models" => catalog::openai_list(state),
         other => match other.strip_prefix("/v1/models/") {
             Some(id) => return catalog::openai_one(state, id),
             None => reply::text(StatusCode::NOT_FOUND, format!("404 page not found {MARKER}")),
         },
     })
+}
+
+/// The newest requests with a body, the last one last: what a test in another process wants to see.
+fn seen(state: &State) -> String {
+    let log = state.log();
+    let with_body: Vec<_> = log.iter().filter(|seen| !seen.body.is_empty()).collect();
+    let newest = &with_body[with_body.len().saturating_sub(TOLD_MAX)..];
+    let told = newest.iter().map(|seen| {
+        let body = serde_json::from_slice::<Value>(&seen.body);
+        let body = body.unwrap_or_else(|_| String::from_utf8_lossy(&seen.body).into());
+        json!({ "path": seen.path, "body": body })
+    });
+    Value::from_iter(told).to_string()
 }
 
 /// The words that the script has for every request.

@@ -243,6 +243,12 @@ impl<'a> Reply<'a> {
         }
         Told { piece: Piece { content, thinking, calls: Vec::new(), logprobs }, lists, calls }
     }
+
+    /// Whether nothing is said in it: the first chunk of most servers only tells the role.
+    pub(crate) fn is_silent(&self) -> bool {
+        let told = self.told();
+        told.is_plain() && !told.piece.carries()
+    }
 }
 
 impl<'a, M: Deserialize<'a>> Reply<'a, M> {

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr_iter, memmem};
 use serde_json::{Value, json};
 
-use super::reply::{Aborted, PassedReply as Reply, is_keep_alive};
+use super::reply::{Aborted, Message, PassedReply, Reply, is_keep_alive};
 use crate::{
     cause::Cause,
     ollama::{BadReply, stream::Passed},
@@ -47,7 +47,7 @@ enum Verdict {
 /// # Errors
 /// [`BadReply`] where it is no reply: an error among them.
 pub fn said(reply: &[u8]) -> Result<Option<Usage>, BadReply> {
-    let reply = Reply::read(reply).ok_or(BadReply)?;
+    let reply = PassedReply::read(reply).ok_or(BadReply)?;
     let says_something = !reply.is_without_choice() || reply.data.is_some();
     if reply.error.is_some() || reply.choices().is_err() || !says_something {
         Err(BadReply)
@@ -212,7 +212,7 @@ impl PassedStream {
             let has_begun = self.begun > 0;
             return if has_begun { Ok(Verdict::Passes) } else { Err(StreamFault::BrokenOff) };
         }
-        let Some(chunk) = Reply::read(&read.data) else {
+        let Some(chunk) = PassedReply::read(&read.data) else {
             let is_idle = is_keep_alive(&read.kind, &read.data);
             return if is_idle { Ok(Verdict::Hidden) } else { Err(StreamFault::NotJson) };
         };
@@ -229,6 +229,7 @@ impl PassedStream {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();
         }
         self.usage = chunk.usage().or(self.usage);
+        let is_opening = begun > self.begun && is_silent(&read.data);
         self.begun = self.begun.max(begun);
         self.ended += ended;
         if chunk.is_without_choice() && chunk.usage().is_none() {
@@ -238,9 +239,15 @@ impl PassedStream {
         if chunk.is_without_choice() && chunk.usage().is_some() {
             return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
         }
-        self.produced += u64::from(memmem::find(&read.data, b"\"finish_reason\":\"").is_none());
+        let is_ending = memmem::find(&read.data, b"\"finish_reason\":\"").is_some();
+        self.produced += u64::from(!is_opening && !is_ending);
         Ok(Verdict::Passes)
     }
+}
+
+/// Whether a chunk says nothing: it only opens the reply.
+fn is_silent(chunk: &[u8]) -> bool {
+    Reply::<Message<'_>>::read(chunk).is_some_and(|chunk| chunk.is_silent())
 }
 
 /// Whether an event without data has nothing but comments: the SDKs choke on every other field.
@@ -300,6 +307,31 @@ mod tests {
         assert_eq!(stream.end(), Passed::default());
         assert_eq!(stream.usage().map(|usage| usage.total()), Some(5));
         assert_eq!(stream.produced(), 1);
+    }
+
+    #[test]
+    fn an_event_that_only_opens_the_reply_is_no_token() {
+        let event = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{{{delta}}}}}]}}\n\n");
+        let produced = |deltas: &[&str]| {
+            let mut stream = PassedStream::new(false);
+            for delta in deltas {
+                assert_eq!(stream.push(event(delta).into()).fault, None);
+            }
+            stream.produced()
+        };
+        let said = r#""content":"a""#;
+        for opening in
+            [r#""role":"assistant","content":null"#, r#""role":"assistant","content":"""#]
+        {
+            assert_eq!(produced(&[opening, said, said]), 2, "{opening}");
+            // Only the first: what comes later may be a token that has no letters yet.
+            assert_eq!(produced(&[said, opening, opening]), 3, "{opening}");
+        }
+        for first in
+            [said, r#""content":"","reasoning_content":"a""#, r#""tool_calls":[{"index":0}]"#]
+        {
+            assert_eq!(produced(&[first, said]), 2, "{first}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 """anthropic-sdk-python against the gateway."""
 
+import json
 import os
 import unittest
 
 import anthropic
+import pydantic
+import upstream
 
 MODEL = os.environ["MODEL"]
 MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -55,6 +58,43 @@ class Messages(unittest.TestCase):
     def test_tokens_are_counted(self):
         counted = client().messages.count_tokens(model=MODEL, messages=MESSAGES)
         self.assertGreater(counted.input_tokens, 0)
+
+
+class Structured(unittest.TestCase):
+    class Place(pydantic.BaseModel):
+        city: str
+        days: int
+
+    def reached(self):
+        """The schema that the model server was given."""
+        body = upstream.last()
+        if upstream.KIND == "ollama":
+            return body["format"]
+        return body["response_format"]["json_schema"]["schema"]
+
+    def test_an_answer_is_parsed_into_its_model(self):
+        reply = client().messages.parse(
+            model=MODEL, max_tokens=1000, messages=MESSAGES, output_format=self.Place)
+        self.assertEqual(reply.parsed_output, self.Place(city="scripted", days=0))
+        self.assertEqual(set(self.reached()["properties"]), {"city", "days"})
+
+    def test_streamed_it_is_parsed_too(self):
+        with client().messages.stream(
+                model=MODEL, max_tokens=1000, messages=MESSAGES, output_format=self.Place) as stream:
+            final = stream.get_final_message()
+        self.assertEqual(final.parsed_output, self.Place(city="scripted", days=0))
+        self.assertEqual(set(self.reached()["properties"]), {"city", "days"})
+
+    def test_a_schema_and_an_effort_beside_each_other(self):
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+                  "additionalProperties": False}
+        reply = ask(model="qwen3:8b", output_config={
+            "effort": "high", "format": {"type": "json_schema", "schema": schema}})
+        self.assertEqual(json.loads(reply.content[-1].text), {"city": "scripted"})
+        self.assertEqual(self.reached()["required"], ["city"])
+        body = upstream.last()
+        effort = body["think"] if upstream.KIND == "ollama" else body["reasoning_effort"]
+        self.assertEqual(effort, "high")
 
 
 class Requests(unittest.TestCase):
