@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr, memmem};
+use memchr::{memchr, memchr_iter};
 
 /// What stands for a half of a surrogate pair: as long as its escape is.
 const REPLACED: &str = "\\ufffd";
@@ -49,7 +49,7 @@ pub fn mended_body(body: Bytes) -> Bytes {
 
 /// Whether some string has an escape for a surrogate in it.
 fn has_surrogates(raw: &[u8]) -> bool {
-    memmem::find_iter(raw, b"\\u").any(|at| matches!(raw.get(at + 2), Some(b'd' | b'D')))
+    memchr_iter(b'\\', raw).any(|at| matches!(raw.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])))
 }
 
 /// Where the next escape for a half of a surrogate pair stands that has no other half.

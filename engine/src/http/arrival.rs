@@ -11,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     gather::Gathered,
-    refusal::ArrivalFault,
     room::{Held, Room, SMALL_BYTES},
     unpack::Coding,
 };
@@ -50,6 +49,35 @@ pub struct Arrived {
     pub(crate) coding: Option<Coding>,
     /// Given back when it is dropped.
     pub(crate) room: Held,
+}
+
+/// What went wrong while a body arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArrivalFault {
+    /// Too large.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Packed in a way that is not read here.
+    #[error("the body's encoding is not known")]
+    Encoding,
+    /// It does not unpack as its `content-encoding` says.
+    #[error("the body cannot be unpacked")]
+    Packing,
+    /// It unpacks to much more than it is.
+    #[error("the body unpacks to too many times its size")]
+    Ratio,
+    /// To unpack it takes more memory than there is for that.
+    #[error("the body's zstd window is too large")]
+    Window,
+    /// Too slow.
+    #[error("the body came too slowly")]
+    Slow,
+    /// It broke off, or its framing is wrong.
+    #[error("the body broke off")]
+    Broken,
+    /// All bodies together are at their limit.
+    #[error("no room for another body")]
+    NoRoom,
 }
 
 // === impl Limits ===
@@ -167,5 +195,24 @@ impl Arriving<'_> {
         // One of a length that was announced, which is most of them, says so: it is not asked again.
         self.is_whole = self.body.is_end_stream();
         Ok(())
+    }
+}
+
+// === impl ArrivalFault ===
+
+impl ArrivalFault {
+    /// What the client is told of it; `None` where the code of the refusal says it all.
+    pub(crate) fn message(self) -> Option<&'static str> {
+        match self {
+            Self::Packing => Some(
+                "The body does not unpack as its `content-encoding` says: it is damaged, cut off, followed by \
+                 something else, or much longer than what it unpacks to.",
+            ),
+            Self::Ratio => Some(
+                "The body unpacks to more than a hundred times its size, and to more than 1 MiB.",
+            ),
+            Self::Window => Some("To unpack the body takes a zstd window of more than 8 MiB."),
+            Self::TooLarge | Self::Encoding | Self::Slow | Self::Broken | Self::NoRoom => None,
+        }
     }
 }

@@ -21,7 +21,7 @@ use protocol::{
 
 use storage::admission::{Limit, Refused, Wait};
 
-use super::{body::ReplyBody, limits, unpack::Coding};
+use super::{arrival::ArrivalFault, body::ReplyBody, limits, unpack::Coding};
 use crate::{
     clock::request_id,
     keyring, telemetry,
@@ -152,35 +152,6 @@ pub enum HeadFault {
     Ambiguous,
 }
 
-/// What went wrong while a body arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ArrivalFault {
-    /// Too large.
-    #[error("the body is too large")]
-    TooLarge,
-    /// Packed in a way that is not read here.
-    #[error("the body's encoding is not known")]
-    Encoding,
-    /// It does not unpack as its `content-encoding` says.
-    #[error("the body cannot be unpacked")]
-    Packing,
-    /// It unpacks to much more than it is.
-    #[error("the body unpacks to too many times its size")]
-    Ratio,
-    /// To unpack it takes more memory than there is for that.
-    #[error("the body's zstd window is too large")]
-    Window,
-    /// Too slow.
-    #[error("the body came too slowly")]
-    Slow,
-    /// It broke off, or its framing is wrong.
-    #[error("the body broke off")]
-    Broken,
-    /// All bodies together are at their limit.
-    #[error("no room for another body")]
-    NoRoom,
-}
-
 /// What the client is told.
 struct Told<'a> {
     code: Code,
@@ -296,7 +267,7 @@ impl Refusal {
                 Told { code, message: limited(refused).into(), param: None }
             }
             Self::Arrival(fault) => {
-                let message = arrival(*fault).unwrap_or(code.message()).into();
+                let message = fault.message().unwrap_or(code.message()).into();
                 Told { code, message, param: None }
             }
             Self::Caused(Caused { cause, route, .. }) => {
@@ -349,25 +320,6 @@ impl Refusal {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
-    }
-}
-
-/// What is said of a body that could not be taken; `None` where its code says it all.
-fn arrival(fault: ArrivalFault) -> Option<&'static str> {
-    match fault {
-        ArrivalFault::Packing => Some(
-            "The body does not unpack as its `content-encoding` says: it is damaged, cut off, followed by \
-             something else, or much longer than what it unpacks to.",
-        ),
-        ArrivalFault::Ratio => {
-            Some("The body unpacks to more than a hundred times its size, and to more than 1 MiB.")
-        }
-        ArrivalFault::Window => Some("To unpack the body takes a zstd window of more than 8 MiB."),
-        ArrivalFault::TooLarge
-        | ArrivalFault::Encoding
-        | ArrivalFault::Slow
-        | ArrivalFault::Broken
-        | ArrivalFault::NoRoom => None,
     }
 }
 

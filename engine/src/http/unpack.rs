@@ -11,7 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use http::{HeaderMap, header};
 use zstd::stream::read::Decoder;
 
-use super::refusal::ArrivalFault;
+use super::arrival::ArrivalFault;
 
 /// How many times its size a body may unpack to. Text that people and programs write stays far below: JSON packs to
 /// a fifth, and to a fiftieth where it repeats itself.

@@ -19,7 +19,7 @@ use protocol::{
     cause::Cause,
     id::RequestId,
     route::{Route, UpstreamKind},
-    translate::long::LongReply,
+    translate::{long::LongReply, whole::ReplyError},
 };
 use storage::upstreams::Upstream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -371,7 +371,10 @@ impl Trip {
         let whole = whole.and_then(|whole| whole);
         whole.map(Asked::Whole).map_err(|why| match (&why, Cause::read(None, &bytes)) {
             // Some servers tell of an error with the status of a success.
-            (Refusal::UpstreamReply, Some(cause)) => faults::cause(cause, inference.route, None),
+            (
+                Refusal::UpstreamReply | Refusal::Untranslatable(ReplyError::UpstreamError),
+                Some(cause),
+            ) => faults::cause(cause, inference.route, None),
             // What is untranslatable to us is no sign that the server is sick.
             _ => Fault::new(why, UNTRANSLATABLE, Ended::Well, Again::No),
         })

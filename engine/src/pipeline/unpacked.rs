@@ -12,8 +12,8 @@ use super::{
 use crate::{
     gateway::Gateway,
     http::{
-        arrival::Arrived,
-        refusal::{ArrivalFault, Refusal},
+        arrival::{ArrivalFault, Arrived},
+        refusal::Refusal,
         room::SMALL_BYTES,
         unpack::{Piece, Unpacking},
     },

@@ -33,6 +33,11 @@ const ORIGINS_MAX: usize = 1_024;
 /// Models of one upstream before those are forgotten that did not answer lately.
 const MODELS_MAX: usize = 1_024;
 
+/// How soon the end of a kept connection must come after a request for the request to count as unheard. An
+/// upstream that closes an idle connection does so within the time of one round trip; one that fails over the
+/// request takes longer, and is not asked again.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
+
 /// What is asked of an upstream.
 pub struct Call<'a> {
     /// Method.
@@ -161,21 +166,23 @@ impl Client {
 
     /// Sends a call and waits for the head of the reply.
     ///
-    /// A kept connection may have been closed by the upstream in the meantime: what was not sent
-    /// through it is sent through another one.
+    /// A kept connection may be closed by the upstream in the very moment in which it is used again. What such
+    /// a connection took, and answered with nothing but its end, is sent once more, through a new one.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn call(&self, call: &Call<'_>) -> Result<Reply, CallError> {
         let deadline = Instant::now() + call.first_byte;
         let head = call.head();
+        let mut may_be_kept = call.keep_alive;
         loop {
-            let kept = if call.keep_alive { self.pool.take(call.origin) } else { None };
+            let kept = if may_be_kept { self.pool.take(call.origin) } else { None };
             let is_fresh = kept.is_none();
             let mut loan = match kept {
                 Some(loan) => loan,
                 None => Box::pin(self.open(call.origin)).await?,
             };
+            let began = Instant::now();
             let exchange = loan.exchange(head.clone(), call.body.clone());
             match timeout_at(deadline, exchange).await {
                 Err(_) => return Err(CallError::FirstByteTimeout),
@@ -184,10 +191,15 @@ impl Client {
                     return Ok(Reply::new(head, loan));
                 }
                 Ok(Err(Failed { why, is_sent })) => {
+                    let is_unheard = !is_sent
+                        || (why.is_end()
+                            && loan.buffer.is_empty()
+                            && began.elapsed() < STALE_WITHIN);
                     loan.end(false);
-                    if is_fresh || is_sent {
+                    if is_fresh || !is_unheard {
                         return Err(CallError::Broken(why));
                     }
+                    may_be_kept &= !is_sent;
                 }
             }
         }

@@ -65,6 +65,25 @@ struct Exchange<'c> {
     unsendable: Option<io::Error>,
 }
 
+// === impl Broken ===
+
+impl Broken {
+    /// Whether the upstream ended the connection, in whatever way.
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+            ),
+            Self::Malformed(_) => false,
+        }
+    }
+}
+
 // === impl Connection ===
 
 impl Connection {

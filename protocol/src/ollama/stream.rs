@@ -6,8 +6,10 @@
 //! stream runs: the last one of each chunk is kept for the counts, as a copy, since a slice would hold the
 //! whole buffer that was read into for as long as the stream says nothing more.
 
+use std::sync::LazyLock;
+
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr_iter, memmem, memrchr};
+use memchr::{memchr_iter, memmem::Finder, memrchr};
 use serde_json::{Map, Value, json};
 
 use super::reply::{Tail, tail};
@@ -15,7 +17,7 @@ use crate::{cause::Cause, ndjson::LINE_MAX, translate::StreamFault, usage::Usage
 
 /// What the line of an error has and no other line: the key, which cannot stand inside a string
 /// without its quotes being escaped.
-const ERROR_KEY: &[u8] = b"\"error\"";
+static ERROR_KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 /// The state of one stream.
 #[derive(Debug, Default)]
@@ -127,7 +129,7 @@ impl NativeStream {
 
     /// Watches whole lines go by, up to the first that may not.
     fn watch(&mut self, whole: Bytes) -> Passed {
-        let suspect = memmem::find(&whole, ERROR_KEY).is_some();
+        let suspect = ERROR_KEY.find(&whole).is_some();
         let mut start = 0;
         let ends = memchr_iter(b'\n', &whole).map(|at| at + 1);
         let unended = (!whole.ends_with(b"\n")).then_some(whole.len());
@@ -138,8 +140,7 @@ impl NativeStream {
                 let fault = if !(line.starts_with(b"{") && line.ends_with(b"}")) {
                     Some(StreamFault::NotJson)
                 } else if suspect && tail(line).error {
-                    self.cause = Cause::read(None, line);
-                    Some(StreamFault::UpstreamError)
+                    Some(StreamFault::told(line, &mut self.cause))
                 } else {
                     None
                 };

@@ -58,6 +58,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 
 use crate::{
+    cause::Cause,
     error::Code,
     ndjson::TooLong,
     openai::error::{anthropic_error, ollama_error, openai_error},
@@ -160,6 +161,19 @@ pub enum StreamFault {
     /// A line is longer than the limit.
     #[error("a line is longer than the limit")]
     TooLong,
+}
+
+// === impl StreamFault ===
+
+impl StreamFault {
+    /// The fault of an upstream that tells an error; keeps its cause, where that is a known one. Apart from the
+    /// reading of chunks, which would pay for it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn told(error: &[u8], cause: &mut Option<Cause>) -> Self {
+        *cause = Cause::read(None, error);
+        Self::UpstreamError
+    }
 }
 
 impl From<TooLong> for StreamFault {

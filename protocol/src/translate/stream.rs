@@ -221,8 +221,7 @@ impl Translation {
         }
         let line = Line::read(text).ok_or(StreamFault::NotJson)?;
         if line.error.is_some() {
-            self.cause = Cause::read(None, text);
-            return Err(StreamFault::UpstreamError);
+            return Err(StreamFault::told(text, &mut self.cause));
         }
         let Source::Ollama { calls, .. } = &mut self.source else { return Ok(()) };
         let piece = line.piece(*calls).ok_or(StreamFault::Call)?;
@@ -252,12 +251,15 @@ impl Translation {
             return if is_idle { Ok(()) } else { Err(StreamFault::NotJson) };
         };
         if chunk.error.is_some() || event.kind == "error" {
-            self.cause = Cause::read(None, &event.data);
-            return Err(StreamFault::UpstreamError);
+            return Err(StreamFault::told(&event.data, &mut self.cause));
         }
         if chunk.is_none() {
             let is_idle = is_keep_alive(&event.kind, &event.data);
-            return if is_idle { Ok(()) } else { Err(StreamFault::UpstreamError) };
+            return if is_idle {
+                Ok(())
+            } else {
+                Err(StreamFault::told(&event.data, &mut self.cause))
+            };
         }
         let ends = chunk.reason().map_err(|Aborted| StreamFault::UpstreamError)?;
         if let Some(said) = chunk.usage() {

@@ -1,4 +1,4 @@
-//! Connections to upstreams that say more than they were asked.
+//! Connections to upstreams that say more than they were asked, or end when they are used again.
 
 use std::{
     net::SocketAddr,
@@ -18,13 +18,22 @@ use tokio_util::task::TaskTracker;
 
 use crate::{settings, whole_chat};
 
-/// A model server that answers, and pushes an answer that nobody asked for: behind each of its own, or when it
-/// is told to.
+/// A model server that answers, and pushes an answer that nobody asked for when it is told to.
 struct Hostile {
     address: SocketAddr,
     push: watch::Sender<()>,
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
+}
+
+/// What it does besides.
+#[derive(Clone, Copy, PartialEq)]
+enum Habit {
+    Nothing,
+    /// It pushes an answer behind each of its own.
+    Pushes,
+    /// It takes a second chat on a connection, and closes that, as if its idle time had just been over.
+    Closes,
 }
 
 #[derive(Default)]
@@ -36,7 +45,7 @@ struct Seen {
 }
 
 impl Hostile {
-    async fn start(pushes_always: bool) -> Self {
+    async fn start(habit: Habit) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (push, mut pushed) = watch::channel(());
@@ -46,7 +55,7 @@ impl Hostile {
             while let Ok((stream, _)) = listener.accept().await {
                 // What was pushed before is none of its business.
                 pushed.mark_unchanged();
-                tasks.spawn(serve(stream, pushed.clone(), Arc::clone(&kept), pushes_always));
+                tasks.spawn(serve(stream, pushed.clone(), Arc::clone(&kept), habit));
             }
         });
         Self { address, push, seen, task }
@@ -67,7 +76,7 @@ async fn serve(
     mut stream: TcpStream,
     mut push: watch::Receiver<()>,
     seen: Arc<Mutex<Seen>>,
-    pushes_always: bool,
+    habit: Habit,
 ) {
     // What is pushed is there before the next call is made: Nagle would hold it until that is acknowledged.
     stream.set_nodelay(true).unwrap();
@@ -92,9 +101,12 @@ async fn serve(
                 chats.len() - 1
             });
             chats[place].push(head);
+            if habit == Habit::Closes && chats[place].len() == 2 {
+                return;
+            }
         }
         let _ = stream.write_all(&chat("asked for")).await;
-        if pushes_always {
+        if habit == Habit::Pushes {
             let _ = stream.write_all(&chat("pushed")).await;
         }
     }
@@ -149,7 +161,7 @@ async fn answer(gateway: &TestGateway) -> Value {
 
 #[tokio::test]
 async fn without_keep_alive_nobody_reads_what_an_upstream_pushed_behind_an_answer() {
-    let hostile = Hostile::start(true).await;
+    let hostile = Hostile::start(Habit::Pushes).await;
     let gateway = in_front(&format!("hostile=no-keep-alive+http://{}", hostile.address)).await;
     for _ in 0..20 {
         assert_eq!(answer(&gateway).await, "asked for");
@@ -161,7 +173,7 @@ async fn without_keep_alive_nobody_reads_what_an_upstream_pushed_behind_an_answe
 
 #[tokio::test]
 async fn what_an_upstream_pushed_while_nothing_was_asked_is_noticed() {
-    let hostile = Hostile::start(false).await;
+    let hostile = Hostile::start(Habit::Nothing).await;
     let gateway = in_front(&format!("hostile=http://{}", hostile.address)).await;
     for _ in 0..2 {
         assert_eq!(answer(&gateway).await, "asked for");
@@ -179,8 +191,18 @@ async fn what_an_upstream_pushed_while_nothing_was_asked_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_ends_as_it_is_used_again_costs_no_answer() {
+    let hostile = Hostile::start(Habit::Closes).await;
+    let gateway = in_front(&format!("hostile=http://{}", hostile.address)).await;
+    for _ in 0..3 {
+        assert_eq!(answer(&gateway).await, "asked for");
+    }
+    assert_eq!(hostile.chats(), [2, 2, 1]);
+}
+
+#[tokio::test]
 async fn keep_alive_is_switched_off_and_on_without_a_restart() {
-    let hostile = Hostile::start(false).await;
+    let hostile = Hostile::start(Habit::Nothing).await;
     let gateway = in_front(&format!("hostile=http://{}", hostile.address)).await;
     let stored = Upstream {
         name: "hostile".to_owned(),

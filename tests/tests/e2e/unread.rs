@@ -227,14 +227,18 @@ async fn who_leaves_the_queue_uses_up_nothing() {
     let mut open =
         Open::post(gateway.address, "/api/chat", &gateway.key, &streamed("[[hang 1]]")).await;
     open.until("done").await;
-    for _ in 0..4 {
-        let waiting = Open::post(gateway.address, "/api/chat", &key, &whole_chat("hi")).await;
-        eventually("a request in the queue", || async {
+    let queued = async |depth: f64| {
+        eventually("the depth of the queue", || async {
             let waiting = gateway.metric("gateway_queue_depth{upstream=\"ollama\"}").await;
-            (waiting == 1.0).then_some(())
+            (waiting == depth).then_some(())
         })
         .await;
+    };
+    for _ in 0..4 {
+        let waiting = Open::post(gateway.address, "/api/chat", &key, &whole_chat("hi")).await;
+        queued(1.0).await;
         drop(waiting);
+        queued(0.0).await;
     }
     let left = gateway.audited(4).await;
     assert!(left.iter().all(|event| event.usage.total() == 0), "{left:?}");
