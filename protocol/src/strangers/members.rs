@@ -112,7 +112,7 @@ const TOOL: [&str; 17] = [
 /// That the client's own functions have members only that are known.
 ///
 /// # Errors
-/// [`Code::UnsupportedParameter`] with the place of the member that is not.
+/// `unsupported_parameter`, with the place of the member that is not.
 pub(crate) fn check_tools<const N: usize>(
     given: &Fields<'_, N>,
     levers: &Levers,
