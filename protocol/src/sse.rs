@@ -1,10 +1,11 @@
 //! Server-sent events: what OpenAI's streams are made of.
 //!
 //! An event of ours is one `data:` line, because the SDKs for chat choke on every other field; where an
-//! API has kinds of events, `event:` stands before it. Reading follows the WHATWG's rules: lines end with `\n`, `\r\n` or `\r`, wherever
-//! the chunks are cut; `data:` lines of one event are joined by a newline; comments are skipped. One
-//! rule is ours: an event that the end of the stream cut off is handed out by [`Events::finish`]
-//! instead of being dropped, so that a stream that broke off can be seen to have done so.
+//! API has kinds of events, `event:` stands before it. Reading follows the WHATWG's rules: lines end with `\n`, `\r\n` or
+//! `\r`, wherever the chunks are cut; `data:` lines of one event are joined by a newline; comments are skipped. Two
+//! rules are ours, for [`Events::finish`]. It hands out an event that the end of the stream cut off, instead of
+//! dropping it, so that a stream that broke off can be seen to have done so. And it hands out a JSON object in the
+//! place of a stream as one event: some servers answer so whatever they were asked for, above all with an error.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use memchr::memchr2;
@@ -42,6 +43,13 @@ pub struct Events {
     is_too_long: bool,
     /// Nothing has been read: a byte order mark may come.
     at_start: bool,
+    /// What comes is no stream, but one JSON object.
+    is_object: bool,
+}
+
+/// Whether a text is, or begins as, a JSON object.
+pub(crate) fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// Writes one event. `data` must not contain a line end; compact JSON does not.
@@ -87,12 +95,36 @@ impl Events {
             after_cr: false,
             is_too_long: false,
             at_start: true,
+            is_object: false,
         }
     }
 
     /// Takes a chunk. Ask for events until there is none before the next one is given.
     pub fn push(&mut self, chunk: Bytes) {
+        if self.at_start && self.takes_object(&chunk) {
+            return;
+        }
         append(&mut self.chunk, chunk);
+    }
+
+    /// Whether what came in the place of a stream is a JSON object.
+    #[must_use]
+    pub(crate) fn is_object(&self) -> bool {
+        self.is_object
+    }
+
+    /// Takes a part of a JSON object that came in the place of a stream, if it is one: no event begins so.
+    #[cold]
+    fn takes_object(&mut self, chunk: &[u8]) -> bool {
+        self.is_object |= self.line.is_empty() && self.chunk.is_empty() && is_object(chunk);
+        if self.is_object {
+            self.is_too_long |= self.data.len() + chunk.len() > self.event_max;
+            if !self.is_too_long {
+                self.has_data = true;
+                self.data.extend_from_slice(chunk);
+            }
+        }
+        self.is_object
     }
 
     /// The next whole event; `None` until more has been pushed.
@@ -120,6 +152,9 @@ impl Events {
     /// What stands there when the stream has ended: an event without the blank line that ends it, unless
     /// it is too long.
     pub fn finish(&mut self) -> Option<Event> {
+        if self.is_object {
+            return self.dispatch().filter(|_| !self.is_too_long);
+        }
         self.line.extend_from_slice(&std::mem::take(&mut self.chunk));
         let line = self.line.split().freeze();
         let line = self.unmarked(line);
@@ -252,6 +287,20 @@ mod tests {
         let mut events = Events::new(12);
         events.push(Bytes::from_static(b": a comment without end"));
         assert_eq!(events.next_event(), Err(TooLong));
+    }
+
+    #[test]
+    fn an_object_in_the_place_of_a_stream_is_one_event() {
+        let text = b"\n{\"a\":\n\n\"data: b\"}\n";
+        let whole = [event_of("", std::str::from_utf8(text).unwrap())];
+        assert_eq!(decode([&text[..]]), whole);
+        assert_eq!(decode([&text[..3], &text[3..]]), whole);
+        let mut events = Events::new(12);
+        events.push(Bytes::from_static(b"{\"a\":123"));
+        assert_eq!(events.next_event(), Ok(None));
+        events.push(Bytes::from_static(b"4567}"));
+        assert_eq!(events.next_event(), Err(TooLong));
+        assert_eq!(events.finish(), None);
     }
 
     #[test]

@@ -17,17 +17,10 @@ const ALLOWED: &str = "authorization, *";
 /// The longest list of names that is said again, in bytes.
 const ASKED_BYTES_MAX: usize = 4 * 1024;
 
-const REQUEST_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-request-private-network");
-const ALLOW_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-allow-private-network");
-
 /// What a browser asks before it asks what a page wants.
 pub(crate) struct Preflight {
     /// The names of the page's header fields.
     names: Option<HeaderValue>,
-    /// The page is of a public network, and the gateway may not be.
-    is_private: bool,
 }
 
 // === impl Preflight ===
@@ -46,9 +39,7 @@ impl Preflight {
             (Some(names), None) if are_names(names) => Some(names.clone()),
             _ => None,
         };
-        let is_private =
-            headers.get(REQUEST_PRIVATE_NETWORK).is_some_and(|private| private == "true");
-        Some(Self { names, is_private })
+        Some(Self { names })
     }
 }
 
@@ -58,22 +49,13 @@ pub(crate) fn allow(allowed: &'static str, preflight: Option<Preflight>, answer:
         (header::ALLOW, allowed),
         (header::ACCESS_CONTROL_ALLOW_METHODS, allowed),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-        (
-            header::VARY,
-            "origin, access-control-request-method, access-control-request-headers, \
-             access-control-request-private-network",
-        ),
+        (header::VARY, "origin, access-control-request-method, access-control-request-headers"),
     ] {
         answer.insert(name, HeaderValue::from_static(value));
     }
-    let Preflight { names, is_private } =
-        preflight.unwrap_or(Preflight { names: None, is_private: false });
+    let names = preflight.and_then(|preflight| preflight.names);
     let names = names.unwrap_or(HeaderValue::from_static(ALLOWED));
     answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
-    // Gateways stand in private networks, and the pages that ask them often do not.
-    if is_private {
-        answer.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
-    }
 }
 
 /// Lets the page that asked read the answer.
@@ -105,7 +87,6 @@ mod tests {
         }
         let mut answer = HeaderMap::new();
         allow("POST, OPTIONS", Preflight::of(&Method::OPTIONS, &headers), &mut answer);
-        assert!(answer.get(ALLOW_PRIVATE_NETWORK).is_none());
         answer[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().to_owned()
     }
 

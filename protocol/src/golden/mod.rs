@@ -97,6 +97,7 @@ const OPENAI: Cases = cases!["from_openai", "sse":
     "plain", "without_usage", "tools_in_parts", "reasoning", "length", "without_done",
     "broken_off", "done_without_reason", "error", "not_json", "comments", "repeated_names",
     "line_ends", "half_surrogates", "length_in_a_call", "logprobs", "object_error", "tools_mixed", "tools_named_late", "tools_without_arguments", "tools_odd_arguments", "tools_without_index", "text_in_a_call", "not_an_object", "thinking_phases", "content_parts", "keep_alives", "late_reason", "aborted", "only_done", "refusal", "function_call",
+    "object", "object_with_calls", "object_with_error", "object_without_reason",
 ];
 const WHOLE_OLLAMA: Cases = cases!["whole_ollama", "json":
     "plain", "thinking", "tools", "length", "empty", "logprobs", "error", "unfinished",

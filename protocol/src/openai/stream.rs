@@ -109,6 +109,11 @@ impl PassedStream {
     /// The upstream has ended the stream: the last event may lack its blank line.
     pub fn end(&mut self) -> Passed {
         let rest = self.held.split().freeze();
+        if self.head.is_null() && sse::is_object(&rest) {
+            let streamed = self.streamed(&rest);
+            return streamed
+                .unwrap_or_else(|fault| Passed { bytes: Bytes::new(), fault: Some(fault) });
+        }
         let mut passed = Passed::default();
         if !rest.iter().all(u8::is_ascii_whitespace) {
             passed = self.watch(rest);
@@ -117,6 +122,32 @@ impl PassedStream {
             passed = Passed { bytes: Bytes::new(), fault: Some(StreamFault::BrokenOff) };
         }
         passed
+    }
+
+    /// A reply in one piece, which came in the place of a stream, as one.
+    fn streamed(&mut self, reply: &[u8]) -> Result<Passed, StreamFault> {
+        let read = PassedReply::read(reply).ok_or(StreamFault::NotJson)?;
+        if read.error.is_some() || read.is_without_choice() {
+            return Err(StreamFault::told(reply, &mut self.cause));
+        }
+        read.choices().map_err(|Aborted| StreamFault::UpstreamError)?;
+        let mut chunk: Value = serde_json::from_slice(reply).map_err(|_| StreamFault::NotJson)?;
+        let usage = chunk.as_object_mut().and_then(|chunk| chunk.remove("usage"));
+        if chunk["object"] == "chat.completion" {
+            chunk["object"] = "chat.completion.chunk".into();
+        }
+        for choice in chunk["choices"].as_array_mut().into_iter().flatten() {
+            as_part(choice);
+        }
+        let mut out = BytesMut::new();
+        sse::event(chunk.to_string().as_bytes(), &mut out);
+        if let Some(usage) = usage.filter(|_| !self.hides_usage) {
+            (chunk["choices"], chunk["usage"]) = (json!([]), usage);
+            sse::event(chunk.to_string().as_bytes(), &mut out);
+        }
+        out.extend_from_slice(sse::DONE);
+        (self.usage, self.is_done, self.produced) = (read.usage(), true, 1);
+        Ok(Passed { bytes: out.freeze(), fault: None })
     }
 
     /// The end of a stream that is ended before its end: as if the reply had reached its greatest length.
@@ -257,6 +288,24 @@ impl PassedStream {
 /// Whether a chunk says nothing: it only opens the reply.
 fn is_silent(chunk: &[u8]) -> bool {
     Reply::<Message<'_>>::read(chunk).is_some_and(|chunk| chunk.is_silent())
+}
+
+/// Makes a choice of a whole reply one of a chunk.
+fn as_part(choice: &mut Value) {
+    let Some(choice) = choice.as_object_mut() else { return };
+    if let Some(mut message) = choice.remove("message") {
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+        for (index, call) in calls.into_iter().flatten().enumerate() {
+            if let Some(call) = call.as_object_mut() {
+                call.insert("index".to_owned(), index.into());
+            }
+        }
+        choice.insert("delta".to_owned(), message);
+    }
+    let reason = choice.entry("finish_reason").or_insert(Value::Null);
+    if reason.as_str().unwrap_or_default().is_empty() {
+        *reason = "stop".into();
+    }
 }
 
 /// Whether an event without data has nothing but comments: the SDKs choke on every other field.

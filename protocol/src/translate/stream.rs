@@ -205,10 +205,16 @@ impl Translation {
         if self.is_done() {
             return Ok(());
         }
-        match self.source {
+        match &self.source {
             // It has said why it ends; not all servers say that they are done.
             Source::OpenAi { reason: Some(reason), usage, .. } => {
-                self.finish(Ending { reason, usage })
+                let ending = Ending { reason: *reason, usage: *usage };
+                self.finish(ending)
+            }
+            // A reply in one piece is whole, whatever it says.
+            Source::OpenAi { has_begun: true, events, usage, .. } if events.is_object() => {
+                let ending = Ending { reason: Reason::Stop, usage: *usage };
+                self.finish(ending)
             }
             _ => Err(StreamFault::BrokenOff),
         }

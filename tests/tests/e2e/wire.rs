@@ -83,7 +83,6 @@ async fn a_preflight_allows_whatever_fields_are_asked_for_wherever_it_goes() {
             for (name, value) in [
                 ("access-control-request-method", "POST"),
                 ("access-control-request-headers", names),
-                ("access-control-request-private-network", "true"),
             ] {
                 asked.headers_mut().insert(name, value.parse().unwrap());
             }
@@ -94,7 +93,6 @@ async fn a_preflight_allows_whatever_fields_are_asked_for_wherever_it_goes() {
             assert_eq!(reply.status, 204, "{path}: {}", reply.text());
             assert_eq!(reply.header("access-control-allow-headers"), names);
             assert_eq!(reply.header("access-control-allow-origin"), "*");
-            assert_eq!(reply.header("access-control-allow-private-network"), "true");
             assert!(reply.header("vary").contains("access-control-request-headers"));
             assert!(reply.headers.get("access-control-allow-credentials").is_none());
         }
