@@ -9,15 +9,17 @@ use clap::Args;
 use identity::{models::ModelRule, policy::Policy};
 use jiff::Timestamp;
 use protocol::{name::ModelName, secret::Secret};
-use scripted_ollama::{Script, Scripted};
 use storage::{Storage, keys::NewKey, limits::Limits, tenants::NewTenant};
 
+use self::echo::{Echo, MODEL};
 use super::{failure::Failure, key, open, output::Out, serve, upstream};
 use crate::{
     clock::SystemClock,
     config::{Config, env::Environment},
     gateway, telemetry,
 };
+
+mod echo;
 
 /// Where an Ollama listens that was started with no settings.
 const OLLAMA: &str = "http://127.0.0.1:11434";
@@ -31,7 +33,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// The model server, as in NEURONETZ_UPSTREAMS: http://host:port, or openai+http://host:port of OpenAI's
-    /// dialect. Default: the Ollama of this machine, or a scripted one.
+    /// dialect. Default: the Ollama of this machine, or one that only says again what it is told.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
 }
@@ -43,7 +45,7 @@ struct Behind {
     what: String,
     model: String,
     /// Kept while the demo runs, where there is no real one.
-    scripted: Option<Scripted>,
+    echo: Option<Echo>,
 }
 
 /// Makes everything anew in a temporary directory, prints what to try, and serves.
@@ -58,8 +60,8 @@ pub(super) async fn run(arguments: Arguments, out: &mut Out<'_>) -> Result<(), F
     let address = built.data_address()?;
     out.text(&told(address, &behind, key.expose()))?;
     let ended = serve::until_told(built).await;
-    if let Some(scripted) = behind.scripted {
-        scripted.stop().await;
+    if let Some(echo) = behind.echo {
+        echo.stop().await;
     }
     ended
 }
@@ -85,26 +87,24 @@ fn config(directory: &Path, listen: SocketAddr, upstream: &str) -> Result<Config
 }
 
 /// The model server that was named; else the Ollama of this machine where one answers with a model, else the
-/// scripted one.
+/// echo.
 async fn behind(directory: &Path, named: Option<String>) -> Result<Behind, Failure> {
     if let Some(url) = named {
         let what = format!("the model server at {url}");
         let none = || Failure::Failed(format!("No model that chats is to be had at {url}."));
         let model = model(directory, &url).await?.ok_or_else(none)?;
-        return Ok(Behind { url, what, model, scripted: None });
+        return Ok(Behind { url, what, model, echo: None });
     }
     if let Some(model) = model(directory, OLLAMA).await? {
         let what = format!("the Ollama at {OLLAMA}");
-        return Ok(Behind { url: OLLAMA.to_owned(), what, model, scripted: None });
+        return Ok(Behind { url: OLLAMA.to_owned(), what, model, echo: None });
     }
-    let scripted = Scripted::start(Script::default(), ANY).await?;
+    let echo = Echo::start().await?;
     Ok(Behind {
-        url: format!("http://{}", scripted.address()),
-        what: format!(
-            "a scripted Ollama (no Ollama with a model answers at {OLLAMA}); it only echoes"
-        ),
-        model: "llama3.2".to_owned(),
-        scripted: Some(scripted),
+        url: format!("http://{}", echo.address()),
+        what: format!("an echo (no Ollama with a model answers at {OLLAMA})"),
+        model: MODEL.to_owned(),
+        echo: Some(echo),
     })
 }
 
