@@ -4,8 +4,9 @@
 //! on its desk. Where a tenant's fails again and again, or a rule of it does, what was kept is not to be
 //! trusted: that tenant is refused for a while, and no other, and begins anew.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -242,6 +243,6 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Desk>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

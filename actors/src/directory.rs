@@ -1,9 +1,10 @@
 //! The upstreams, how they are, and the choice among them.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -187,7 +188,7 @@ fn prefer(candidates: &mut Vec<&View>, good: impl Fn(&View) -> bool) {
 
 impl Views {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+        self.views.lock()
     }
 
     /// An actor has started, or started again.

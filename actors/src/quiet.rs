@@ -4,11 +4,8 @@
 //! `quiet!`: the first of its kind is told in full, those after it are counted (and logged at `debug`), and
 //! [`tell`] says once in [`TELL_EVERY`] how many there were and, when none came for that long, that it is over.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -88,7 +85,7 @@ fn tell_at(now: Instant, every: Duration) {
 }
 
 fn lock() -> MutexGuard<'static, Kinds> {
-    GOES_ON.lock().unwrap_or_else(PoisonError::into_inner)
+    GOES_ON.lock()
 }
 
 // === impl Kinds ===

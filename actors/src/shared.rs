@@ -1,10 +1,8 @@
 //! The way to what is shared by all replicas, with a breaker before it: where nobody answers, the
 //! answer is no at once, and not after a deadline for each who asks.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{sync::Arc, time::Duration};
 
 use protocol::id::TenantId;
 use storage::admission::{Admission, Answer, Operation, Unavailable};
@@ -103,6 +101,6 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Breaker<()>> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.breaker.lock()
     }
 }

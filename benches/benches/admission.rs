@@ -4,10 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured says so by a panic")]
 
+use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
     hint::black_box,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -50,7 +51,7 @@ impl Admission for Books {
         yield_now().await;
         let moment = Moment::default().after(self.began.elapsed());
         let now = Now { moment, wall: Timestamp::now() };
-        let mut books = self.books.lock().unwrap();
+        let mut books = self.books.lock();
         let book = books.entry(tenant).or_default();
         Ok(batch.iter().map(|operation| book.run(operation, now)).collect())
     }

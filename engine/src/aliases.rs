@@ -1,8 +1,9 @@
 //! The names that stand for models.
 
+use parking_lot::RwLock;
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use protocol::{id::TenantId, name::ModelName};
@@ -22,7 +23,7 @@ impl Aliases {
     pub(crate) fn set(&self, aliases: Vec<Alias>) {
         let known =
             aliases.into_iter().map(|alias| ((alias.tenant, alias.name), alias.targets.into()));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known.collect());
+        *self.0.write() = Arc::new(known.collect());
     }
 
     /// What a name stands for: a tenant's own word before everybody's.
@@ -46,7 +47,7 @@ impl Aliases {
     }
 
     fn known(&self) -> Arc<Known> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 }
 

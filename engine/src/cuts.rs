@@ -3,7 +3,8 @@
 //! A request is in here from the moment at which its key is known, before that key is proven for the last
 //! time: what is revoked before is refused, and what is revoked after is cut.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use protocol::id::KeyId;
@@ -40,7 +41,7 @@ impl Cuts {
     /// A request of this key has begun.
     #[must_use]
     pub fn enter(self: &Arc<Self>, key: KeyId) -> Cut {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock();
         let streams =
             keys.entry(key).or_insert_with(|| Streams { token: self.all.child_token(), count: 0 });
         streams.count += 1;
@@ -50,12 +51,12 @@ impl Cuts {
     /// Whether any are in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.keys.lock().is_empty()
     }
 
     /// Cuts the requests in flight of this key.
     pub fn cut(&self, key: KeyId) {
-        let streams = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let streams = self.keys.lock().remove(&key);
         if let Some(streams) = streams {
             streams.token.cancel();
         }
@@ -74,7 +75,7 @@ impl Cut {
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        let mut keys = self.cuts.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.cuts.keys.lock();
         // Once cut, the entry is gone, or is that of streams that began later.
         if self.token.is_cancelled() {
             return;
@@ -114,6 +115,6 @@ mod tests {
         cuts.cut(key(1));
         drop(two);
         drop(cuts.enter(key(1)));
-        assert!(cuts.keys.lock().is_ok_and(|keys| keys.is_empty()));
+        assert!(cuts.keys.lock().is_empty());
     }
 }

@@ -7,11 +7,7 @@
 //! What waits to be stored is bounded in number and in bytes, and of both one tenant has a quarter: a slow
 //! database costs no memory, and a tenant that logs much leaves room to others.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actors::{ports::Clock, tasks::Watched};
 use bytes::Bytes;
@@ -20,7 +16,7 @@ use chacha20poly1305::{
     aead::{Aead, Payload},
 };
 use identity::principal::Principal;
-use parking_lot::Mutex as PlainMutex;
+use parking_lot::Mutex;
 use protocol::id::{KeyId, RequestId, TenantId};
 use storage::{
     Storage,
@@ -59,7 +55,7 @@ struct Waiting {
 
 /// How much may wait.
 struct Room {
-    taken: PlainMutex<HashMap<TenantId, Taken>>,
+    taken: Mutex<HashMap<TenantId, Taken>>,
     all_max: Taken,
     tenant_max: Taken,
 }
@@ -140,13 +136,13 @@ impl Prompts {
             None => (body.clone(), None),
         };
         let waiting = Waiting { request, key, body, cut_from, place };
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = self.sender.lock();
         sender.as_ref().is_some_and(|sender| sender.try_send(waiting).is_ok())
     }
 
     /// Nothing more will be kept; what waits is stored.
     pub(crate) fn close(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.sender.lock().take();
     }
 }
 
@@ -158,7 +154,7 @@ impl Room {
         // The longest body fits into each tenant's share.
         let bytes = (all_max.bytes / TENANTS_SHARE).max(settings.body_bytes_max);
         let tenant_max = Taken { count: all_max.count / TENANTS_SHARE, bytes };
-        Arc::new(Self { taken: PlainMutex::default(), all_max, tenant_max })
+        Arc::new(Self { taken: Mutex::default(), all_max, tenant_max })
     }
 
     /// A place for a body; `None` where the tenant's share is taken, or everything is.

@@ -10,11 +10,8 @@
 //! sqlx's own pool has no deadline on a statement, and tries each connection that comes back without one: a
 //! server that falls silent keeps its places until TCP gives up.
 
-use std::{
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
@@ -256,7 +253,7 @@ impl<DB: Database> fmt::Debug for Pool<DB> {
 
 impl<DB: Database> Shared<DB> {
     fn idle(&self) -> MutexGuard<'_, Vec<Open<DB>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 
     async fn lease(&self) -> sqlx::Result<(Open<DB>, OwnedSemaphorePermit)> {

@@ -14,7 +14,8 @@
 //! A commit is safe from a crash of the process; from a loss of power only after the next
 //! checkpoint (`synchronous = NORMAL`).
 
-use std::{path::Path, str::FromStr, sync::Mutex};
+use parking_lot::Mutex;
+use std::{path::Path, str::FromStr};
 
 use async_trait::async_trait;
 use sqlx::{

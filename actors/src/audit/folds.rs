@@ -5,10 +5,8 @@
 //! (same route, status, outcome, code and model), which is stored when [`FOLD_FOR`] is over. Sums over the
 //! audit stay exact, since such an event says how many requests it stands for.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use protocol::id::KeyId;
@@ -135,7 +133,7 @@ impl Folds {
     }
 
     fn lock(&self) -> MutexGuard<'_, Callers> {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.callers.lock()
     }
 }
 

@@ -7,7 +7,7 @@
 //! stores each event once (see `storage::audit::Audit::append`).
 
 use std::{
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -272,7 +272,7 @@ impl Handle {
     /// How it is.
     #[must_use]
     pub fn state(&self) -> View {
-        let failing_since = *self.ring.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing_since = *self.ring.failing_since.lock();
         let places = &self.ring.places;
         View {
             waiting: self.ring.lock().len(),

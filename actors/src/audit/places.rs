@@ -5,9 +5,8 @@
 //! that nobody who holds none is shut out by those who hold many. The rule is exact: one lock, one number
 //! for each tenant that holds any.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use foldhash::HashMap;
+use parking_lot::{Mutex, MutexGuard};
 use protocol::id::TenantId;
 use tokio::sync::Notify;
 
@@ -130,7 +129,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

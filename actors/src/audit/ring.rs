@@ -1,11 +1,9 @@
 //! What outlives the actor of the audit: the events that wait, and the places.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use storage::audit::AuditEvent;
@@ -57,11 +55,11 @@ impl Ring {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<(AuditEvent, Owner)>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+        self.events.lock()
     }
 
     pub(super) fn lock_samples(&self) -> MutexGuard<'_, Bucket> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+        self.samples.lock()
     }
 
     /// Puts events in, each with a place of its owner.
@@ -117,14 +115,14 @@ impl Ring {
             left -= some;
         }
         let waiting = self.lock().len();
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.failing_since.lock() = None;
         self.places.forget_refusals();
         measure::audit_stored(count, waiting);
         self.stored_some.notify_waiters();
     }
 
     pub(super) fn failed(&self) {
-        let mut since = self.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.failing_since.lock();
         since.get_or_insert_with(Instant::now);
         measure::audit_failed();
     }

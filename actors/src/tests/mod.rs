@@ -1,8 +1,9 @@
 //! The actors as the engine sees them, on a database and upstreams that do what a test says.
 
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -98,7 +99,7 @@ struct Stored {
 
 impl Database {
     fn with<T>(&self, change: impl FnOnce(&mut Stored) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock())
     }
 
     /// From now on each call has that fault.
@@ -251,7 +252,7 @@ struct Servers {
 
 impl Servers {
     fn set(&self, name: &str, models: Option<&[&'static str]>) {
-        let mut servers = self.models.lock().unwrap();
+        let mut servers = self.models.lock();
         match models {
             Some(models) => drop(servers.insert(name.to_owned(), models.to_vec())),
             None => drop(servers.remove(name)),
@@ -262,11 +263,11 @@ impl Servers {
 #[async_trait]
 impl Prober for Servers {
     async fn models(&self, upstream: &Upstream) -> Result<Vec<DiscoveredModel>, ProbeError> {
-        let fault = *self.fault.lock().unwrap();
+        let fault = *self.fault.lock();
         if let Some(fault) = fault {
             fault.strike().await;
         }
-        let servers = self.models.lock().unwrap();
+        let servers = self.models.lock();
         let models = servers.get(&upstream.name).ok_or(ProbeError::Unreachable)?;
         let discovered = |name: &&str| DiscoveredModel {
             name: ModelName::parse(name).unwrap(),

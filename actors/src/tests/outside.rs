@@ -65,7 +65,7 @@ async fn a_tenant_whose_exchange_fails_answers_and_loses_nothing() {
         let admission = &stage.system.handles.admission;
         let limited = || ask(1, 1, at_once(1), Limits::default());
         let held = admission.admit(limited()).await.unwrap();
-        *common.fault.lock().unwrap() = Some(fault);
+        *common.fault.lock() = Some(fault);
         for _ in 0..10 {
             let answer = admission.admit(limited()).await.map(drop);
             assert_eq!(answer, Err(Denied::Unavailable), "{fault:?}");
@@ -74,7 +74,7 @@ async fn a_tenant_whose_exchange_fails_answers_and_loses_nothing() {
         // That this slot is free again is told in an exchange that fails.
         drop(held);
         sleep(Duration::from_secs(1)).await;
-        *common.fault.lock().unwrap() = None;
+        *common.fault.lock() = None;
         sleep(Duration::from_secs(90)).await;
         let permit = admission.admit(limited()).await;
         assert!(permit.is_ok(), "{fault:?}: {:?}", permit.err());
@@ -86,10 +86,10 @@ async fn an_upstream_is_polled_again() {
     for fault in Fault::ALL {
         let stage = Stage::new(Settings::default(), &["one"]).await;
         eventually("the models", || stage.models().is_ok()).await;
-        *stage.servers.fault.lock().unwrap() = Some(fault);
+        *stage.servers.fault.lock() = Some(fault);
         sleep(Duration::from_secs(400)).await;
         assert!(stage.models().is_err(), "{fault:?}: the fault has no effect");
-        *stage.servers.fault.lock().unwrap() = None;
+        *stage.servers.fault.lock() = None;
         sleep(Duration::from_secs(60)).await;
         assert!(stage.models().is_ok(), "{fault:?}: it is not polled any more");
     }

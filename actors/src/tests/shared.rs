@@ -43,12 +43,12 @@ impl Common {
     }
 
     fn now(&self) -> Now {
-        let since = self.began.elapsed() + *self.ahead.lock().unwrap();
+        let since = self.began.elapsed() + *self.ahead.lock();
         Now { moment: Moment::default().after(since), wall: noon().checked_add(since).unwrap() }
     }
 
     fn asked(&self, of: impl Fn(&Operation) -> bool) -> usize {
-        self.batches.lock().unwrap().iter().flatten().filter(|operation| of(operation)).count()
+        self.batches.lock().iter().flatten().filter(|operation| of(operation)).count()
     }
 }
 
@@ -61,16 +61,16 @@ impl Admission for Common {
     ) -> Result<Vec<Answer>, Unavailable> {
         // What takes its time elsewhere does here, too.
         sleep(Duration::from_millis(1)).await;
-        let fault = *self.fault.lock().unwrap();
+        let fault = *self.fault.lock();
         if let Some(fault) = fault {
             fault.strike().await;
         }
-        self.batches.lock().unwrap().push(batch.to_vec());
+        self.batches.lock().push(batch.to_vec());
         if self.is_away.load(Ordering::Relaxed) {
             return Err(Unavailable("away".to_owned()));
         }
         let now = self.now();
-        let mut books = self.books.lock().unwrap();
+        let mut books = self.books.lock();
         let book = books.entry(tenant).or_default();
         let answers = batch.iter().map(|operation| book.run(operation, now)).collect();
         if self.is_mute.load(Ordering::Relaxed) {
@@ -89,11 +89,11 @@ impl contract::Stage for InProcess {
     }
 
     fn advance(&self, by: Duration) {
-        *self.0.ahead.lock().unwrap() += by;
+        *self.0.ahead.lock() += by;
     }
 
     fn go_back(&self, by: Duration) {
-        *self.0.ahead.lock().unwrap() -= by;
+        *self.0.ahead.lock() -= by;
     }
 
     fn now(&self) -> Timestamp {
@@ -122,7 +122,7 @@ async fn two_replicas_let_in_as_many_as_one() {
     let all = join_all(asks).await;
     assert_eq!(all.iter().filter(|one| one.is_ok()).count(), 300);
     // What arrives while an exchange is under way goes along with the next one.
-    let batches = common.batches.lock().unwrap().len();
+    let batches = common.batches.lock().len();
     assert!(batches <= 12, "{batches} exchanges");
 }
 
@@ -141,7 +141,7 @@ async fn what_takes_the_place_of_what_was_taken_goes_along_in_one_exchange() {
     let is_pair = |batch: &Vec<Operation>| {
         batch.windows(2).any(|two| replaced(&two[0]) && matches!(two[1], Operation::Admit(_)))
     };
-    assert!(common.batches.lock().unwrap().iter().any(is_pair));
+    assert!(common.batches.lock().iter().any(is_pair));
     assert_eq!(common.asked(replaced), 1);
     drop(second);
     one.flush().await;

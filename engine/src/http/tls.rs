@@ -1,9 +1,10 @@
 //! Certificates, and their exchange while running.
 
+use parking_lot::RwLock;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -86,8 +87,7 @@ impl Certificate {
             }
             match pem.certified(&self.certificate, &self.key) {
                 Ok(certified) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) =
-                        Arc::new(certified);
+                    *self.current.write() = Arc::new(certified);
                     tracing::info!(file = %self.certificate.display(), "took a new certificate over");
                 }
                 Err(error) => tracing::warn!(%error, "kept the old certificate"),
@@ -99,7 +99,7 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.current.read()))
     }
 }
 

@@ -3,10 +3,8 @@
 //! Without this a burst of requests with one key that is not in the cache yet would hash it once for
 //! each, or be refused for wanting to.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::HashMap, sync::Arc};
 
 use identity::principal::Principal;
 use tokio::sync::OnceCell;
@@ -39,7 +37,7 @@ impl Flights {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Tag, Cell>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -16,10 +16,11 @@
 //! but the key is not hashed again unless what is stored has changed. When the feed of changes is
 //! deaf, nothing stays fresh for longer than [`DEAF_FRESH`].
 
+use parking_lot::RwLock;
 use std::{
     net::IpAddr,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -317,13 +318,13 @@ impl Keyring {
         let Changed::Keys(changed) = changed else {
             let prefixes = self.storage.keys.prefixes().await?;
             let tags = prefixes.iter().map(|prefix| self.cache.short_tag(prefix)).collect();
-            *self.known.write().unwrap_or_else(PoisonError::into_inner) = tags;
+            *self.known.write() = tags;
             return Ok(());
         };
         for key in changed {
             if let Some(key) = self.storage.keys.by_id(*key).await? {
                 let tag = self.cache.short_tag(&key.prefix);
-                self.known.write().unwrap_or_else(PoisonError::into_inner).insert(tag);
+                self.known.write().insert(tag);
             }
         }
         Ok(())
@@ -452,7 +453,7 @@ impl Keyring {
     }
 
     fn is_known(&self, prefix: u64) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).contains(&prefix)
+        self.known.read().contains(&prefix)
     }
 }
 

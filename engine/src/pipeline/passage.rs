@@ -3,10 +3,8 @@
 //! A request that waits for a slot may be answered already (its place is told meanwhile): then the way
 //! goes on inside the answer's body, beside the record. Both see this.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use actors::upstream::Standing;
 use protocol::name::ModelName;
@@ -94,6 +92,6 @@ impl Passage {
     }
 
     fn lock(&self) -> MutexGuard<'_, Passed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -3,11 +3,8 @@
 //! Each thread counts for itself, and what all of them counted is gathered for whoever reads the metrics, and
 //! every few seconds: in a place that two threads write to, each waits for it to come from the other's cache.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::HashSet, time::Duration};
 
 use foldhash::HashMap;
 use metrics::{counter, histogram};
@@ -133,7 +130,7 @@ impl Series {
 
 /// A count that was left half done is a count all the same.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 // === impl Of ===

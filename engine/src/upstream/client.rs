@@ -2,8 +2,9 @@
 //!
 //! Dropping a call or its reply cuts the connection: the upstream sees its peer gone and stops.
 
+use parking_lot::Mutex;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -150,7 +151,7 @@ impl Client {
     /// # Errors
     /// [`NotAnOrigin`].
     pub fn origin(&self, upstream: &Upstream) -> Result<Arc<Origin>, NotAnOrigin> {
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origins = self.origins.lock();
         if let Some((kind, origin)) = origins.get(&upstream.url)
             && *kind == upstream.kind
         {
@@ -224,7 +225,7 @@ impl Client {
     /// Whether this model answered on this upstream lately, so that it is still loaded there.
     #[must_use]
     pub fn is_warm(&self, upstream: &str, model: &ModelName) -> bool {
-        let seen = self.warm.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.warm.seen.lock();
         let at = seen.get(upstream).and_then(|models| models.get(model));
         at.is_some_and(|at| at.elapsed() < self.warm.lasts)
     }
@@ -233,7 +234,7 @@ impl Client {
     /// that what is kept is bounded by it.
     pub fn warmed(&self, upstream: &str, model: &ModelName) {
         let now = Instant::now();
-        let mut seen = self.warm.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.warm.seen.lock();
         if let Some(at) = seen.get_mut(upstream).and_then(|models| models.get_mut(model)) {
             *at = now;
             return;

@@ -5,9 +5,10 @@
 //! and is closed. It is kept for the runtime that hears of its events: another thread's would wake that one
 //! for every chunk.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -99,7 +100,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The question which models an upstream has.
 
+use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -47,7 +48,7 @@ impl Probe {
     /// Says once how many models of an upstream cannot be asked for, and again when they are more or fewer.
     /// Their names are its words, and stay out of the log.
     fn tell_passed_over(&self, upstream: &str, models: usize) {
-        let mut known = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.passed_over.lock();
         if known.insert(upstream.to_owned(), models).unwrap_or(0) != models {
             let why = "no name that can be asked for, or one of several that differ in case or tag";
             tracing::info!(upstream, models, why, "models are passed over");

@@ -1,9 +1,7 @@
 //! What the gateway holds, looked at again and again.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
 
 use rig::{http, out::note};
 use serde::Serialize;
@@ -97,10 +95,11 @@ impl Samples {
                 let per_second = (so_far - answered) as f64 / passed;
                 (answered, last) = (so_far, now);
                 match look_at(pid, admin).await {
-                    Ok(look) => samples
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(Sample { at: (now - begun).as_secs_f64(), look, per_second }),
+                    Ok(look) => samples.lock().push(Sample {
+                        at: (now - begun).as_secs_f64(),
+                        look,
+                        per_second,
+                    }),
                     Err(error) => note(&format!("  a sample is missing: {error}")),
                 }
             }
@@ -117,6 +116,6 @@ impl Samples {
     pub(crate) async fn end(self) -> Vec<Sample> {
         self.enough.cancel();
         let _ = self.task.await;
-        std::mem::take(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.taken.lock())
     }
 }

@@ -1,9 +1,7 @@
 //! Connections to upstreams that say more than they were asked, or end when they are used again.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use parking_lot::Mutex;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use storage::upstreams::{Upstream, UpstreamKind};
@@ -62,7 +60,7 @@ impl Hostile {
     }
 
     fn chats(&self) -> Vec<usize> {
-        self.seen.lock().unwrap().chats.iter().map(Vec::len).collect()
+        self.seen.lock().chats.iter().map(Vec::len).collect()
     }
 }
 
@@ -86,7 +84,7 @@ async fn serve(
             count = stream.read_buf(&mut read) => if !matches!(count, Ok(1..)) { return },
             Ok(()) = push.changed() => {
                 let _ = stream.write_all(&chat("pushed")).await;
-                seen.lock().unwrap().pushed += usize::from(place.is_some());
+                seen.lock().pushed += usize::from(place.is_some());
             }
         }
         let Some(head) = request(&mut read) else { continue };
@@ -95,7 +93,7 @@ async fn serve(
             continue;
         }
         {
-            let chats = &mut seen.lock().unwrap().chats;
+            let chats = &mut seen.lock().chats;
             let place = *place.get_or_insert_with(|| {
                 chats.push(Vec::new());
                 chats.len() - 1
@@ -167,7 +165,7 @@ async fn without_keep_alive_nobody_reads_what_an_upstream_pushed_behind_an_answe
         assert_eq!(answer(&gateway).await, "asked for");
     }
     assert_eq!(hostile.chats(), [1; 20]);
-    let told = hostile.seen.lock().unwrap();
+    let told = hostile.seen.lock();
     assert!(told.chats.iter().flatten().all(|head| head.contains("\r\nconnection: close\r\n")));
 }
 
@@ -180,10 +178,8 @@ async fn what_an_upstream_pushed_while_nothing_was_asked_is_noticed() {
     }
     assert_eq!(hostile.chats(), [2], "the connection serves on");
     hostile.push.send_replace(());
-    eventually("the pushed answer", || async {
-        (hostile.seen.lock().unwrap().pushed == 1).then_some(())
-    })
-    .await;
+    eventually("the pushed answer", || async { (hostile.seen.lock().pushed == 1).then_some(()) })
+        .await;
     for _ in 0..2 {
         assert_eq!(answer(&gateway).await, "asked for");
     }

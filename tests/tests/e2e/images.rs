@@ -1,7 +1,8 @@
 //! Images that a request names by their address.
 
+use parking_lot::Mutex;
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -52,7 +53,7 @@ impl Web {
                 }
                 let head = String::from_utf8(head).unwrap();
                 let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                kept.lock().unwrap().push(head);
+                kept.lock().push(head);
                 let _ = stream.write_all(&answer(&path)).await;
                 if path == "/slow.png" {
                     open.push(stream);
@@ -67,7 +68,7 @@ impl Web {
     }
 
     fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
+        self.heads.lock().clone()
     }
 }
 

@@ -1,9 +1,7 @@
 //! Replies that model servers cut, mark and order in their own ways, and those that are none in any dialect.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use parking_lot::Mutex;
+use std::{net::SocketAddr, sync::Arc};
 
 use identity::policy::Policy;
 use protocol::route::UpstreamKind;
@@ -36,7 +34,7 @@ impl Server {
         let (tasks, told) = (TaskTracker::new(), Arc::clone(&says));
         let serves = TaskTracker::new().spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let says = told.lock().unwrap().clone();
+                let says = told.lock().clone();
                 tasks.spawn(answer(stream, says));
             }
         });
@@ -44,7 +42,7 @@ impl Server {
     }
 
     fn says(&self, what: &str) {
-        what.clone_into(&mut self.says.lock().unwrap());
+        what.clone_into(&mut self.says.lock());
     }
 }
 

@@ -1,8 +1,9 @@
 //! Streams at the pace of a model: no chunk is kept back for the sake of the next.
 
+use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -62,7 +63,7 @@ async fn pass(mut near: TcpStream, server: SocketAddr, noted: Arc<Mutex<Vec<Inst
         let mut read = Vec::with_capacity(64 * 1024);
         while matches!(from_far.read_buf(&mut read).await, Ok(1..)) {
             let lines = String::from_utf8_lossy(&read).matches("\"message\"").count();
-            noted.lock().unwrap().extend(vec![Instant::now(); lines]);
+            noted.lock().extend(vec![Instant::now(); lines]);
             if to_near.write_all(&read).await.is_err() {
                 break;
             }
@@ -77,7 +78,7 @@ async fn pass(mut near: TcpStream, server: SocketAddr, noted: Arc<Mutex<Vec<Inst
 
 /// How long each chunk of a stream took from the model server to the client, the shortest first.
 async fn stays(gateway: &TestGateway, gate: &Gate, path: &str) -> Vec<Duration> {
-    gate.passed.lock().unwrap().clear();
+    gate.passed.lock().clear();
     let prompt = format!("[[chunks {CHUNKS}]] [[pace 10]]");
     let body = with(chat(&prompt), "stream", json!(true));
     let mut open = Open::post(gateway.address, path, &gateway.key, &body).await;
@@ -87,7 +88,7 @@ async fn stays(gateway: &TestGateway, gate: &Gate, path: &str) -> Vec<Duration> 
         came.push(Instant::now());
     }
     open.end().await;
-    let passed = gate.passed.lock().unwrap();
+    let passed = gate.passed.lock();
     let mut stays: Vec<_> =
         came.iter().zip(&*passed).map(|(came, passed)| *came - *passed).collect();
     stays.sort();

@@ -1,10 +1,7 @@
 //! The prompt log, and how long what was done is kept.
 
-use std::{
-    process::Command,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{process::Command, sync::Arc, time::Duration};
 
 use actors::ports::Clock;
 use jiff::Timestamp;
@@ -28,13 +25,13 @@ struct Moved(Mutex<Timestamp>);
 
 impl Clock for Moved {
     fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
+        *self.0.lock()
     }
 }
 
 impl Moved {
     fn by(&self, span: Duration) {
-        let mut now = self.0.lock().unwrap();
+        let mut now = self.0.lock();
         *now = now.checked_add(span).unwrap();
     }
 }

@@ -2,10 +2,11 @@
 //! was never used before. Time is counted from when a request was due, so that whoever is kept waiting does
 //! not ask less and look better for it.
 
+use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -88,12 +89,12 @@ impl Honest {
 
     /// What became of each request.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.asked.lock().clone()
     }
 
     /// How many there were.
     pub(crate) fn count(&self) -> u64 {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+        self.asked.lock().len() as u64
     }
 
     /// Lets each key be used once: it costs a hash, which is not what is measured.
@@ -157,7 +158,7 @@ impl Honest {
         let mut ticks = interval_at(Instant::now() + every, every);
         loop {
             let due = ticks.tick().await;
-            let key = self.new_keys.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let key = self.new_keys.lock().pop_front();
             let (true, Some(key)) = (due < until, key) else { return };
             if Instant::now() > until + LATE_MAX {
                 self.add(Wish::NewKey, due, Err(NO_TURN.to_owned()));
@@ -186,7 +187,7 @@ impl Honest {
         };
         let at = (due - self.begun).as_secs_f64();
         let asked = Asked { at, wish, first_ms: ms(first), total_ms: ms(now), failure };
-        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.asked.lock();
         if let Some(why) =
             asked.failure.as_ref().filter(|_| all.iter().all(|it| it.failure.is_none()))
         {

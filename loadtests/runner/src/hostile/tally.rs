@@ -1,9 +1,7 @@
 //! What attackers did and what they were told.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -33,7 +31,7 @@ pub(crate) struct Counts {
 impl Tally {
     /// Changes the counts.
     pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock());
     }
 
     /// An answer that the audit is expected to know.
@@ -46,7 +44,7 @@ impl Tally {
 
     /// The counts so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 

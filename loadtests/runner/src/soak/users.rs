@@ -1,10 +1,11 @@
 //! Those who ask, as people and programs do: most want a reply, some a stream, some leave in the middle of
 //! it, some have a key that is none.
 
+use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -130,7 +131,7 @@ impl Crowd {
 
     /// What became of them.
     pub(crate) fn tally(&self) -> Tally {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tally.lock().clone()
     }
 
     /// Lets each key be used, by few at once: each costs a hash.
@@ -181,7 +182,7 @@ impl Crowd {
 
     fn count(&self, wish: Wish, result: Result<(), String>) {
         self.answered.fetch_add(1, Ordering::Relaxed);
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = self.tally.lock();
         match (result, wish) {
             (Ok(()), Wish::Whole) => tally.whole += 1,
             (Ok(()), Wish::Stream) => tally.streams += 1,

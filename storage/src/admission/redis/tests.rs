@@ -1,8 +1,7 @@
 //! Redis as it behaves, and as it fails.
 
-use std::sync::Mutex;
-
 use identity::limits::Budget;
+use parking_lot::Mutex;
 use protocol::id::TenantId;
 
 use identity::limits::{LimitPeriod, Limits};
@@ -33,19 +32,19 @@ impl contract::Stage for OnRedis {
     }
 
     fn advance(&self, by: Duration) {
-        let mut ahead = self.ahead.lock().unwrap();
+        let mut ahead = self.ahead.lock();
         *ahead += by;
         self.redis.set_ahead(*ahead);
     }
 
     fn go_back(&self, by: Duration) {
-        let mut ahead = self.ahead.lock().unwrap();
+        let mut ahead = self.ahead.lock();
         *ahead -= by;
         self.redis.set_ahead(*ahead);
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::now().checked_add(*self.ahead.lock().unwrap()).unwrap()
+        Timestamp::now().checked_add(*self.ahead.lock()).unwrap()
     }
 }
 
