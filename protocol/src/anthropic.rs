@@ -5,7 +5,10 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{body::Text, json::read_object};
+use crate::{
+    body::Text,
+    json::{kind_of, read_object},
+};
 
 /// The fields of a request that matter.
 pub(crate) const FIELDS: [&str; 19] = [
@@ -127,13 +130,8 @@ pub(crate) struct Switch<'a> {
 impl<'a> Block<'a> {
     /// Reads one. Of one whose fields are of other types than those of the known kinds only its kind is read.
     pub(crate) fn read(raw: &'a RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Unknown<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Text<'a>,
-        }
         read_object(raw.get()).or_else(|| {
-            let Unknown { kind } = read_object(raw.get())?;
+            let kind = kind_of(raw)?;
             Some(Self { kind, ..Self::default() })
         })
     }

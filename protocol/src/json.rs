@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr2, memchr2_iter};
+use serde_json::value::RawValue;
 
 use crate::{
     body::{BodyError, Text},
@@ -140,6 +141,16 @@ pub(crate) fn read_object<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Optio
         return None;
     }
     serde_json::from_str(text).ok()
+}
+
+/// Reads the `type` of an object, whatever else it has.
+pub(crate) fn kind_of(raw: &RawValue) -> Option<Text<'_>> {
+    #[derive(serde::Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Text<'a>,
+    }
+    read_object::<Kind<'_>>(raw.get()).map(|Kind { kind }| kind)
 }
 
 /// Writes a value, in about `length` bytes: what is about as long as a body grows no buffer over and over.

@@ -23,7 +23,7 @@ const WITH_MODEL_MAX: usize = 32;
 /// requests are rows of their own.
 const OPEN_MAX: usize = 256;
 
-/// What is folded now, by caller.
+/// Counts of refused requests that wait to become one row per caller.
 pub(super) struct Folds {
     per_second: f64,
     callers: Mutex<Callers>,
@@ -42,7 +42,7 @@ struct Caller {
     open: Vec<AuditEvent>,
 }
 
-/// What becomes of a request.
+/// How the audit records a refused request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fold {
     /// It is a row of its own.
@@ -127,7 +127,7 @@ impl Folds {
         by_key.into_values().flat_map(|caller| caller.open).collect()
     }
 
-    /// Whether [`Folds::take`] has to be called again.
+    /// Tells if a caller still has counts that [`Folds::take`] must collect.
     pub(super) fn has_callers(&self) -> bool {
         !self.lock().by_key.is_empty()
     }

@@ -36,7 +36,7 @@ pub(crate) use self::ring::Ring;
 /// The pause after a failed append, growing up to the second number.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long one append may take: far longer than storage itself waits, so that this is only the last net.
+/// The longest time for one append. Storage gives up much earlier; this bound acts only if storage does not.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings.
@@ -83,9 +83,9 @@ pub struct View {
     pub stored: u64,
     /// Since when appends have failed, if they do.
     pub failing_since: Option<Instant>,
-    /// Whether requests are refused because they could not be recorded: all of them where the ring is full,
-    /// or, while events cannot be stored, those of a tenant that holds its share. A tenant that holds its
-    /// share of a healthy audit is its own fault, and not counted here.
+    /// The audit refuses requests that it could not record. It refuses all of them while the ring is full, and
+    /// those of a tenant that holds its share while storage fails. A refusal because a tenant holds its share of
+    /// a healthy audit does not set this flag.
     pub is_refusing: bool,
 }
 
@@ -336,7 +336,7 @@ impl Actor for Audit {
             Message::Recorded(queued) => {
                 drop(queued);
                 state.batch_or_wait(&myself);
-                // Who folded between two instances told nobody.
+                // Callers that folded between two instances could not notify an actor.
                 state.watch_folds(&myself);
             }
             Message::Folding(queued) => {

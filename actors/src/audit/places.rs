@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 /// So many times the free places may be held by one tenant.
 const SHARE: usize = 2;
 
-/// Who holds a place; `None` stands for all who were not proven.
+/// The tenant that holds a place; `None`: all unauthenticated callers together.
 pub(super) type Owner = Option<TenantId>;
 
 /// Counts who holds how many places.
@@ -28,7 +28,7 @@ struct Held {
     free: usize,
     /// Owners that hold none are not in it.
     by_owner: HashMap<Owner, usize>,
-    /// Whether a place was refused since events were last stored.
+    /// We refused a place after the last successful append.
     has_refused: bool,
 }
 
@@ -103,7 +103,7 @@ impl Places {
         self.lock().has_refused = false;
     }
 
-    /// Whether a place was refused since events were last stored.
+    /// Tells if we refused a place after the last successful append.
     pub(super) fn has_refused(&self) -> bool {
         self.lock().has_refused
     }
@@ -118,7 +118,7 @@ impl Places {
         self.max - self.free()
     }
 
-    /// Whether at most half of the places are held.
+    /// Tells if callers hold less than half of the places.
     pub(super) fn are_roomy(&self) -> bool {
         self.free() > self.max / 2
     }

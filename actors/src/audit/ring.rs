@@ -1,4 +1,4 @@
-//! What outlives the actor of the audit: the events that wait, and the places.
+//! State of the audit that survives a restart of its actor: waiting events and places.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -22,7 +22,7 @@ use crate::{
 /// So many events are handled while the ring is locked: who records one waits no longer than that.
 const LOCKED_FOR: usize = 250;
 
-/// What outlives the actor.
+/// Waiting events and places. They survive a restart of the actor.
 pub(crate) struct Ring {
     pub(super) address: Address<Message>,
     pub(super) places: Places,

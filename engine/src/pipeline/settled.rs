@@ -276,13 +276,14 @@ impl Record {
         }
     }
 
+    /// The upstream that was asked last; `None` where none was.
+    fn upstream(&self) -> Option<String> {
+        self.passage.as_ref()?.read(|passed| passed.upstream.clone())
+    }
+
     /// The stream of its upstream was one that cannot be translated.
     pub(super) fn untranslatable(&self) {
-        let upstream = self
-            .passage
-            .as_ref()
-            .and_then(|passage| passage.read(|passed| passed.upstream.clone()));
-        telemetry::upstream_fault(upstream.as_deref().unwrap_or_default(), UNTRANSLATABLE);
+        telemetry::upstream_fault(self.upstream().as_deref().unwrap_or_default(), UNTRANSLATABLE);
     }
 
     /// The first byte of the reply is on its way.
@@ -328,12 +329,8 @@ impl Record {
             Side::Client => Outcome::Refused,
             Side::Gateway | Side::Upstream => Outcome::UpstreamFailed,
         };
-        let upstream = self
-            .passage
-            .as_ref()
-            .and_then(|passage| passage.read(|passed| passed.upstream.clone()));
-        if let (Some(upstream), Some(principal)) = (&upstream, &self.principal) {
-            telemetry::caused(upstream, &principal.tenant_name, cause);
+        if let (Some(upstream), Some(principal)) = (self.upstream(), &self.principal) {
+            telemetry::caused(&upstream, &principal.tenant_name, cause);
         }
         self.break_off(outcome, Some(code), usage);
     }

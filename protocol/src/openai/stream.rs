@@ -268,16 +268,15 @@ impl PassedStream {
         if self.head.is_null() {
             self.head = serde_json::from_slice(&read.data).unwrap_or_default();
         }
-        self.usage = chunk.usage().or(self.usage);
+        let usage = chunk.usage();
+        self.usage = usage.or(self.usage);
         let is_opening = begun > self.begun && is_silent(&read.data);
         self.begun = self.begun.max(begun);
         self.ended += ended;
-        if chunk.is_without_choice() && chunk.usage().is_none() {
-            // It opens the stream, and is no chunk to the SDKs.
-            return Ok(Verdict::Hidden);
-        }
-        if chunk.is_without_choice() && chunk.usage().is_some() {
-            return Ok(if self.hides_usage { Verdict::Hidden } else { Verdict::Passes });
+        if chunk.is_without_choice() {
+            // One without a usage only opens the stream, and is no chunk to the SDKs.
+            let is_hidden = usage.is_none() || self.hides_usage;
+            return Ok(if is_hidden { Verdict::Hidden } else { Verdict::Passes });
         }
         let is_ending = FINISH.find(&read.data).is_some();
         self.produced += u64::from(!is_opening && !is_ending);

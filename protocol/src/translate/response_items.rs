@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     body::{BodyError, Text},
-    json::{self, read_object},
+    json::{self, kind_of, read_object},
     ollama::chat::{Function, Message, ToolCall},
 };
 
@@ -198,13 +198,8 @@ fn thoughts(raw: &RawValue) -> String {
 impl<'a> Item<'a> {
     /// Reads one. Of one whose fields are of other types than those of the known kinds only its kind is read.
     fn read(raw: &'a RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Unknown<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Text<'a>,
-        }
         read_object(raw.get()).or_else(|| {
-            let Unknown { kind } = read_object(raw.get())?;
+            let kind = kind_of(raw)?;
             Some(Self { kind: Some(kind), ..Self::default() })
         })
     }
